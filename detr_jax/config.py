@@ -1,0 +1,403 @@
+"""The typed configuration of a model and its training.
+
+A file under ``configs/`` returns a `Config` from ``get_config()``; ``train.py`` changes single fields with
+``--config.optimizer.learning_rate=1e-4``. `check` finds what cannot work before anything starts, and
+`to_json` / `from_json` carry the configuration beside every checkpoint.
+
+Numbers of the paper stand here, once, as defaults: they are those of DETR R50 on COCO.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot work; the message names the field, its value and what would be right."""
+
+
+@dataclass(kw_only=True)
+class BackboneConfig:
+    """A residual network."""
+
+    block: str = "bottleneck"
+    """"basic" (ResNet-18, 34) or "bottleneck" (ResNet-50, 101)."""
+    blocks: tuple[int, ...] = (3, 4, 6, 3)
+    """Blocks of each stage, one to four stages."""
+    width: int = 64
+    """Channels of the stem and of the first stage's 3x3 convolutions; doubled at every stage."""
+    stem: str = "imagenet"
+    """"imagenet" (7x7 convolution and max-pool, stride 4) or "small" (3x3 convolution, stride 2)."""
+    norm: str = "frozen_batch"
+    """"frozen_batch" for pretrained weights, "group" when training from scratch."""
+    dilation: bool = False
+    """DC5: the last stage keeps its resolution and is dilated instead."""
+
+    @property
+    def expansion(self) -> int:
+        """Output channels of a block over its inner channels."""
+        return 4 if self.block == "bottleneck" else 1
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the last stage."""
+        return self.width * 2 ** (len(self.blocks) - 1) * self.expansion
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the image per cell of the last stage."""
+        return (4 if self.stem == "imagenet" else 2) * 2 ** (len(self.blocks) - 1 - self.dilation)
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """The detector (DETR, section 3.2 and appendix A)."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    num_classes: int = 91
+    """Highest label plus 1 (COCO's raw ids reach 90); the head has one output more, for "no object"."""
+    num_queries: int = 100
+    hidden_dim: int = 256
+    num_heads: int = 8
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    feedforward_dim: int = 2048
+    dropout: float = 0.1
+    pre_norm: bool = False
+    """Layer norm before each sublayer in place of after it."""
+    position_embedding: str = "sine"
+    """"sine" or "learned"."""
+    mask_padding: bool = True
+    """Keep padding out of the backbone, so that it never changes an answer; False is the original on a padded batch."""
+    dtype: str = "float32"
+    """Compute type, "float32" or "bfloat16". Parameters, norms, softmax, boxes and losses are float32 always."""
+
+
+@dataclass(kw_only=True)
+class LossConfig:
+    """Matching cost and set loss (DETR, section 3.1 and appendix A.2)."""
+
+    matcher: str = "scipy"
+    """"scipy" (linear_sum_assignment on the host) or "device" (the same optimum on the accelerator)."""
+    class_weight: float = 1.0
+    bbox_weight: float = 5.0
+    giou_weight: float = 2.0
+    cost_class: float = 1.0
+    cost_bbox: float = 5.0
+    cost_giou: float = 2.0
+    eos_coefficient: float = 0.1
+    """Weight of "no object" in the classification loss."""
+    auxiliary: bool = True
+    """Train every decoder layer's predictions, not only the last's."""
+
+
+@dataclass(kw_only=True)
+class ShapesConfig:
+    """The embedded data set: circles, squares and triangles drawn from a seed."""
+
+    train_images: int = 4096
+    val_images: int = 512
+    min_size: int = 48
+    """Smallest height and width of an image, in pixels."""
+    max_size: int = 64
+    max_objects: int = 4
+    seed: int = 0
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Where images come from and how they are prepared."""
+
+    dataset: str = "coco"
+    """"coco" (a folder of images and an instances JSON) or "shapes" (drawn on the fly)."""
+    root: str = ""
+    """Root of the COCO layout; the four paths below are relative to it unless absolute."""
+    train_images: str = "train2017"
+    train_annotations: str = "annotations/instances_train2017.json"
+    val_images: str = "val2017"
+    val_annotations: str = "annotations/instances_val2017.json"
+    shapes: ShapesConfig = field(default_factory=ShapesConfig)
+
+    train_short_sides: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+    """Short sides to resize to, drawn evenly, in pixels; empty: no resizing."""
+    crop_short_sides: tuple[int, ...] = (400, 500, 600)
+    """Short sides to resize to before a random crop; empty: never crop."""
+    crop_min: int = 384
+    crop_max: int = 600
+    """The crop's width and height are drawn from crop_min to min(side, crop_max), both included, in pixels."""
+    val_short_side: int = 800
+    """Short side of validation images, in pixels; 0: no resizing."""
+    max_long_side: int = 1333
+    """Limit of the long side after resizing, in pixels (rounding may pass it by some, as the original's does)."""
+    flip: bool = True
+    """Flip half of the training images left to right."""
+
+    train_buckets: tuple[tuple[int, int], ...] = ()
+    """Canvas shapes (height, width) in pixels, one compilation each; an image goes into the smallest that holds it."""
+    val_buckets: tuple[tuple[int, int], ...] = ()
+    num_threads: int = 2
+    """Threads that read and prepare batches in this process."""
+    num_workers: int = 0
+    """Worker processes in place of threads; 0: none."""
+    prefetch: int = 2
+    """Batches prepared ahead."""
+
+
+@dataclass(kw_only=True)
+class OptimizerConfig:
+    """AdamW and its schedule (DETR, section 4 and appendix A.4)."""
+
+    learning_rate: float = 1e-4
+    backbone_learning_rate: float = 1e-5
+    """0 freezes the whole backbone."""
+    weight_decay: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.999
+    clip_norm: float = 0.1
+    """Largest global norm of the trainable parameters' gradient; 0: no clipping."""
+    schedule: str = "step"
+    """"step" (a tenth from drop_epoch on), "cosine" (to zero at the end) or "constant"."""
+    drop_epoch: int = 200
+    warmup_steps: int = 0
+    """Optimiser steps over which the learning rates rise linearly from 0."""
+    frozen: tuple[str, ...] = ("backbone/stem", "backbone/stages/0")
+    """Parameters that are not trained, by the beginning of their path."""
+
+
+@dataclass(kw_only=True)
+class TrainingConfig:
+    """The run: length, batch, log, checkpoints."""
+
+    batch_size: int = 64
+    """Images of an optimiser step, over all devices and accumulated parts."""
+    accumulate: int = 1
+    """Parts that a batch is computed in, one after another, to save memory; the result is the whole batch's."""
+    epochs: int | None = 300
+    steps: int | None = None
+    """Optimiser steps; takes the place of epochs where given."""
+    seed: int = 0
+    ema_decay: float = 0.0
+    """Decay of the moving average of the parameters that is then evaluated; 0: none."""
+    log_every: int = 50
+    """Optimiser steps between two lines of the log."""
+    checkpoint_every: int = 1000
+    """Optimiser steps between two checkpoints; there is always one at the end."""
+    keep_checkpoints: int = 3
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig:
+    """Validation during training and at its end."""
+
+    every_epochs: int = 1
+    """Epochs between two validations; 0: at the end only."""
+    batch_size: int = 8
+    pictures: int = 12
+    """Validation images drawn into predictions.png at the end of a run."""
+    picture_threshold: float = 0.5
+    """Lowest score of a drawn prediction."""
+
+
+@dataclass(kw_only=True)
+class Config:
+    """Everything that a run needs to know."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+_CHOICES = {
+    "model.backbone.block": ("basic", "bottleneck"),
+    "model.backbone.stem": ("imagenet", "small"),
+    "model.backbone.norm": ("frozen_batch", "group"),
+    "model.position_embedding": ("sine", "learned"),
+    "model.dtype": ("float32", "bfloat16"),
+    "loss.matcher": ("scipy", "device"),
+    "data.dataset": ("coco", "shapes"),
+    "optimizer.schedule": ("step", "cosine", "constant"),
+}
+
+_MAY_BE_ZERO = {
+    "model.encoder_layers",
+    "data.shapes.max_objects",
+    "data.shapes.seed",
+    "data.val_short_side",
+    "data.num_workers",
+    "optimizer.warmup_steps",
+    "training.seed",
+    "evaluation.every_epochs",
+    "evaluation.pictures",
+}
+
+
+def check(config: Config) -> Config:
+    """Returns the configuration if it can work.
+
+    Raises:
+      ConfigError: it cannot; one sentence a fault, each naming the field, its value and what would be right.
+    """
+    faults = [*_field_faults(config, ""), *_relation_faults(config)]
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return config
+
+
+def _field_faults(node: Any, path: str) -> typing.Iterator[str]:
+    """Faults of single fields: type, choice, sign."""
+    hints = typing.get_type_hints(type(node))
+    for f in dataclasses.fields(node):
+        name, value = f"{path}{f.name}", getattr(node, f.name)
+        if dataclasses.is_dataclass(value):
+            yield from _field_faults(value, f"{name}.")
+        elif not _has_type(value, hints[f.name]):
+            yield f"{name}={value!r} has the wrong type: it must be {_type_name(hints[f.name])}."
+        elif name in _CHOICES and value not in _CHOICES[name]:
+            yield f"{name}={value!r} is not known: it must be one of {', '.join(map(repr, _CHOICES[name]))}."
+        elif isinstance(value, int) and not isinstance(value, bool):
+            least = 0 if name in _MAY_BE_ZERO else 1
+            if value < least:
+                yield f"{name}={value} is too small: it must be at least {least}."
+        elif isinstance(value, float) and not 0 <= value < float("inf"):
+            yield f"{name}={value} is out of range: it must be a finite number, not below 0."
+
+
+def _relation_faults(config: Config) -> typing.Iterator[str]:
+    """Faults between fields; silent where a field by itself is wrong already."""
+    if next(_field_faults(config, ""), None):
+        return
+    model, data, training = config.model, config.data, config.training
+    if not 1 <= len(model.backbone.blocks) <= 4 or min(model.backbone.blocks) < 1:
+        yield f"model.backbone.blocks={model.backbone.blocks} must hold one to four positive numbers, one a stage."
+    if model.backbone.dilation and (model.backbone.block == "basic" or len(model.backbone.blocks) < 2):
+        yield "model.backbone.dilation=True needs bottleneck blocks and two stages or more: use a ResNet-50 or 101."
+    if model.backbone.norm == "group" and model.backbone.width % 4:
+        yield f"model.backbone.width={model.backbone.width} must be a multiple of 4 with group norm."
+    if model.hidden_dim % model.num_heads:
+        yield (
+            f"model.num_heads={model.num_heads} must divide model.hidden_dim={model.hidden_dim}; "
+            "the paper has 8 heads of 32."
+        )
+    if model.hidden_dim % 4:
+        yield f"model.hidden_dim={model.hidden_dim} must be a multiple of 4 for the position embedding."
+    for name in ("dropout",):
+        if not 0 <= getattr(model, name) < 1:
+            yield f"model.{name}={getattr(model, name)} must be at least 0 and below 1."
+    for name in ("beta1", "beta2"):
+        if not 0 <= getattr(config.optimizer, name) < 1:
+            yield f"optimizer.{name}={getattr(config.optimizer, name)} must be at least 0 and below 1."
+    if not 0 <= training.ema_decay < 1:
+        yield f"training.ema_decay={training.ema_decay} must be at least 0 and below 1."
+    if not 0 <= config.evaluation.picture_threshold <= 1:
+        yield f"evaluation.picture_threshold={config.evaluation.picture_threshold} must lie between 0 and 1."
+    if training.batch_size % training.accumulate:
+        yield (
+            f"training.accumulate={training.accumulate} must divide "
+            f"training.batch_size={training.batch_size} into equal parts."
+        )
+    if training.steps is None and training.epochs is None:
+        yield "training.steps and training.epochs are both unset: give one of them."
+    for name in ("train_buckets", "val_buckets"):
+        buckets = getattr(data, name)
+        if not buckets:
+            yield f"data.{name} is empty: give at least one canvas (height, width) in pixels."
+        for bucket in buckets:
+            if len(bucket) != 2 or any(side < 1 or side % model.backbone.stride for side in bucket):
+                yield (
+                    f"data.{name} holds {bucket}: each must be a (height, width) of positive multiples of "
+                    f"{model.backbone.stride}, the stride of the backbone."
+                )
+    if data.crop_short_sides and min(data.crop_short_sides) < data.crop_min:
+        yield (
+            f"data.crop_min={data.crop_min} must not be above the smallest of "
+            f"data.crop_short_sides={data.crop_short_sides}."
+        )
+    if data.crop_short_sides and data.crop_max < data.crop_min:
+        yield f"data.crop_max={data.crop_max} must not be below data.crop_min={data.crop_min}."
+    if data.shapes.min_size > data.shapes.max_size:
+        yield (
+            f"data.shapes.min_size={data.shapes.min_size} must not be above "
+            f"data.shapes.max_size={data.shapes.max_size}."
+        )
+    if data.dataset == "coco" and not data.root:
+        yield (
+            "data.root is empty: give the folder that holds train2017/, val2017/ and annotations/, "
+            "as --config.data.root=FOLDER."
+        )
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_has_type(value, argument) for argument in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if arguments[-1] is Ellipsis:
+            return all(_has_type(item, arguments[0]) for item in value)
+        return len(value) == len(arguments) and all(map(_has_type, value, arguments))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+
+
+def to_json(config: Any) -> str:
+    """The configuration (or a part of it) as indented JSON."""
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def from_json(text: str) -> Config:
+    """The configuration that `to_json` wrote; fields that the text lacks take their defaults.
+
+    Raises:
+      ConfigError: the text is not JSON, or holds a field that does not exist.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"The configuration is not JSON: {error}.") from None
+    return _from_values(Config, values, "")
+
+
+def _from_values(cls: type, values: Any, path: str) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path.rstrip('.') or 'The configuration'} must be a JSON object, not {values!r}.")
+    hints = typing.get_type_hints(cls)
+    fields = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise ConfigError(
+                f"{path}{name} is not a field of the configuration; here are {', '.join(sorted(hints))}."
+            )
+        if dataclasses.is_dataclass(hints[name]):
+            value = _from_values(typing.cast(type, hints[name]), value, f"{path}{name}.")
+        fields[name] = _lists_to_tuples(value)
+    return cls(**fields)
+
+
+def _lists_to_tuples(value: Any) -> Any:
+    return tuple(map(_lists_to_tuples, value)) if isinstance(value, list) else value
+
+
+def differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    """The fields in which two configurations differ, as ``{"optimizer.learning_rate": (old, new)}``."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for f in dataclasses.fields(old):
+        name, before, after = f"{path}{f.name}", getattr(old, f.name), getattr(new, f.name)
+        if dataclasses.is_dataclass(before):
+            found |= differences(before, after, f"{name}.")
+        elif before != after:
+            found[name] = (before, after)
+    return found

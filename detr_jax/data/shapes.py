@@ -1,0 +1,137 @@
+"""Filled circles, squares and triangles on noisy backgrounds, drawn from a seed; nothing to download."""
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from detr_jax.config import ShapesConfig
+from detr_jax.data.source import Objects, Sample
+
+CATEGORIES = {0: "circle", 1: "square", 2: "triangle"}
+_PLACEMENT_TRIES = 20
+_LEAST_CONTRAST = 90  # of 255, in at least one channel, between an object and the background's mean
+
+
+class Drawing(NamedTuple):
+    """An image and what was drawn into it. Dimensions: ``H, W`` pixels, ``n`` objects."""
+
+    image: np.ndarray
+    """[H, W, 3] uint8."""
+    masks: np.ndarray
+    """[n, H, W] bool, the pixels of each object; no two objects share one."""
+    objects: Objects
+
+
+class ShapesDataset:
+    """Images of random height and width with 0 to ``max_objects`` objects each, boxes tight to the drawn pixels.
+
+    Image ``i`` of a split is a function of (seed, split, i) alone; the splits share no image.
+    """
+
+    def __init__(self, config: ShapesConfig, split: str):
+        self.config = config
+        self.categories = CATEGORIES
+        self.max_objects = config.max_objects
+        self._split = {"train": 0, "val": 1}[split]
+        length = config.train_images if split == "train" else config.val_images
+        self.image_ids = range(length)
+        rng = np.random.default_rng((config.seed, self._split))
+        self.sizes = rng.integers(config.min_size, config.max_size, size=(length, 2), endpoint=True)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def draw(self, index: int) -> Drawing:
+        """Draws image ``index``."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"Image {index} is not among the {len(self)} of this data set.")
+        rng = np.random.default_rng((self.config.seed, self._split, index))
+        height, width = map(int, self.sizes[index])
+        background = rng.integers(0, 256, size=3)
+        image = background + rng.normal(scale=20.0, size=(height, width, 3))
+
+        masks: list[np.ndarray] = []
+        labels: list[int] = []
+        taken = np.zeros((height, width), bool)
+        for _ in range(rng.integers(0, self.config.max_objects, endpoint=True)):
+            for _ in range(_PLACEMENT_TRIES):
+                label = int(rng.integers(len(CATEGORIES)))
+                mask = _shape_mask(rng, label, height, width)
+                if not (mask & taken).any():
+                    taken |= _grown(mask)
+                    color = _contrasting_color(rng, background)
+                    image[mask] = color + rng.normal(scale=8.0, size=(mask.sum(), 3))
+                    masks.append(mask)
+                    labels.append(label)
+                    break
+        boxes = np.array([_tight_box(mask) for mask in masks], np.float32).reshape(-1, 4)
+        return Drawing(
+            np.clip(image, 0, 255).astype(np.uint8),
+            np.array(masks, bool).reshape(-1, height, width),
+            Objects(boxes, np.array(labels, np.int32)),
+        )
+
+    def __getitem__(self, index: int) -> Sample:
+        """Image ``index`` with its boxes in pixels and labels 0 (circle), 1 (square), 2 (triangle)."""
+        image, _, objects = self.draw(index)
+        return Sample(image, objects)
+
+    @functools.cache  # noqa: B019 (one entry for as long as the data set lives)
+    def ground_truth(self) -> dict[str, Any]:
+        """All annotations in COCO's JSON form; an object's area is the number of its pixels."""
+        images, annotations = [], []
+        for index, image_id in enumerate(self.image_ids):
+            height, width = map(int, self.sizes[index])
+            images.append({"id": image_id, "height": height, "width": width})
+            _, masks, objects = self.draw(index)
+            for mask, (x0, y0, x1, y1), label in zip(masks, objects.boxes.tolist(), objects.labels, strict=True):
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image_id,
+                        "category_id": int(label),
+                        "bbox": [x0, y0, x1 - x0, y1 - y0],
+                        "area": int(mask.sum()),
+                        "iscrowd": 0,
+                    }
+                )
+        categories = [{"id": label, "name": name} for label, name in self.categories.items()]
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _shape_mask(rng: np.random.Generator, label: int, height: int, width: int) -> np.ndarray:
+    """Pixels [height, width] bool of a shape of random size and place, wholly inside of the image."""
+    shortest = min(height, width)
+    side = rng.uniform(0.2, 0.5) * shortest
+    center_y = rng.uniform(side / 2, height - side / 2)
+    center_x = rng.uniform(side / 2, width - side / 2)
+    y = np.arange(height)[:, None] + 0.5 - center_y
+    x = np.arange(width)[None, :] + 0.5 - center_x
+    if CATEGORIES[label] == "circle":
+        return y**2 + x**2 <= (side / 2) ** 2
+    if CATEGORIES[label] == "square":
+        return (np.abs(y) <= side / 2) & (np.abs(x) <= side / 2)
+    return (np.abs(y) <= side / 2) & (np.abs(x) <= (y + side / 2) / 2)  # a triangle that stands on its base
+
+
+def _grown(mask: np.ndarray) -> np.ndarray:
+    """The mask and its neighbouring pixels, so that no two objects touch."""
+    grown = mask.copy()
+    grown[1:] |= mask[:-1]
+    grown[:-1] |= mask[1:]
+    grown[:, 1:] |= mask[:, :-1]
+    grown[:, :-1] |= mask[:, 1:]
+    return grown
+
+
+def _contrasting_color(rng: np.random.Generator, background: np.ndarray) -> np.ndarray:
+    while True:
+        color = rng.integers(0, 256, size=3)
+        if np.abs(color - background).max() >= _LEAST_CONTRAST:
+            return color
+
+
+def _tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1

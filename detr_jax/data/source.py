@@ -1,0 +1,48 @@
+"""What a data set is to the rest: samples by index, sizes without reading a pixel, annotations to be judged by."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file, field or id and what would be right."""
+
+
+class Objects(NamedTuple):
+    """The objects of an image that a model trains on. Dimension: ``n`` objects."""
+
+    boxes: np.ndarray
+    """[n, 4] float32, xyxy in pixels of the image, within it and with area."""
+    labels: np.ndarray
+    """[n] int32."""
+
+
+class Sample(NamedTuple):
+    """An image with its objects. Dimensions: ``H, W`` pixels."""
+
+    image: np.ndarray
+    """[H, W, 3] uint8, RGB."""
+    objects: Objects
+
+
+class Source(Protocol):
+    """A random-access data set."""
+
+    categories: dict[int, str]
+    """Names of the labels that occur."""
+    image_ids: Sequence[int]
+    """The id of each image, by index."""
+    sizes: np.ndarray
+    """[images, 2] int, (height, width) in pixels, known without reading the images."""
+    max_objects: int
+    """The most objects that an image has."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """An image and the objects to train on; crowds are not among them."""
+
+    def ground_truth(self) -> dict[str, Any]:
+        """All annotations in COCO's JSON form, crowds included, for the evaluation."""

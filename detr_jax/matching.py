@@ -1,0 +1,202 @@
+"""Bipartite matching of predictions and targets (DETR, section 3.1, equation 1).
+
+Dimensions: ``L`` decoder layers, ``B`` batch, ``Q`` object queries, ``T`` targets of an image (padded),
+``C`` classes.
+"""
+
+import os
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from scipy.optimize import linear_sum_assignment
+
+from detr_jax.boxes import cxcywh_to_xyxy, generalized_iou
+from detr_jax.config import LossConfig
+
+UNMATCHED = -1
+
+
+class Targets(NamedTuple):
+    """The objects of a batch of images, padded to a common number."""
+
+    boxes: jax.Array
+    """[B, T, 4] float32, cxcywh in 0..1 of the unpadded image."""
+    labels: jax.Array
+    """[B, T] int32 in 0..C-1."""
+    count: jax.Array
+    """[B] int32, how many of the T are real."""
+
+
+def matching_cost(logits: jax.Array, boxes: jax.Array, targets: Targets, config: LossConfig) -> jax.Array:
+    """Cost of giving each target to each query, for all decoder layers at once.
+
+    ``cost_class * -p(label) + cost_bbox * |b - b_target|_1 + cost_giou * -GIoU``, where the softmax behind p
+    includes "no object".
+
+    Args:
+      logits: [L, B, Q, C + 1] float32.
+      boxes: [L, B, Q, 4] float32, cxcywh in 0..1.
+
+    Returns:
+      [L, B, Q, T] float32; columns from ``count`` on mean nothing. No gradient flows through it.
+    """
+    logits, boxes = lax.stop_gradient((logits, boxes))
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    labels = jnp.broadcast_to(targets.labels[None, :, None], (*logits.shape[:3], targets.labels.shape[1]))
+    class_cost = -jnp.take_along_axis(probabilities, labels, axis=-1)
+
+    predicted, wanted = boxes[:, :, :, None], targets.boxes[None, :, None]  # [L, B, Q, 1, 4], [1, B, 1, T, 4]
+    l1_cost = jnp.abs(predicted - wanted).sum(axis=-1)
+    giou_cost = -generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
+    return config.cost_class * class_cost + config.cost_bbox * l1_cost + config.cost_giou * giou_cost
+
+
+def match(cost: jax.Array, count: jax.Array, solver: str = "scipy", mesh: Mesh | None = None) -> jax.Array:
+    """The assignment of targets to queries that has the lowest total cost.
+
+    Args:
+      cost: [L, B, Q, T] float32.
+      count: [B] int32, real targets of each image; the columns behind them are ignored.
+      solver: "scipy" runs `scipy.optimize.linear_sum_assignment` on the host, in one callback a device;
+        "device" finds the same optimum without leaving the accelerator.
+      mesh: the mesh over whose axis "data" the batch is sharded. Each device then matches its own images;
+        without it, a batch on several devices would be gathered onto one.
+
+    Returns:
+      [L, B, T] int32, the query of each target, and -1 (`UNMATCHED`) for columns behind ``count`` and, where an
+      image has more targets than there are queries, for the targets that found none.
+
+    Raises:
+      ValueError: an unknown solver.
+    """
+    if solver not in ("scipy", "device"):
+        raise ValueError(f"solver={solver!r} is not known: it must be 'scipy' or 'device'.")
+    if solver == "scipy" and callbacks_may_starve(mesh):
+        solver = "device"
+    solve = _match_on_host if solver == "scipy" else _match_on_device
+    if mesh is not None and mesh.size > 1:
+        layers_batch = P(None, "data")
+        solve = jax.shard_map(solve, mesh=mesh, in_specs=(layers_batch, P("data")), out_specs=layers_batch)
+    return solve(lax.stop_gradient(cost).astype(jnp.float32), count)
+
+
+def callbacks_may_starve(mesh: Mesh | None) -> bool:
+    """Whether host callbacks could hang this process.
+
+    Several simulated CPU devices wait for one another inside collectives on XLA's thread pool; where the
+    pool is not much larger than their number, a callback finds no thread left to run on. The environment
+    variable NPROC, read when jax starts, sets the size of the pool.
+    """
+    if mesh is None or mesh.size == 1 or mesh.devices.flat[0].platform != "cpu":
+        return False
+    threads = int(os.environ.get("NPROC") or os.cpu_count() or 1)
+    return threads < 4 * len(mesh.local_devices)
+
+
+def _match_on_host(cost: jax.Array, count: jax.Array) -> jax.Array:
+    layers, batch, _, targets = cost.shape
+    shape = jax.ShapeDtypeStruct((layers, batch, targets), jnp.int32)
+    return jax.pure_callback(solve_with_scipy, shape, cost, count, vmap_method="sequential")
+
+
+def solve_with_scipy(cost: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """`match` on the host, in numpy: cost [L, B, Q, T] and count [B] to query indices [L, B, T] int32.
+
+    Costs that are not finite, which a diverged model gives, count as very high: the loss then tells.
+    """
+    cost, count = np.asarray(cost), np.asarray(count)  # a jax operation inside a callback would hang
+    if not np.isfinite(cost).all():
+        cost = np.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6)
+    layers, batch, _, targets = cost.shape
+    assigned = np.full((layers, batch, targets), UNMATCHED, np.int32)
+    for image in range(batch):
+        real = min(int(count[image]), targets)
+        for layer in range(layers):
+            queries, columns = linear_sum_assignment(cost[layer, image, :, :real])
+            assigned[layer, image, columns] = queries
+    return assigned
+
+
+def _match_on_device(cost: jax.Array, count: jax.Array) -> jax.Array:
+    layers, batch, _, _ = cost.shape
+    per_image = jax.vmap(jax.vmap(_shortest_augmenting_paths), in_axes=(0, None))
+    return per_image(cost, jnp.broadcast_to(count, (batch,)))
+
+
+def _shortest_augmenting_paths(cost: jax.Array, count: jax.Array) -> jax.Array:
+    """Optimal assignment of one image, [Q, T] and [] to [T], by successive shortest augmenting paths.
+
+    Targets enter one after another. For each, Dijkstra's algorithm over the reduced costs grows a tree of
+    alternating paths until it reaches a free query, and the path is flipped (Jonker and Volgenant, 1987;
+    Crouse, "On implementing 2D rectangular assignment algorithms", 2016).
+    """
+    num_queries, num_targets = cost.shape
+    cost = jnp.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6).T  # [T, Q]
+    if num_targets > num_queries:  # surplus targets take dearer stand-ins, and so end up unmatched
+        stand_ins = jnp.full((num_targets, num_targets - num_queries), cost.max() + 1.0)
+        cost = jnp.concatenate([cost, stand_ins], axis=1)
+    columns = cost.shape[1]
+
+    def insert(target: jax.Array, state: tuple) -> tuple:
+        query_of, target_of, u, v = state  # assignment both ways, and the dual variables of targets and queries
+
+        def unfinished(search: tuple) -> jax.Array:
+            return search[-1] < 0
+
+        def grow(search: tuple) -> tuple:
+            distance, reached_from, in_tree, row, lowest, _ = search
+            candidate = lowest + cost[row] - u[row] - v
+            shorter = ~in_tree & (candidate < distance)
+            distance = jnp.where(shorter, candidate, distance)
+            reached_from = jnp.where(shorter, row, reached_from)
+            nearest = jnp.argmin(jnp.where(in_tree, jnp.inf, distance))
+            is_free = target_of[nearest] < 0
+            return (
+                distance,
+                reached_from,
+                in_tree.at[nearest].set(True),
+                jnp.where(is_free, row, target_of[nearest]),
+                distance[nearest],
+                jnp.where(is_free, nearest, -1),
+            )
+
+        start = (
+            jnp.full(columns, jnp.inf),
+            jnp.full(columns, -1),
+            jnp.zeros(columns, bool),
+            target,
+            jnp.zeros(()),
+            jnp.asarray(-1),
+        )
+        distance, reached_from, in_tree, _, lowest, sink = lax.while_loop(unfinished, grow, start)
+
+        # the dual variables of the tree: targets pay up to the sink's distance, queries get the same back
+        slack = jnp.where(in_tree, lowest - distance, 0.0)
+        rows = jnp.where(in_tree & (target_of >= 0), target_of, num_targets)
+        u = u.at[target].add(lowest).at[rows].add(slack, mode="drop")
+        v = v - slack
+
+        def flip(path: tuple) -> tuple:
+            query_of, target_of, query, _ = path
+            row = reached_from[query]
+            previous = query_of[row]
+            return query_of.at[row].set(query), target_of.at[query].set(row), previous, row == target
+
+        query_of, target_of, _, _ = lax.while_loop(
+            lambda path: ~path[-1], flip, (query_of, target_of, sink, jnp.asarray(False))
+        )
+        return query_of, target_of, u, v
+
+    state = (
+        jnp.full(num_targets, UNMATCHED),
+        jnp.full(columns, -1),
+        jnp.zeros(num_targets),
+        jnp.zeros(columns),
+    )
+    query_of, *_ = lax.fori_loop(0, jnp.minimum(count, num_targets), insert, state)
+    return jnp.where(query_of < num_queries, query_of, UNMATCHED).astype(jnp.int32)

@@ -1,0 +1,14 @@
+"""The network: backbone, position embeddings, attention, transformer, heads."""
+
+from detr_jax.models.attention import MultiHeadAttention as MultiHeadAttention
+from detr_jax.models.detr import DETR as DETR
+from detr_jax.models.detr import Predictions as Predictions
+from detr_jax.models.positions import LearnedPositionEmbedding as LearnedPositionEmbedding
+from detr_jax.models.positions import sine_position_embedding as sine_position_embedding
+from detr_jax.models.presets import detr_resnet50 as detr_resnet50
+from detr_jax.models.presets import detr_resnet50_dc5 as detr_resnet50_dc5
+from detr_jax.models.presets import detr_resnet101 as detr_resnet101
+from detr_jax.models.presets import detr_resnet101_dc5 as detr_resnet101_dc5
+from detr_jax.models.presets import resnet as resnet
+from detr_jax.models.resnet import ResNet as ResNet
+from detr_jax.models.resnet import normalize_images as normalize_images

@@ -1,0 +1,140 @@
+"""The DETR model: backbone, transformer, object queries, class and box heads (sections 3.2 and A.3)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from detr_jax.config import ModelConfig
+from detr_jax.models.initializers import fan_in_uniform
+from detr_jax.models.positions import LearnedPositionEmbedding, SinePositionEmbedding
+from detr_jax.models.resnet import ResNet, valid_cells
+from detr_jax.models.transformer import Decoder, Encoder
+
+
+class Predictions(NamedTuple):
+    """What the heads say of every decoder layer; the last layer is the answer, the others train it.
+
+    Dimensions: ``L`` decoder layers, ``B`` batch, ``Q`` object queries, ``C`` classes.
+    """
+
+    logits: jax.Array
+    """[L, B, Q, C + 1] float32; the last class is "no object"."""
+    boxes: jax.Array
+    """[L, B, Q, 4] float32, cxcywh in 0..1 of the unpadded image."""
+
+
+class Features(NamedTuple):
+    """The backbone's last map, ready for the transformer. Dimensions: ``h, w`` cells, ``D`` model width."""
+
+    projected: jax.Array
+    """[B, h, w, D]."""
+    padding_mask: jax.Array
+    """[B, h, w] bool, True at padding."""
+    position: jax.Array
+    """[B, h, w, D]."""
+
+
+def _linear(fan_in: int, fan_out: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
+    """A linear layer that starts as PyTorch's do."""
+    init = fan_in_uniform(fan_in)
+    return nnx.Linear(fan_in, fan_out, kernel_init=init, bias_init=init, dtype=dtype, rngs=rngs)
+
+
+class BoxHead(nnx.Module):
+    """Three linear layers with ReLU between them, and a sigmoid."""
+
+    def __init__(self, dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.layers = nnx.List([_linear(dim, width, dtype, rngs) for width in (dim, dim, 4)])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] to cxcywh boxes [..., 4] in 0..1, float32."""
+        for layer in self.layers[:-1]:
+            x = jax.nn.relu(layer(x))
+        return jax.nn.sigmoid(self.layers[-1](x).astype(jnp.float32))
+
+
+def sample_padding_mask(sizes: jax.Array, canvas: tuple[int, int], cells: tuple[int, int]) -> jax.Array:
+    """The padding mask of a canvas brought to feature cells as the original does it.
+
+    Cell ``i`` of ``n`` reads row ``floor(i * canvas / n)``: asymmetric nearest, not half-pixel centres.
+
+    Args:
+      sizes: [B, 2] int, valid (height, width) of each image in pixels.
+      canvas: (height, width) of the padded batch in pixels.
+      cells: (h, w) of the feature map.
+
+    Returns:
+      [B, h, w] bool, True at padding.
+    """
+    rows, columns = (jnp.arange(n) * pixels // n for n, pixels in zip(cells, canvas, strict=True))
+    inside_rows = rows[None, :, None] < sizes[:, 0, None, None]
+    inside_columns = columns[None, None, :] < sizes[:, 1, None, None]
+    return ~(inside_rows & inside_columns)
+
+
+class DETR(nnx.Module):
+    """Detection transformer: an image in, a fixed set of boxes with classes out.
+
+    ``model(images, sizes)`` is deterministic; pass ``rngs=nnx.Rngs(dropout=key)`` for dropout in training.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        embedding = {"sine": SinePositionEmbedding, "learned": LearnedPositionEmbedding}
+        self.mask_padding = config.mask_padding
+        self.dtype = dtype
+        self.backbone = ResNet(config.backbone, dtype=dtype, rngs=rngs)
+        self.input_projection = _linear(config.backbone.out_channels, config.hidden_dim, dtype, rngs)
+        self.position_embedding = embedding[config.position_embedding](config.hidden_dim, rngs=rngs)
+        self.encoder = Encoder(config, rngs=rngs)
+        self.decoder = Decoder(config, rngs=rngs)
+        self.object_queries = nnx.Param(
+            jax.random.normal(rngs.params(), (config.num_queries, config.hidden_dim))
+        )
+        self.class_head = _linear(config.hidden_dim, config.num_classes + 1, dtype, rngs)
+        self.box_head = BoxHead(config.hidden_dim, dtype=dtype, rngs=rngs)
+
+    def features(self, images: jax.Array, sizes: jax.Array) -> Features:
+        """Backbone, projection, padding mask and position embedding of images [B, H, W, 3], sizes [B, 2]."""
+        stages, valid = self.backbone(images, sizes if self.mask_padding else None)
+        cells = stages[-1].shape[1:3]
+        if valid is None:
+            padding_mask = sample_padding_mask(sizes, images.shape[1:3], cells)
+        else:
+            padding_mask = ~valid_cells(valid, *cells)
+        position = self.position_embedding(padding_mask).astype(self.dtype)
+        return Features(self.input_projection(stages[-1]), padding_mask, position)
+
+    def encode(self, features: Features, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """The encoder's memory [B, h * w, D] of the features."""
+        tokens, padding_mask, position = jax.tree.map(_flatten_cells, features)
+        return self.encoder(tokens, padding_mask, position, rngs=rngs)
+
+    def decode(self, memory: jax.Array, features: Features, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """The decoder's outputs [L, B, Q, D] of every layer, from the memory [B, h * w, D]."""
+        _, padding_mask, position = jax.tree.map(_flatten_cells, features)
+        queries = self.object_queries[...].astype(self.dtype)
+        return self.decoder(queries, memory, padding_mask, position, rngs=rngs)
+
+    def __call__(self, images: jax.Array, sizes: jax.Array, *, rngs: nnx.Rngs | None = None) -> Predictions:
+        """Detects objects.
+
+        Args:
+          images: [B, H, W, 3] float32, normalised (`normalize_images`), padded at the bottom and right.
+          sizes: [B, 2] int32, valid (height, width) of each image in pixels.
+          rngs: with a "dropout" stream for training; None for inference.
+
+        Returns:
+          The `Predictions` of every decoder layer. With ``config.mask_padding`` they do not depend on how far
+          an image was padded; without, they are the original's on the padded batch.
+        """
+        features = self.features(images, sizes)
+        decoded = self.decode(self.encode(features, rngs=rngs), features, rngs=rngs)
+        return Predictions(self.class_head(decoded).astype(jnp.float32), self.box_head(decoded))
+
+
+def _flatten_cells(x: jax.Array) -> jax.Array:
+    """[B, h, w, ...] to [B, h * w, ...]."""
+    return x.reshape(x.shape[0], -1, *x.shape[3:])

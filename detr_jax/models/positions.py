@@ -1,0 +1,79 @@
+"""Position embeddings of the feature map (DETR, section 3.2 and appendix A.4)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from detr_jax.models.initializers import Initializer
+
+LEARNED_CELLS = 50  # the original's tables hold this many rows and columns
+
+
+def sine_position_embedding(padding_mask: jax.Array, dim: int, temperature: float = 10_000.0) -> jax.Array:
+    """Fixed sine embedding of every cell's place within the valid region.
+
+    Half of the channels code y, then half x. Along an axis, the place is the cumulative count of valid
+    cells (the first counts 1) over the count of all, times 2 pi; channel i of ``dim / 2`` is its sine (even)
+    or cosine (odd) at the frequency ``temperature ** -(2 * floor(i / 2) / (dim / 2))``.
+
+    Args:
+      padding_mask: [B, H, W] bool, True at padding.
+      dim: channels of the embedding, a multiple of 4.
+
+    Returns:
+      [B, H, W, dim] float32.
+
+    Source: Parmar et al., "Image Transformer" (2018); DETR, appendix A.4.
+    """
+    valid = (~padding_mask).astype(jnp.float32)
+    half = dim // 2
+    exponents = 2 * (np.arange(half) // 2) / half
+    frequencies = jnp.asarray(temperature**-exponents, jnp.float32)
+
+    def embed(axis: int) -> jax.Array:
+        count = jnp.cumsum(valid, axis=axis)
+        total = jnp.max(count, axis=axis, keepdims=True)
+        angle = (count / (total + 1e-6) * (2 * np.pi))[..., None] * frequencies[None, None, None]
+        even, odd = jnp.sin(angle[..., 0::2]), jnp.cos(angle[..., 1::2])
+        return jnp.stack([even, odd], axis=-1).reshape(*valid.shape, half)
+
+    return jnp.concatenate([embed(axis=1), embed(axis=2)], axis=-1)
+
+
+class SinePositionEmbedding(nnx.Module):
+    """`sine_position_embedding` with its number of channels kept."""
+
+    def __init__(self, dim: int, *, rngs: nnx.Rngs):
+        self.dim = dim
+
+    def __call__(self, padding_mask: jax.Array) -> jax.Array:
+        """Embedding [B, H, W, dim] float32 of the cells of ``padding_mask`` [B, H, W]."""
+        return sine_position_embedding(padding_mask, self.dim)
+
+
+class LearnedPositionEmbedding(nnx.Module):
+    """One learned vector a column and one a row: half of the channels code x, then half y."""
+
+    def __init__(self, dim: int, *, rngs: nnx.Rngs):
+        init: Initializer = nnx.initializers.uniform(scale=1.0)
+        shape = (LEARNED_CELLS, dim // 2)
+        self.columns = nnx.Param(init(rngs.params(), shape))
+        self.rows = nnx.Param(init(rngs.params(), shape))
+
+    def __call__(self, padding_mask: jax.Array) -> jax.Array:
+        """Embedding [B, H, W, dim] float32 of the cells of ``padding_mask`` [B, H, W]; the mask's values do not count.
+
+        Raises:
+          ValueError: the feature map is larger than the tables.
+        """
+        batch, height, width = padding_mask.shape
+        if max(height, width) > LEARNED_CELLS:
+            raise ValueError(
+                f"Learned position embeddings reach {LEARNED_CELLS} x {LEARNED_CELLS} cells, but the feature map has "
+                f"{height} x {width}: use smaller images or model.position_embedding='sine'."
+            )
+        x = jnp.broadcast_to(self.columns[...][None, :width], (height, width, self.columns.shape[1]))
+        y = jnp.broadcast_to(self.rows[...][:height, None], (height, width, self.rows.shape[1]))
+        embedding = jnp.concatenate([x, y], axis=-1)
+        return jnp.broadcast_to(embedding[None], (batch, *embedding.shape))

@@ -1,0 +1,290 @@
+"""Residual networks that keep padding out of their features (He et al., 2016; torchvision's "v1.5").
+
+Dimensions: ``B`` batch, ``H`` and ``W`` height and width of the map at hand, ``C`` channels.
+
+A batch of images of different sizes is padded at the bottom and right. With the images' valid sizes at
+hand, every convolution wider than 1x1, the pooling and the statistics of group norm see only zeros beyond
+the border, so the features of an image do not depend on how far it was padded.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from detr_jax.config import BackboneConfig
+from detr_jax.models.initializers import Initializer
+
+PIXEL_MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB in 0..1
+PIXEL_STD = (0.229, 0.224, 0.225)
+
+_kaiming: Initializer = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def valid_cells(sizes: jax.Array, height: int, width: int) -> jax.Array:
+    """Mask [B, height, width] bool, True inside the valid sizes [B, 2] (height, width) of each image."""
+    rows = jnp.arange(height)[None, :, None] < sizes[:, 0, None, None]
+    columns = jnp.arange(width)[None, None, :] < sizes[:, 1, None, None]
+    return rows & columns
+
+
+def clear_padding(x: jax.Array, sizes: jax.Array | None) -> jax.Array:
+    """Sets x [B, H, W, C] to zero outside of the valid sizes [B, 2]; leaves it as it is where sizes is None."""
+    if sizes is None:
+        return x
+    return jnp.where(valid_cells(sizes, *x.shape[1:3])[..., None], x, jnp.zeros((), x.dtype))
+
+
+def normalize_images(images: jax.Array, sizes: jax.Array) -> jax.Array:
+    """uint8 RGB images [B, H, W, 3] to the float32 that the model reads.
+
+    ImageNet mean and deviation, then zeros outside of the valid sizes [B, 2] (height, width) in pixels.
+    """
+    mean, std = (np.asarray(values, np.float32)[None, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
+    return clear_padding((images.astype(jnp.float32) / 255.0 - mean) / std, sizes)
+
+
+def _after_stride(sizes: jax.Array | None, stride: int) -> jax.Array | None:
+    return None if sizes is None else (sizes + stride - 1) // stride
+
+
+class Conv(nnx.Module):
+    """A convolution without bias, padded as PyTorch pads: (kernel_size - 1) / 2 * dilation on every side."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.stride = stride
+        self.dilation = dilation
+        self.dtype = dtype
+        self.kernel = nnx.Param(_kaiming(rngs.params(), (kernel_size, kernel_size, in_channels, out_channels)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, in] to [B, ceil(H / stride), ceil(W / stride), out]."""
+        kernel = self.kernel[...].astype(self.dtype)
+        size = kernel.shape[0]
+        if size == 1:  # a matrix product: on the CPU its backward pass is far faster than a convolution's
+            return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+        pad = (size - 1) // 2 * self.dilation
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(self.stride, self.stride),
+            padding=((pad, pad), (pad, pad)),
+            rhs_dilation=(self.dilation, self.dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+
+class FrozenStatistic(nnx.Variable):
+    """A value of a frozen batch norm: loaded with pretrained weights, never trained, no parameter."""
+
+
+class FrozenBatchNorm(nnx.Module):
+    """Batch norm with fixed statistics and fixed scale and bias; an affine map of each channel."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        self.scale = FrozenStatistic(jnp.ones(channels))
+        self.bias = FrozenStatistic(jnp.zeros(channels))
+        self.mean = FrozenStatistic(jnp.zeros(channels))
+        self.variance = FrozenStatistic(jnp.ones(channels))
+
+    def __call__(self, x: jax.Array, sizes: jax.Array | None) -> jax.Array:
+        """x [B, H, W, C], computed in float32; sizes do not matter."""
+        scale = self.scale[...] * lax.rsqrt(self.variance[...] + 1e-5)
+        bias = self.bias[...] - self.mean[...] * scale
+        return (x.astype(jnp.float32) * scale[None, None, None] + bias[None, None, None]).astype(x.dtype)
+
+
+class GroupNorm(nnx.Module):
+    """Group norm whose statistics are those of the valid region (Wu and He, 2018)."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        self.groups = min(32, channels // 4)
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+
+    def __call__(self, x: jax.Array, sizes: jax.Array | None) -> jax.Array:
+        """x [B, H, W, C]; with sizes [B, 2] only the valid cells of each image count. Computed in float32."""
+        batch, height, width, channels = x.shape
+        values = x.astype(jnp.float32)
+        if sizes is None:
+            cells = jnp.full((batch,), height * width, jnp.float32)
+        else:
+            cells = jnp.prod(sizes, axis=1).astype(jnp.float32)
+        count = (cells * (channels // self.groups))[:, None]
+
+        def group_mean(values: jax.Array) -> jax.Array:
+            """Mean over the valid cells of a group, [B, H, W, C] to [B, 1, 1, C]."""
+            total = clear_padding(values, sizes).sum(axis=(1, 2)).reshape(batch, self.groups, -1).sum(axis=2)
+            return jnp.repeat(total / count, channels // self.groups, axis=1)[:, None, None]
+
+        centered = values - group_mean(values)
+        normed = centered * lax.rsqrt(group_mean(jnp.square(centered)) + 1e-5)
+        return (normed * self.scale[...][None, None, None] + self.bias[...][None, None, None]).astype(x.dtype)
+
+
+_NORMS = {"frozen_batch": FrozenBatchNorm, "group": GroupNorm}
+
+
+class ConvNorm(nnx.Module):
+    """A convolution over the valid region, then a norm."""
+
+    def __init__(
+        self,
+        config: BackboneConfig,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.stride = stride
+        self.needs_clear_padding = kernel_size > 1
+        self.conv = Conv(
+            in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, dtype=dtype, rngs=rngs
+        )
+        self.norm = _NORMS[config.norm](out_channels, rngs=rngs)
+
+    def __call__(self, x: jax.Array, sizes: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+        """x [B, H, W, in] with valid sizes [B, 2] to the normed map and its valid sizes."""
+        if self.needs_clear_padding:
+            x = clear_padding(x, sizes)
+        sizes = _after_stride(sizes, self.stride)
+        return self.norm(self.conv(x), sizes), sizes
+
+
+class ResidualBlock(nnx.Module):
+    """Two 3x3 convolutions ("basic"), or 1x1, 3x3 and 1x1 ("bottleneck"; the stride sits on the 3x3)."""
+
+    def __init__(
+        self,
+        config: BackboneConfig,
+        in_channels: int,
+        channels: int,
+        *,
+        stride: int,
+        dilation: int,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        def conv(in_channels: int, out_channels: int, size: int, **placement: int) -> ConvNorm:
+            return ConvNorm(config, in_channels, out_channels, size, **placement, dtype=dtype, rngs=rngs)
+
+        out_channels = channels * config.expansion
+        if config.block == "bottleneck":
+            self.convs = nnx.List(
+                [
+                    conv(in_channels, channels, 1),
+                    conv(channels, channels, 3, stride=stride, dilation=dilation),
+                    conv(channels, out_channels, 1),
+                ]
+            )
+        else:
+            self.convs = nnx.List(
+                [
+                    conv(in_channels, channels, 3, stride=stride, dilation=dilation),
+                    conv(channels, out_channels, 3),
+                ]
+            )
+        needs_projection = stride > 1 or in_channels != out_channels
+        self.shortcut = conv(in_channels, out_channels, 1, stride=stride) if needs_projection else None
+
+    def __call__(self, x: jax.Array, sizes: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+        """x [B, H, W, in] with valid sizes [B, 2] to the block's output and its valid sizes."""
+        shortcut = x if self.shortcut is None else self.shortcut(x, sizes)[0]
+        for i, conv in enumerate(self.convs):
+            x, sizes = conv(x if i == 0 else jax.nn.relu(x), sizes)
+        return jax.nn.relu(x + shortcut), sizes
+
+
+class Stem(nnx.Module):
+    """A 7x7 convolution of stride 2 and a 3x3 max-pool of stride 2, or one 3x3 convolution of stride 2 ("small")."""
+
+    def __init__(self, config: BackboneConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.pool = config.stem == "imagenet"
+        kernel_size = 7 if self.pool else 3
+        self.conv = ConvNorm(config, 3, config.width, kernel_size, stride=2, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, sizes: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+        """Images [B, H, W, 3] with valid sizes [B, 2] to the stem's output and its valid sizes."""
+        x, sizes = self.conv(x, sizes)
+        x = jax.nn.relu(x)
+        if not self.pool:
+            return x, sizes
+        # after the ReLU nothing is negative, so zero in the padding does what minus infinity would
+        x = lax.reduce_window(
+            clear_padding(x, sizes),
+            jnp.asarray(-jnp.inf, x.dtype),
+            lax.max,
+            window_dimensions=(1, 3, 3, 1),
+            window_strides=(1, 2, 2, 1),
+            padding=((0, 0), (1, 1), (1, 1), (0, 0)),
+        )
+        return x, _after_stride(sizes, 2)
+
+
+class ResNet(nnx.Module):
+    """A residual network without its classifier, made of a stem and up to four stages of blocks.
+
+    ``config.dilation`` is DC5: the last stage keeps the resolution, and all of its 3x3 convolutions but
+    that of the first block are dilated by 2.
+    """
+
+    def __init__(self, config: BackboneConfig, *, dtype: jnp.dtype = jnp.dtype("float32"), rngs: nnx.Rngs):
+        self.dtype = dtype
+        self.stem = Stem(config, dtype=dtype, rngs=rngs)
+        self.stages = nnx.List([])
+        in_channels = config.width
+        for stage, blocks in enumerate(config.blocks):
+            dilated = config.dilation and stage == len(config.blocks) - 1
+            channels = config.width * 2**stage
+            layers = nnx.List([])
+            for block in range(blocks):
+                layers.append(
+                    ResidualBlock(
+                        config,
+                        in_channels,
+                        channels,
+                        stride=2 if block == 0 and stage > 0 and not dilated else 1,
+                        dilation=2 if dilated and block > 0 else 1,
+                        dtype=dtype,
+                        rngs=rngs,
+                    )
+                )
+                in_channels = channels * config.expansion
+            self.stages.append(layers)
+
+    def __call__(
+        self, images: jax.Array, sizes: jax.Array | None = None
+    ) -> tuple[list[jax.Array], jax.Array | None]:
+        """Features of every stage.
+
+        Args:
+          images: [B, H, W, 3] float32, normalised.
+          sizes: [B, 2] int, valid (height, width) of each image in pixels, to keep padding out of the
+            features; None to treat the padding as part of the image, as the original does.
+
+        Returns:
+          The output [B, H_s, W_s, C_s] of each stage (C2 to C5 of a full network), and the valid sizes
+          [B, 2] at the last one (None without sizes).
+        """
+        x, sizes = self.stem(images.astype(self.dtype), sizes)
+        features = []
+        for stage in self.stages:
+            for block in stage:
+                x, sizes = block(x, sizes)
+            features.append(x)
+        return features, sizes

@@ -1,0 +1,37 @@
+"""From the model's predictions to detections in pixels (DETR, appendix A.4: no NMS, no threshold)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from detr_jax.boxes import cxcywh_to_xyxy
+
+
+class Detections(NamedTuple):
+    """What every query found. Dimensions: ``B`` batch, ``Q`` object queries."""
+
+    boxes: jax.Array
+    """[B, Q, 4] float32, xyxy in pixels of the original image; not clipped to it."""
+    scores: jax.Array
+    """[B, Q] float32, probability of the label."""
+    labels: jax.Array
+    """[B, Q] int32, the likeliest class other than "no object"."""
+
+
+def detections(logits: jax.Array, boxes: jax.Array, original_sizes: jax.Array) -> Detections:
+    """The answer of one decoder layer, which is the last one's outside of research.
+
+    Args:
+      logits: [B, Q, C + 1] float32.
+      boxes: [B, Q, 4] float32, cxcywh in 0..1 of the image.
+      original_sizes: [B, 2], (height, width) in pixels of each image before any resizing.
+    """
+    probabilities = jax.nn.softmax(logits, axis=-1)[..., :-1]
+    height, width = original_sizes.astype(jnp.float32).T
+    scale = jnp.stack([width, height, width, height], axis=-1)
+    return Detections(
+        cxcywh_to_xyxy(boxes) * scale[:, None],
+        probabilities.max(axis=-1),
+        probabilities.argmax(axis=-1).astype(jnp.int32),
+    )

@@ -1,0 +1,66 @@
+"""AdamW with a learning rate for the backbone, true freezing, clipping and schedules (DETR, section 4)."""
+
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+
+from detr_jax.config import OptimizerConfig
+
+
+def is_trainable(config: OptimizerConfig) -> nnx.filterlib.Filter:
+    """Filter of the parameters that are trained: no frozen path, and no backbone if its learning rate is 0."""
+    frozen = config.frozen if config.backbone_learning_rate else (*config.frozen, "backbone")
+
+    def not_frozen(path: tuple, _: Any) -> bool:
+        name = "/".join(map(str, path)) + "/"
+        return not any(name.startswith(prefix.rstrip("/") + "/") for prefix in frozen)
+
+    return nnx.All(nnx.Param, not_frozen)
+
+
+def learning_rate_schedule(
+    config: OptimizerConfig, peak: float, total_steps: int, steps_per_epoch: int
+) -> optax.Schedule:
+    """Learning rate by optimiser step: warm-up from 0, then "step", "cosine" or "constant"."""
+    after_warmup = max(1, total_steps - config.warmup_steps)
+    if config.schedule == "cosine":
+        main = optax.cosine_decay_schedule(peak, after_warmup)
+    elif config.schedule == "step":
+        drop = config.drop_epoch * steps_per_epoch - config.warmup_steps
+        main = optax.piecewise_constant_schedule(peak, {max(drop, 0): 0.1})
+    else:
+        main = optax.constant_schedule(peak)
+    if not config.warmup_steps:
+        return main
+    warmup = optax.linear_schedule(0.0, peak, config.warmup_steps)
+    return optax.join_schedules([warmup, main], [config.warmup_steps])
+
+
+def create_optimizer(
+    config: OptimizerConfig, total_steps: int, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """Clipping over all trainable parameters together, then AdamW with the group's own learning rate.
+
+    Weight decay acts on every parameter, biases and norms included, as the original's does.
+    """
+
+    def adamw(peak: float) -> optax.GradientTransformation:
+        schedule = learning_rate_schedule(config, peak, total_steps, steps_per_epoch)
+        return optax.adamw(
+            schedule, b1=config.beta1, b2=config.beta2, eps=1e-8, weight_decay=config.weight_decay
+        )
+
+    groups = {"main": adamw(config.learning_rate), "backbone": adamw(config.backbone_learning_rate)}
+    by_group = optax.partition(groups, parameter_groups)
+    if not config.clip_norm:
+        return by_group
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), by_group)
+
+
+def parameter_groups(params: Any) -> Any:
+    """The group of each parameter of a pure tree: "backbone" or "main"."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "backbone" if path[0].key == "backbone" else "main", params
+    )

@@ -1,0 +1,169 @@
+"""The compiled training and prediction steps: pure functions over a mesh of devices."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from detr_jax.config import Config
+from detr_jax.losses import Normalizers, normalizers, set_loss
+from detr_jax.matching import Targets
+from detr_jax.models.detr import DETR
+from detr_jax.models.resnet import normalize_images
+from detr_jax.postprocess import Detections, detections
+from detr_jax.training.optimizer import is_trainable
+
+Tree = Any
+"""A pure tree of arrays."""
+
+
+class TrainState(NamedTuple):
+    """Everything that a step changes, as pure trees of arrays."""
+
+    step: jax.Array
+    """[] int32, optimiser steps done."""
+    params: Tree
+    """The trainable parameters, float32."""
+    optimizer: Tree
+    ema: Tree | None
+    """Moving average of the trainable parameters, if there is one."""
+
+
+class DeviceBatch(NamedTuple):
+    """The part of a batch that a training step reads. Dimensions as in `detr_jax.data.Batch`."""
+
+    images: jax.Array
+    sizes: jax.Array
+    targets: Targets
+
+
+class Model(NamedTuple):
+    """A `DETR` taken apart once, so that steps are pure functions of arrays."""
+
+    graph: nnx.GraphDef
+    params: Tree
+    """Trainable parameters."""
+    frozen: Tree
+    """Frozen parameters and statistics; no gradient is ever computed for them."""
+
+    def merge(self, params: Tree, frozen: Tree) -> DETR:
+        """The module with these values."""
+        return nnx.merge(self.graph, params, frozen)
+
+
+def split_model(model: DETR, config: Config) -> Model:
+    """Takes a model apart into structure, trainable and frozen values."""
+    graph, params, frozen = nnx.split(model, is_trainable(config.optimizer), ...)
+    return Model(graph, nnx.as_pure(params), nnx.as_pure(frozen))
+
+
+def create_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh of all (or the given) devices along one axis, "data"."""
+    devices = devices or jax.devices()
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def create_state(
+    model: Model, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh
+) -> TrainState:
+    """The state before the first step, on every device of the mesh."""
+    ema = jax.tree.map(jnp.copy, model.params) if config.training.ema_decay else None
+    state = TrainState(jnp.zeros((), jnp.int32), model.params, optimizer.init(model.params), ema)
+    return jax.device_put(state, NamedSharding(mesh, P()))
+
+
+TrainStep = Callable[[TrainState, Tree, DeviceBatch], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def create_train_step(
+    model: Model, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh
+) -> TrainStep:
+    """Builds ``step(state, frozen, batch) -> (state, terms)``.
+
+    The batch is sharded over the mesh's axis "data", the state is on every device and donated. Dropout follows
+    from the seed and the number of the step alone. ``terms`` are those of `set_loss`, and ``loss`` and
+    ``gradient_norm`` (before clipping), all [] float32.
+    """
+    parts = config.training.accumulate
+    replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+
+    def loss_of(
+        params: Tree, frozen: Tree, batch: DeviceBatch, norms: Normalizers, key: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        module = model.merge(params, frozen)
+        images = normalize_images(batch.images, batch.sizes)
+        predictions = module(images, batch.sizes, rngs=nnx.Rngs(dropout=key))
+        return set_loss(predictions, batch.targets, config.loss, mesh=mesh, norms=norms)
+
+    def step(state: TrainState, frozen: Tree, batch: DeviceBatch) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(config.training.seed), state.step)
+        norms = normalizers(batch.targets.count, config.model.num_queries, config.loss)
+        gradient_of = jax.value_and_grad(loss_of, has_aux=True)
+
+        if parts == 1:
+            (loss, terms), gradient = gradient_of(state.params, frozen, batch, norms, key)
+        else:
+
+            def add_part(total: Tree, part: tuple[DeviceBatch, jax.Array]) -> tuple[Tree, None]:
+                value = gradient_of(state.params, frozen, part[0], norms, part[1])
+                return jax.tree.map(jnp.add, total, value), None
+
+            split = jax.tree.map(lambda x: _split_parts(x, parts, mesh), batch)
+            keys = jax.random.split(key, parts)
+            shapes = jax.eval_shape(
+                gradient_of, state.params, frozen, jax.tree.map(lambda x: x[0], split), norms, key
+            )
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            ((loss, terms), gradient), _ = jax.lax.scan(add_part, zeros, (split, keys))
+            # losses are shares of the whole batch and add up; the diagnostics are means over a part
+            terms = {
+                name: term if name.startswith("loss") else term / parts for name, term in terms.items()
+            }
+
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            decay = config.training.ema_decay
+            ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
+        terms = {"loss": loss, **terms, "gradient_norm": optax.global_norm(gradient)}
+        return TrainState(state.step + 1, params, optimizer_state, ema), terms
+
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(replicated, replicated, sharded),
+        out_shardings=(replicated, replicated),
+    )
+
+
+def _split_parts(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
+    """[B, ...] to [parts, B / parts, ...], every device keeping its own images."""
+    x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(None, "data")))
+
+
+PredictStep = Callable[[Tree, Tree, jax.Array, jax.Array, jax.Array], Detections]
+
+
+def create_predict_step(model: Model, mesh: Mesh) -> PredictStep:
+    """Builds ``predict(params, frozen, images, sizes, original_sizes) -> Detections``, sharded as training is.
+
+    images [B, H, W, 3] uint8, sizes and original_sizes [B, 2] int32 (height, width) in pixels.
+    """
+    replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+
+    def predict(
+        params: Tree, frozen: Tree, images: jax.Array, sizes: jax.Array, original_sizes: jax.Array
+    ) -> Detections:
+        predictions = model.merge(params, frozen)(normalize_images(images, sizes), sizes)
+        return detections(predictions.logits[-1], predictions.boxes[-1], original_sizes)
+
+    return jax.jit(
+        predict, in_shardings=(replicated, replicated, sharded, sharded, sharded), out_shardings=replicated
+    )
