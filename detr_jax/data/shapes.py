@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from detr_jax.config import ShapesConfig
-from detr_jax.data.source import Objects, Sample
+from detr_jax.data.source import Faults, Objects, Sample
 
 CATEGORIES = {0: "circle", 1: "square", 2: "triangle"}
 _PLACEMENT_TRIES = 20
+_KEPT_SAMPLES = 8192  # drawn once, then kept in memory
 _LEAST_CONTRAST = 90  # of 255, in at least one channel, between an object and the background's mean
 
 
@@ -33,6 +34,8 @@ class ShapesDataset:
         self.config = config
         self.categories = CATEGORIES
         self.max_objects = config.max_objects
+        self.faults = Faults("shapes")
+        self._kept: dict[int, Sample] = {}
         self._split = {"train": 0, "val": 1}[split]
         length = config.train_images if split == "train" else config.val_images
         self.image_ids = range(length)
@@ -49,7 +52,7 @@ class ShapesDataset:
         rng = np.random.default_rng((self.config.seed, self._split, index))
         height, width = map(int, self.sizes[index])
         background = rng.integers(0, 256, size=3)
-        image = background + rng.normal(scale=20.0, size=(height, width, 3))
+        image = _noisy(rng, background, 40, (height, width))
 
         masks: list[np.ndarray] = []
         labels: list[int] = []
@@ -61,21 +64,26 @@ class ShapesDataset:
                 if not (mask & taken).any():
                     taken |= _grown(mask)
                     color = _contrasting_color(rng, background)
-                    image[mask] = color + rng.normal(scale=8.0, size=(mask.sum(), 3))
+                    image[mask] = _noisy(rng, color, 15, (int(mask.sum()),))
                     masks.append(mask)
                     labels.append(label)
                     break
         boxes = np.array([_tight_box(mask) for mask in masks], np.float32).reshape(-1, 4)
         return Drawing(
-            np.clip(image, 0, 255).astype(np.uint8),
+            image,
             np.array(masks, bool).reshape(-1, height, width),
             Objects(boxes, np.array(labels, np.int32)),
         )
 
     def __getitem__(self, index: int) -> Sample:
         """Image ``index`` with its boxes in pixels and labels 0 (circle), 1 (square), 2 (triangle)."""
-        image, _, objects = self.draw(index)
-        return Sample(image, objects)
+        sample = self._kept.get(index)
+        if sample is None:
+            image, _, objects = self.draw(index)
+            sample = Sample(image, objects)
+            if len(self._kept) < _KEPT_SAMPLES:
+                self._kept[index] = sample
+        return sample
 
     @functools.cache  # noqa: B019 (one entry for as long as the data set lives)
     def ground_truth(self) -> dict[str, Any]:
@@ -98,6 +106,12 @@ class ShapesDataset:
                 )
         categories = [{"id": label, "name": name} for label, name in self.categories.items()]
         return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _noisy(rng: np.random.Generator, color: np.ndarray, noise: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Pixels [*shape, 3] uint8 of a colour [3], each value off by at most ``noise``."""
+    offsets = rng.integers(-noise, noise, size=(*shape, 3), dtype=np.int16, endpoint=True)
+    return np.clip(color.astype(np.int16) + offsets, 0, 255).astype(np.uint8)
 
 
 def _shape_mask(rng: np.random.Generator, label: int, height: int, width: int) -> np.ndarray:

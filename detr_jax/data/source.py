@@ -1,5 +1,6 @@
 """What a data set is to the rest: samples by index, sizes without reading a pixel, annotations to be judged by."""
 
+import collections
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -8,6 +9,30 @@ import numpy as np
 
 class DataError(ValueError):
     """Data that cannot be used; the message names the file, field or id and what would be right."""
+
+
+class Faults:
+    """Faults of the data that do not end a run, counted by kind, with the first ones by name."""
+
+    NAMED = 3
+
+    def __init__(self, where: str):
+        self.where = where
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.first: dict[str, list[str]] = collections.defaultdict(list)
+
+    def add(self, kind: str, name: str) -> None:
+        """Counts a fault of this kind, and keeps its name if it is among the first."""
+        self.counts[kind] += 1
+        if len(self.first[kind]) < self.NAMED:
+            self.first[kind].append(name)
+
+    def sentences(self) -> list[str]:
+        """One sentence a kind."""
+        return [
+            f"{self.where}: {count} {kind} ({'; '.join(self.first[kind])}{'; ...' if count > self.NAMED else ''})."
+            for kind, count in self.counts.items()
+        ]
 
 
 class Objects(NamedTuple):
@@ -38,6 +63,8 @@ class Source(Protocol):
     """[images, 2] int, (height, width) in pixels, known without reading the images."""
     max_objects: int
     """The most objects that an image has."""
+    faults: Faults
+    """What was found wrong with the data and mended."""
 
     def __len__(self) -> int: ...
 

@@ -117,20 +117,21 @@ class GroupNorm(nnx.Module):
         """x [B, H, W, C]; with sizes [B, 2] only the valid cells of each image count. Computed in float32."""
         batch, height, width, channels = x.shape
         values = x.astype(jnp.float32)
-        if sizes is None:
-            cells = jnp.full((batch,), height * width, jnp.float32)
-        else:
-            cells = jnp.prod(sizes, axis=1).astype(jnp.float32)
-        count = (cells * (channels // self.groups))[:, None]
+        inside = clear_padding(values, sizes)
+        cells = float(height * width) if sizes is None else jnp.prod(sizes, axis=1)[:, None].astype(jnp.float32)
 
-        def group_mean(values: jax.Array) -> jax.Array:
-            """Mean over the valid cells of a group, [B, H, W, C] to [B, 1, 1, C]."""
-            total = clear_padding(values, sizes).sum(axis=(1, 2)).reshape(batch, self.groups, -1).sum(axis=2)
-            return jnp.repeat(total / count, channels // self.groups, axis=1)[:, None, None]
+        def group_mean(channel_sums: jax.Array) -> jax.Array:
+            """Sums over the cells [B, C] to means over groups, [B, C]."""
+            per_group = channels // self.groups
+            total = channel_sums.reshape(batch, self.groups, per_group).sum(axis=2)
+            return jnp.repeat(total / (cells * per_group), per_group, axis=1)
 
-        centered = values - group_mean(values)
-        normed = centered * lax.rsqrt(group_mean(jnp.square(centered)) + 1e-5)
-        return (normed * self.scale[...][None, None, None] + self.bias[...][None, None, None]).astype(x.dtype)
+        mean = group_mean(inside.sum(axis=(1, 2)))
+        variance = group_mean(jnp.square(inside).sum(axis=(1, 2))) - jnp.square(mean)
+        # as one affine map of each channel, the elementwise work is a single multiply-add
+        scale = self.scale[...][None] * lax.rsqrt(jnp.maximum(variance, 0.0) + 1e-5)
+        bias = self.bias[...][None] - mean * scale
+        return (values * scale[:, None, None] + bias[:, None, None]).astype(x.dtype)
 
 
 _NORMS = {"frozen_batch": FrozenBatchNorm, "group": GroupNorm}
@@ -227,7 +228,7 @@ class Stem(nnx.Module):
         # after the ReLU nothing is negative, so zero in the padding does what minus infinity would
         x = lax.reduce_window(
             clear_padding(x, sizes),
-            jnp.asarray(-jnp.inf, x.dtype),
+            np.asarray(-np.inf, x.dtype),
             lax.max,
             window_dimensions=(1, 3, 3, 1),
             window_strides=(1, 2, 2, 1),

@@ -46,6 +46,7 @@ class Model(NamedTuple):
     """A `DETR` taken apart once, so that steps are pure functions of arrays."""
 
     graph: nnx.GraphDef
+    trainable: nnx.filterlib.Filter
     params: Tree
     """Trainable parameters."""
     frozen: Tree
@@ -55,11 +56,21 @@ class Model(NamedTuple):
         """The module with these values."""
         return nnx.merge(self.graph, params, frozen)
 
+    def whole(self, params: Tree, frozen: Tree) -> Tree:
+        """Trainable and frozen values as one tree."""
+        return nnx.as_pure(nnx.state(self.merge(params, frozen)))
+
+    def split(self, whole: Tree) -> tuple[Tree, Tree]:
+        """Trainable and frozen values of one tree."""
+        _, params, frozen = nnx.split(nnx.merge(self.graph, whole), self.trainable, ...)
+        return nnx.as_pure(params), nnx.as_pure(frozen)
+
 
 def split_model(model: DETR, config: Config) -> Model:
     """Takes a model apart into structure, trainable and frozen values."""
-    graph, params, frozen = nnx.split(model, is_trainable(config.optimizer), ...)
-    return Model(graph, nnx.as_pure(params), nnx.as_pure(frozen))
+    trainable = is_trainable(config.optimizer)
+    graph, params, frozen = nnx.split(model, trainable, ...)
+    return Model(graph, trainable, nnx.as_pure(params), nnx.as_pure(frozen))
 
 
 def create_mesh(devices: list[jax.Device] | None = None) -> Mesh:

@@ -1,0 +1,49 @@
+"""Circles, squares and triangles, drawn on the fly."""
+
+from detr_jax.config import (
+    BackboneConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ShapesConfig,
+    TrainingConfig,
+)
+
+
+def get_config() -> Config:
+    """A small DETR for two CPU cores."""
+    return Config(
+        model=ModelConfig(
+            backbone=BackboneConfig(block="basic", blocks=(1, 1, 1), width=16, stem="small", norm="group"),
+            num_classes=3,
+            num_queries=8,
+            hidden_dim=64,
+            num_heads=4,
+            encoder_layers=2,
+            decoder_layers=2,
+            feedforward_dim=256,
+            dropout=0.0,
+        ),
+        data=DataConfig(
+            dataset="shapes",
+            shapes=ShapesConfig(),
+            train_short_sides=(),
+            crop_short_sides=(),
+            val_short_side=0,
+            train_buckets=((64, 64),),
+            val_buckets=((64, 64),),
+        ),
+        optimizer=OptimizerConfig(
+            learning_rate=1.5e-3,
+            backbone_learning_rate=1.5e-3,
+            schedule="cosine",
+            warmup_steps=200,
+            frozen=(),
+        ),
+        training=TrainingConfig(
+            batch_size=32, steps=4500, ema_decay=0.998, log_every=50, checkpoint_every=500
+        ),
+        evaluation=EvaluationConfig(every_epochs=10, batch_size=64),
+    )

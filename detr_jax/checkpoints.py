@@ -1,0 +1,118 @@
+"""Checkpoints of training and inference, on Orbax.
+
+A checkpoint is one folder, written whole or not at all, that holds the named parts
+
+* ``params``: the whole model, trained and frozen, as a pure tree of float32 arrays;
+* ``ema``: the same with the moving average of the parameters, where one is kept;
+* ``optimizer``: the optimiser's state;
+* ``progress``: the step reached and the position in the data;
+* ``config``: the configuration as JSON, from which inference rebuilds the model.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from orbax.checkpoint import v1 as ocp
+
+from detr_jax.config import Config, from_json, to_json
+from detr_jax.models.detr import DETR
+
+Tree = Any
+"""A pure tree of arrays."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read; the message names the folder and what would be right."""
+
+
+class Checkpoints:
+    """The checkpoints of a run, the newest ``keep`` of them, in numbered folders."""
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder = folder.absolute()
+        policy = ocp.training.preservation_policies.LatestN(keep)
+        self._checkpointer = ocp.training.Checkpointer(self.folder, preservation_policy=policy)
+
+    @property
+    def latest_step(self) -> int | None:
+        """The step of the newest checkpoint, None where there is none."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def save(self, step: int, trees: dict[str, Tree], config: Config) -> None:
+        """Starts to save ``trees`` (parts by name) in the background; they may be changed or donated afterwards."""
+        self._checkpointer.save_checkpointables_async(
+            step,
+            {
+                **trees,
+                "progress": {"step": step, "data": {"step": step}},
+                "config": {"json": to_json(config)},
+            },
+        )
+
+    def restore(self, step: int, targets: dict[str, Tree]) -> dict[str, Tree]:
+        """The parts in ``targets``, with the dtypes and shardings of those trees.
+
+        Raises:
+          CheckpointError: the checkpoint does not hold these parts in these shapes.
+        """
+        try:
+            return self._checkpointer.load_checkpointables(step, targets)
+        except Exception as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            raise CheckpointError(
+                f"Checkpoint {step} in {self.folder} does not fit this configuration ({reason}): continue with the "
+                "configuration it was made with, or choose another --workdir."
+            ) from error
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        self._checkpointer.close()
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The folder of the newest checkpoint in a workdir, or ``path`` itself where that is a checkpoint.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    path = Path(path).absolute()
+    if not path.is_dir():
+        raise CheckpointError(f"{path} does not exist: give the workdir of a run or one of its checkpoints.")
+    if (path / "params").is_dir():
+        return path
+    for folder in (path / "checkpoints", path):
+        steps = [child for child in folder.glob("*") if child.name.isdigit() and (child / "params").is_dir()]
+        if steps:
+            return max(steps, key=lambda child: int(child.name))
+    raise CheckpointError(
+        f"{path} holds no checkpoint: give the workdir of a run (with a folder checkpoints/) or one of its "
+        "checkpoints, such as WORKDIR/checkpoints/1000."
+    )
+
+
+def load_config(path: str | Path) -> Config:
+    """The configuration inside a checkpoint."""
+    checkpoint = find_checkpoint(path)
+    return from_json(str(ocp.load_checkpointables(checkpoint, {"config": None})["config"]["json"]))
+
+
+def load_model(path: str | Path, *, ema: bool = True) -> tuple[DETR, Config]:
+    """A trained model and its configuration.
+
+    Args:
+      path: a workdir (its newest checkpoint is taken) or a checkpoint.
+      ema: take the moving average of the parameters where there is one.
+
+    Raises:
+      CheckpointError: there is no checkpoint.
+    """
+    checkpoint = find_checkpoint(path)
+    config = load_config(checkpoint)
+    part = "ema" if ema and (checkpoint / "ema").is_dir() else "params"
+    graph, abstract = nnx.split(nnx.eval_shape(lambda: DETR(config.model, rngs=nnx.Rngs(0))))
+    target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), nnx.as_pure(abstract))
+    return nnx.merge(graph, ocp.load_checkpointables(checkpoint, {part: target})[part]), config

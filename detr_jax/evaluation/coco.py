@@ -1,0 +1,56 @@
+"""The official COCO box metrics."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+class CocoEvaluator:
+    """Collects detections and compares them with annotations, as COCO's own evaluation does."""
+
+    def __init__(self, ground_truth: dict[str, Any]):
+        """``ground_truth`` is an instances JSON: images, annotations (crowds included) and categories."""
+        self._ground_truth = ground_truth
+        self._rows: list[np.ndarray] = []
+
+    def add(
+        self, image_ids: Iterable[int], boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray
+    ) -> None:
+        """Adds the detections of a batch.
+
+        Args:
+          image_ids: [B]; images with a negative id are passed over.
+          boxes: [B, Q, 4] xyxy in pixels of the original images.
+          scores: [B, Q].
+          labels: [B, Q], category ids.
+        """
+        for image_id, (x0, y0, x1, y1), score, label in zip(
+            image_ids, np.moveaxis(boxes, -1, 1), scores, labels, strict=True
+        ):
+            if image_id >= 0:
+                row = (np.full_like(score, image_id, np.float64), x0, y0, x1 - x0, y1 - y0, score, label)
+                self._rows.append(np.stack(row, axis=1).astype(np.float64))
+
+    def metrics(self) -> dict[str, float]:
+        """The 12 numbers under their names in `METRICS`, and ``AP/<category>`` of each category.
+
+        A number is -1 where the ground truth has no object of its kind, as in COCO's own evaluation.
+        """
+        truth = COCO({key: list(self._ground_truth[key]) for key in ("images", "annotations", "categories")})
+        found = np.concatenate(self._rows) if self._rows else []
+        evaluation = COCOeval_faster(truth, truth.loadRes(found), "bbox", print_function=lambda *_: None)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        metrics = dict(zip(METRICS, map(float, evaluation.stats[: len(METRICS)]), strict=True))
+
+        precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, category], all areas, 100 boxes
+        for index, category_id in enumerate(evaluation.params.catIds):
+            known = precision[:, :, index][precision[:, :, index] > -1]
+            name = truth.cats[category_id]["name"]
+            metrics[f"AP/{name}"] = float(known.mean()) if known.size else -1.0
+        return metrics

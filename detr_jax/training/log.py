@@ -1,0 +1,97 @@
+"""What a run tells: ``metrics.jsonl``, TensorBoard files, and a progress line on the terminal."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+
+class RunLog:
+    """Writes metrics of a run to its workdir and to the terminal.
+
+    ``metrics.jsonl`` holds one JSON object a line with ``step``. A run that goes on from ``start_step`` first drops
+    the lines of steps that it will do again.
+    """
+
+    def __init__(self, workdir: Path, start_step: int, total_steps: int, batch_size: int):
+        self.total_steps = total_steps
+        self.batch_size = batch_size
+        self._path = workdir / "metrics.jsonl"
+        self._kept = [line for line in _read_lines(self._path) if line["step"] <= start_step]
+        self._path.write_text("".join(json.dumps(line) + "\n" for line in self._kept))
+        self._file = self._path.open("a")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step or None)
+        self._on_terminal = sys.stdout.isatty()
+        self._since_step, self._since_time = start_step, time.monotonic()
+
+    def validation_at(self, step: int) -> dict[str, float] | None:
+        """The validation that was logged at this step, if there was one."""
+        for line in self._kept:
+            if line["step"] == step and "val/AP" in line:
+                return {name.removeprefix("val/"): value for name, value in line.items() if name != "step"}
+        return None
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Leaves the time of what happens inside (compilation, validation) out of the rate of training."""
+        started = time.monotonic()
+        yield
+        self._since_time += time.monotonic() - started
+
+    def training(self, step: int, terms: dict[str, float]) -> None:
+        """Logs the mean terms of the steps since the last call, and shows the progress."""
+        now = time.monotonic()
+        steps, seconds = step - self._since_step, max(now - self._since_time, 1e-9)
+        rate = steps * self.batch_size / seconds
+        left = (self.total_steps - step) * seconds / max(steps, 1)
+        self._write(step, {**{f"train/{name}": value for name, value in terms.items()}, "train/images_per_s": rate})
+        line = (
+            f"step {step}/{self.total_steps}  loss {terms['loss']:.3f}  ce {terms['loss_ce']:.3f}  "
+            f"bbox {terms['loss_bbox']:.3f}  giou {terms['loss_giou']:.3f}  {rate:.0f} images/s  "
+            f"{_clock(left)} left"
+        )
+        end = "\r" if self._on_terminal and step < self.total_steps else "\n"
+        print(line.ljust(100) if self._on_terminal else line, end=end, flush=True)
+        self._since_step, self._since_time = step, now
+
+    def validation(self, step: int, metrics: dict[str, float]) -> None:
+        """Logs and prints the metrics of a validation."""
+        self._write(step, {f"val/{name}": value for name, value in metrics.items()})
+        numbers = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if "/" not in name)
+        self.say(f"validation at step {step}: {numbers}")
+
+    def say(self, sentence: str) -> None:
+        """Prints a sentence on a line of its own."""
+        print(sentence.ljust(100) if self._on_terminal else sentence, flush=True)
+
+    def close(self) -> None:
+        """Writes what is left to write."""
+        self._file.close()
+        self._board.close()
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+
+def _read_lines(path: Path) -> list[dict]:
+    """The complete lines of a metrics file; a last line that was cut off by a crash is left out."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

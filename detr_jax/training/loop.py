@@ -1,0 +1,314 @@
+"""A training run from its first step, or from its last checkpoint, to its last evaluation."""
+
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from detr_jax.checkpoints import Checkpoints
+from detr_jax.config import Config, ConfigError, check, differences, from_json, to_json
+from detr_jax.data import Batch, TrainPlan, ValPlan, batches, open_source
+from detr_jax.evaluation.coco import CocoEvaluator
+from detr_jax.matching import Targets, callbacks_may_starve
+from detr_jax.models.detr import DETR
+from detr_jax.training.log import RunLog
+from detr_jax.training.optimizer import create_optimizer
+from detr_jax.training.step import (
+    DeviceBatch,
+    Model,
+    TrainState,
+    create_mesh,
+    create_predict_step,
+    create_state,
+    create_train_step,
+    split_model,
+)
+from detr_jax.visualization import LabelledBoxes, comparison_sheet
+
+_STEPS_AHEAD = 2  # steps that the host may run ahead of the devices; each holds a batch in their memory
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on; the message says at which step, why, and what to try."""
+
+
+class Interrupted(Exception):
+    """A run was asked to stop (SIGINT or SIGTERM), and has saved what it reached."""
+
+    def __init__(self, step: int, signal_number: int):
+        super().__init__(f"Stopped at step {step}; the same command goes on from there.")
+        self.signal_number = signal_number
+
+
+def train(config: Config, workdir: str | Path) -> dict[str, float]:
+    """Trains a model, or goes on where an earlier run in the same workdir stopped.
+
+    The workdir gets ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and, at the end,
+    ``predictions.png``.
+
+    Returns:
+      The metrics of the last validation, by the names of `detr_jax.evaluation.coco.METRICS`.
+
+    Raises:
+      ConfigError, DataError, CheckpointError: something given does not fit.
+      TrainingError: the loss is not finite.
+      Interrupted: after SIGINT or SIGTERM, with everything saved.
+    """
+    workdir = Path(workdir)
+    mesh = create_mesh()
+    check(config)
+    _check_devices(config, mesh)
+    previous = _previous_config(workdir, config)
+
+    train_source, val_source = open_source(config, "train"), open_source(config, "val")
+    batch_size = config.training.batch_size
+    plan = TrainPlan(train_source, config.data, batch_size, config.training.seed)
+    total_steps = config.training.steps or (config.training.epochs or 0) * plan.steps_per_epoch
+
+    model = split_model(DETR(config.model, rngs=nnx.Rngs(config.training.seed)), config)
+    optimizer = create_optimizer(config.optimizer, total_steps, plan.steps_per_epoch)
+    state = create_state(model, optimizer, config, mesh)
+    frozen = jax.device_put(model.frozen, NamedSharding(mesh, P()))
+    train_step = create_train_step(model, optimizer, config, mesh)
+
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep_checkpoints)
+    if checkpoints.latest_step is not None:
+        state, frozen = _restore(checkpoints, model, state, frozen)
+    (workdir / "config.json").write_text(to_json(config))
+    step = int(state.step)
+
+    log = RunLog(workdir, step, total_steps, batch_size)
+    validator = Validator(config, val_source, model, mesh)
+    _introduce(log, config, mesh, plan, model, step, total_steps, previous)
+    for source in (train_source, val_source):
+        for sentence in source.faults.sentences():
+            log.say(f"Data fault: {sentence}")
+
+    every = config.evaluation.every_epochs * plan.steps_per_epoch
+    metrics: dict[str, float] = {}
+    pending: list[dict[str, jax.Array]] = []
+    canvases: set[tuple[int, ...]] = set()
+    stream = _to_devices(batches(plan, train_source, batch_size, config.data, start=step), mesh)
+    try:
+        with _stop_signals() as stop:
+            while True:
+                if step == total_steps or (every and step and step % every == 0):
+                    known = log.validation_at(step)
+                    with log.uncounted():
+                        metrics = known or validator(state, frozen)
+                    if not known:
+                        log.validation(step, metrics)
+                if step >= total_steps:
+                    break
+
+                batch = next(stream)
+                canvas = batch.images.shape[1:3]
+                if canvas in canvases:
+                    state, terms = train_step(state, frozen, batch)
+                else:
+                    canvases.add(canvas)
+                    with log.uncounted():
+                        started = time.monotonic()
+                        state, terms = jax.block_until_ready(train_step(state, frozen, batch))
+                        log.say(f"compiled for canvas {canvas[0]} x {canvas[1]} in {time.monotonic() - started:.0f} s")
+                step += 1
+                pending.append(terms)
+                if len(pending) > _STEPS_AHEAD:
+                    jax.block_until_ready(pending[-1 - _STEPS_AHEAD]["loss"])
+
+                done = step == total_steps or bool(stop)
+                save = done or step % config.training.checkpoint_every == 0
+                if save or step % config.training.log_every == 0:
+                    log.training(step, _finite_means(pending, step))
+                    pending = []
+                if save:
+                    _save(checkpoints, model, state, frozen, config)
+                if stop and step < total_steps:
+                    raise Interrupted(step, stop[0])
+            validator.draw(state, frozen, workdir / "predictions.png")
+            log.say(f"finished; checkpoints, metrics.jsonl and predictions.png are in {workdir}")
+    finally:
+        jax.block_until_ready(state)  # leaving with a host callback in flight would crash the interpreter
+        checkpoints.close()
+        log.close()
+    return metrics
+
+
+class Validator:
+    """Runs a model over the validation images."""
+
+    def __init__(self, config: Config, source: Any, model: Model, mesh: Mesh):
+        self.config = config
+        self.source = source
+        self.plan = ValPlan(source, config.data, config.evaluation.batch_size)
+        self.predict = create_predict_step(model, mesh)
+
+    def __call__(self, state: TrainState, frozen: Any) -> dict[str, float]:
+        """The COCO metrics of the state's parameters, or of their moving average where there is one."""
+        evaluator = CocoEvaluator(self.source.ground_truth())
+        for batch, found in self._predictions(self.plan, state, frozen):
+            evaluator.add(batch.image_ids.tolist(), found.boxes, found.scores, found.labels)
+        return evaluator.metrics()
+
+    def draw(self, state: TrainState, frozen: Any, path: Path) -> None:
+        """Writes the first validation images with their ground truth and predictions as one picture."""
+        config = self.config.evaluation
+        images, truths, predictions = [], [], []
+        for batch, found in self._predictions(self.plan, state, frozen):
+            for i, image_id in enumerate(batch.image_ids.tolist()):
+                if len(images) == config.pictures or image_id < 0:
+                    break
+                image, objects = self.source[self.source.image_ids.index(image_id)]
+                sure = found.scores[i] >= config.picture_threshold
+                images.append(image)
+                truths.append(LabelledBoxes(objects.boxes, objects.labels))
+                predictions.append(
+                    LabelledBoxes(found.boxes[i][sure], found.labels[i][sure], found.scores[i][sure])
+                )
+            if len(images) == config.pictures:
+                break
+        if images:
+            comparison_sheet(path, images, truths, predictions, self.source.categories)
+
+    def _predictions(self, plan: ValPlan, state: TrainState, frozen: Any) -> Iterator[tuple[Batch, Any]]:
+        params = state.params if state.ema is None else state.ema
+        for batch in batches(plan, self.source, self.config.evaluation.batch_size, self.config.data):
+            found = self.predict(params, frozen, batch.images, batch.sizes, batch.original_sizes)
+            yield batch, jax.device_get(found)
+
+
+def _check_devices(config: Config, mesh: Mesh) -> None:
+    for name, size, parts in (
+        ("training.batch_size", config.training.batch_size, config.training.accumulate),
+        ("evaluation.batch_size", config.evaluation.batch_size, 1),
+    ):
+        if size % (mesh.size * parts):
+            whole = f"{mesh.size} devices" + (f" x training.accumulate={parts}" if parts > 1 else "")
+            raise ConfigError(f"{name}={size} cannot be shared out over {whole}: use a multiple of {mesh.size * parts}.")
+
+
+def _previous_config(workdir: Path, config: Config) -> dict[str, tuple[Any, Any]]:
+    """Fields that changed since an earlier run in this workdir; refuses those that its checkpoints cannot follow."""
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"--workdir={workdir} is a file: give a folder.")
+    path = workdir / "config.json"
+    if not path.exists() or not (workdir / "checkpoints").exists():
+        return {}
+    changed = differences(from_json(path.read_text()), config)
+    for name, (old, new) in changed.items():
+        if name.startswith("model.") and name not in ("model.dropout", "model.dtype"):
+            raise ConfigError(
+                f"{name} was {old!r} when {workdir} was trained and is {new!r} now: "
+                "set it back, or choose another --workdir."
+            )
+    return changed
+
+
+def _introduce(
+    log: RunLog,
+    config: Config,
+    mesh: Mesh,
+    plan: TrainPlan,
+    model: Model,
+    step: int,
+    total_steps: int,
+    changed: dict[str, tuple[Any, Any]],
+) -> None:
+    parameters = sum(x.size for x in jax.tree.leaves(model.params))
+    platform = mesh.devices.flat[0].platform
+    log.say(
+        f"{parameters / 1e6:.2f}M trainable parameters, {len(plan.source)} training images, "
+        f"{plan.steps_per_epoch} steps an epoch, {total_steps} steps, {mesh.size} {platform} device(s)"
+    )
+    if step:
+        log.say(f"resuming at step {step}")
+    for name, (old, new) in changed.items():
+        log.say(f"changed since the last run: {name} from {old!r} to {new!r}")
+    if config.loss.matcher == "scipy" and callbacks_may_starve(mesh):
+        log.say(
+            f"Matching on the device: with {mesh.size} simulated CPU devices, host callbacks can hang unless the "
+            f"environment variable NPROC is at least {4 * mesh.size} when jax starts."
+        )
+    if config.model.backbone.norm == "frozen_batch" and not step:
+        log.say(
+            "The backbone's frozen batch norm starts without pretrained weights and will hardly train: load "
+            "weights, or set model.backbone.norm=group to train from scratch."
+        )
+
+
+def _restore(checkpoints: Checkpoints, model: Model, state: TrainState, frozen: Any) -> tuple[TrainState, Any]:
+    step = checkpoints.latest_step
+    assert step is not None
+    targets = {"params": model.whole(state.params, frozen), "optimizer": state.optimizer}
+    if state.ema is not None:
+        targets["ema"] = model.whole(state.ema, frozen)
+    parts = checkpoints.restore(step, targets)
+    params, frozen = model.split(parts["params"])
+    ema = None if state.ema is None else model.split(parts["ema"])[0]
+    return TrainState(jax.device_put(np.int32(step), state.step.sharding), params, parts["optimizer"], ema), frozen
+
+
+def _save(checkpoints: Checkpoints, model: Model, state: TrainState, frozen: Any, config: Config) -> None:
+    if checkpoints.latest_step == int(state.step):
+        return
+    trees = {"params": model.whole(state.params, frozen), "optimizer": state.optimizer}
+    if state.ema is not None:
+        trees["ema"] = model.whole(state.ema, frozen)
+    checkpoints.save(int(state.step), trees, config)
+
+
+def _to_devices(stream: Iterable[Batch], mesh: Mesh) -> Iterator[DeviceBatch]:
+    """Sends batches to the devices, one ahead of the step that needs it."""
+    sharding = NamedSharding(mesh, P("data"))
+    ahead: DeviceBatch | None = None
+    for batch in stream:
+        targets = Targets(batch.boxes, batch.labels, batch.count)
+        sent = jax.device_put(DeviceBatch(batch.images, batch.sizes, targets), sharding)
+        if ahead is not None:
+            yield ahead
+        ahead = sent
+
+
+def _finite_means(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
+    """Means of the terms of the steps up to ``step``, after a check that every loss is a finite number."""
+    values = jax.device_get(pending)
+    for i, terms in enumerate(values):
+        if not np.isfinite(terms["loss"]):
+            at = step - len(values) + i + 1
+            raise TrainingError(
+                f"The loss is {terms['loss']} at step {at}: lower optimizer.learning_rate, add "
+                "optimizer.warmup_steps, or train in float32; the last checkpoint is from before."
+            )
+    return {name: float(np.mean([terms[name] for terms in values])) for name in values[0]}
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in a list; a second one ends the program as it always does."""
+    received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def receive(number: int, _: Any) -> None:
+        received.append(number)
+        for signal_number, handler in previous.items():
+            signal.signal(signal_number, handler)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, receive)
+    except ValueError:  # signals can only be received in the main thread
+        previous.clear()
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,32 @@
+"""Detections in pixels, against plain numpy."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from detr_jax.postprocess import detections
+
+
+def test_detections_are_the_best_real_class_and_the_box_in_pixels_of_every_query(rng):
+    batch, queries, classes = 3, 6, 4
+    logits = rng.normal(scale=3, size=(batch, queries, classes + 1)).astype(np.float32)
+    logits[0, 0, -1] = 20.0  # "no object" wins, and yet the best real class is the answer
+    boxes = rng.uniform(0, 1, (batch, queries, 4)).astype(np.float32)
+    sizes = rng.integers(50, 900, (batch, 2))
+
+    found = detections(jnp.asarray(logits), jnp.asarray(boxes), jnp.asarray(sizes, jnp.int32))
+
+    for image, query in np.ndindex(batch, queries):
+        exponentials = np.exp(logits[image, query].astype(np.float64))
+        probabilities = (exponentials / exponentials.sum())[:-1]
+        assert found.labels[image, query] == probabilities.argmax()
+        np.testing.assert_allclose(found.scores[image, query], probabilities.max(), rtol=1e-4)
+        (height, width), (cx, cy, w, h) = sizes[image], boxes[image, query]
+        corners = [(cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height]
+        np.testing.assert_allclose(found.boxes[image, query], corners, rtol=1e-4, atol=1e-2)
+
+
+def test_boxes_beyond_the_image_are_not_clipped():
+    found = detections(jnp.zeros((1, 1, 3)), jnp.asarray([[[0.0, 1.0, 0.5, 0.5]]]), jnp.asarray([[100, 200]]))
+    np.testing.assert_allclose(found.boxes, [[[-50, 75, 50, 125]]])
+    assert found.labels.dtype == jnp.int32
+    assert found.boxes.dtype == found.scores.dtype == jnp.float32
