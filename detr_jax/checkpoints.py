@@ -33,8 +33,11 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int):
         self.folder = folder.absolute()
-        policy = ocp.training.preservation_policies.LatestN(keep)
-        self._checkpointer = ocp.training.Checkpointer(self.folder, preservation_policy=policy)
+        self._checkpointer = ocp.training.Checkpointer(
+            self.folder,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # never skip a save
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+        )
 
     @property
     def latest_step(self) -> int | None:

@@ -378,9 +378,7 @@ def _from_values(cls: type, values: Any, path: str) -> Any:
     fields = {}
     for name, value in values.items():
         if name not in hints:
-            raise ConfigError(
-                f"{path}{name} is not a field of the configuration; here are {', '.join(sorted(hints))}."
-            )
+            raise ConfigError(f"{path}{name} is not a field of the configuration; here are {', '.join(sorted(hints))}.")
         if dataclasses.is_dataclass(hints[name]):
             value = _from_values(typing.cast(type, hints[name]), value, f"{path}{name}.")
         fields[name] = _lists_to_tuples(value)

@@ -69,7 +69,7 @@ def set_loss(
     logits, boxes = predictions
     if not config.auxiliary:
         logits, boxes = logits[-1:], boxes[-1:]
-    layers, batch, queries, _ = logits.shape
+    layers, _, queries, _ = logits.shape
     norms = norms or normalizers(targets.count, queries, config)
 
     cost = matching_cost(logits, boxes, targets, config)
@@ -119,9 +119,7 @@ def _classification_loss(
     return (weights * nll).sum(axis=(1, 2)) / norms.class_weight
 
 
-def _diagnostics(
-    logits: jax.Array, targets: Targets, gather: jax.Array, is_matched: jax.Array
-) -> dict[str, jax.Array]:
+def _diagnostics(logits: jax.Array, targets: Targets, gather: jax.Array, is_matched: jax.Array) -> dict[str, jax.Array]:
     """Quantities for the log of one layer: logits [B, Q, C + 1], gather [B, T, 1], is_matched [B, T]."""
     no_object = logits.shape[-1] - 1
     objects_seen = (logits.argmax(axis=-1) != no_object).sum(axis=1)

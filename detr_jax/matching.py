@@ -28,7 +28,7 @@ class Targets(NamedTuple):
     """[B, T, 4] float32, cxcywh in 0..1 of the unpadded image."""
     labels: jax.Array
     """[B, T] int32 in 0..C-1."""
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     """[B] int32, how many of the T are real."""
 
 
@@ -123,9 +123,8 @@ def solve_with_scipy(cost: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def _match_on_device(cost: jax.Array, count: jax.Array) -> jax.Array:
-    layers, batch, _, _ = cost.shape
     per_image = jax.vmap(jax.vmap(_shortest_augmenting_paths), in_axes=(0, None))
-    return per_image(cost, jnp.broadcast_to(count, (batch,)))
+    return per_image(cost, count)
 
 
 def _shortest_augmenting_paths(cost: jax.Array, count: jax.Array) -> jax.Array:

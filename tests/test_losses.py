@@ -1,5 +1,6 @@
 """The set loss against numbers worked out by hand and against plain numpy with scipy's matching."""
 
+import functools
 import math
 
 import jax
@@ -14,23 +15,32 @@ from detr_jax.losses import normalizers, set_loss
 from detr_jax.matching import Targets
 from detr_jax.models import Predictions
 
-CLASSES, QUERIES = 4, 6
+CLASSES, QUERIES, LAYERS, MOST_BOXES = 4, 6, 3, 10
 COUNTS = {"some boxes": [2, 0, 3], "no box at all": [0, 0, 0], "more boxes than queries": [9, 1, 6]}
 any_counts = pytest.mark.parametrize("count", COUNTS.values(), ids=COUNTS.keys())
 
 
-def random_batch(rng, count, layers=3, queries=QUERIES):
+def random_batch(rng, count):
     """Predictions, and targets whose padding holds garbage."""
-    batch, most = len(count), max(1, *count) + 1
 
     def boxes(*shape):
         return jnp.asarray(rng.uniform(0.1, 0.5, (*shape, 4)), jnp.float32)
 
-    logits = jnp.asarray(rng.normal(size=(layers, batch, queries, CLASSES + 1)), jnp.float32)
-    labels = jnp.asarray(rng.integers(0, CLASSES, (batch, most)), jnp.int32)
-    return Predictions(logits, boxes(layers, batch, queries)), Targets(
-        boxes(batch, most), labels, jnp.asarray(count, jnp.int32)
-    )
+    batch = len(count)
+    logits = jnp.asarray(rng.normal(size=(LAYERS, batch, QUERIES, CLASSES + 1)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, CLASSES, (batch, MOST_BOXES)), jnp.int32)
+    targets = Targets(boxes(batch, MOST_BOXES), labels, jnp.asarray(count, jnp.int32))
+    return Predictions(logits, boxes(LAYERS, batch, QUERIES)), targets
+
+
+@functools.cache
+def compiled(**fields):
+    """`set_loss` with its gradient, compiled once for all tests of a configuration: (loss, terms), gradient."""
+
+    def loss(predictions, targets, norms=None):
+        return set_loss(predictions, targets, LossConfig(**fields), norms=norms)
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
 def corners(box):
@@ -48,7 +58,7 @@ def reference_layer(logits, boxes, targets, config):
         wanted, labels = targets.boxes[image, :n], targets.labels[image, :n]
         l1 = np.array([[np.abs(box - want).sum() for want in wanted] for box in boxes[image]])
         giou = np.array([[giou_by_definition(corners(b), corners(w)) for w in wanted] for b in boxes[image]])
-        l1, giou = l1.reshape(-1, n), giou.reshape(-1, n)
+        l1, giou = l1.reshape(len(l1), n), giou.reshape(len(l1), n)
         cost = (
             -config.cost_class * probabilities[:, labels] + config.cost_bbox * l1 - config.cost_giou * giou
         )
@@ -85,7 +95,7 @@ def test_the_loss_of_a_small_example_is_the_one_worked_out_by_hand():
     targets = Targets(
         jnp.asarray([[target], [[0.0] * 4]]), jnp.zeros((2, 1), jnp.int32), jnp.asarray([1, 0], jnp.int32)
     )
-    loss, terms = set_loss(predictions, targets, LossConfig())
+    (loss, terms), _ = compiled()(predictions, targets)
     # near costs -1/4 + 5 * 0.4 - 2 * 1/4 = 1.25; far costs -4/5 + 5 * 1.2 + 2 * 0.29/0.49 = 6.38: near is matched
     loss_bbox = 0.4  # |0.2 - 0.4| twice, one box
     loss_giou = 0.75  # 1 - 0.04 / 0.16, no hull beyond the union
@@ -107,12 +117,11 @@ def test_the_loss_of_a_small_example_is_the_one_worked_out_by_hand():
 @pytest.mark.parametrize("auxiliary", [True, False])
 @pytest.mark.parametrize("matcher", ["scipy", "device"])
 def test_the_loss_equals_plain_numpy_with_scipy(rng, count, auxiliary, matcher):
-    config = LossConfig(
-        **{"matcher": matcher, "auxiliary": auxiliary, "class_weight": 1.5, "bbox_weight": 4.0, "giou_weight": 2.5},
-        **{"cost_class": 2.0, "cost_bbox": 3.0, "cost_giou": 1.0, "eos_coefficient": 0.3},
-    )
+    weights = {"class_weight": 1.5, "bbox_weight": 4.0, "giou_weight": 2.5, "eos_coefficient": 0.3}
+    fields = {"cost_class": 2.0, "cost_bbox": 3.0, "cost_giou": 1.0, **weights}
+    config = LossConfig(**fields)
     predictions, targets = random_batch(rng, count)
-    loss, terms = set_loss(predictions, targets, config)
+    (loss, terms), _ = compiled(matcher=matcher, auxiliary=auxiliary, **fields)(predictions, targets)
 
     logits, boxes = (np.asarray(x, np.float64) for x in predictions)
     layers = [reference_layer(*layer, Targets(*map(np.asarray, targets)), config) for layer in zip(logits, boxes)]
@@ -130,7 +139,7 @@ def test_the_loss_equals_plain_numpy_with_scipy(rng, count, auxiliary, matcher):
 @any_counts
 def test_gradients_are_finite_and_reach_boxes_only_of_matched_queries(rng, count):
     predictions, targets = random_batch(rng, count)
-    gradient = jax.grad(lambda p: set_loss(p, targets, LossConfig())[0])(predictions)
+    _, gradient = compiled()(predictions, targets)
     assert all(np.isfinite(part).all() for part in gradient)
     assert np.asarray(gradient.logits).any(axis=-1).all(), "every query has a class to learn"
     moved = np.asarray(gradient.boxes).any(axis=-1).sum(axis=-1)  # [L, B]
@@ -138,23 +147,17 @@ def test_gradients_are_finite_and_reach_boxes_only_of_matched_queries(rng, count
 
 
 def test_without_a_weight_no_object_costs_nothing(rng):
-    config = LossConfig(eos_coefficient=0.0)
-    predictions, targets = random_batch(rng, [0, 0])
-    loss, terms = set_loss(predictions, targets, config)
+    predictions, targets = random_batch(rng, [0, 0, 0])
+    (loss, terms), _ = compiled(eos_coefficient=0.0)(predictions, targets)
     assert float(loss) == 0.0
     assert all(np.isfinite(float(term)) for term in terms.values())
 
 
 def test_the_weight_of_no_object_scales_its_part_of_the_gradient(rng):
     """Where weights are normalised by the same number, tenfold weight is tenfold gradient of unmatched queries."""
-    predictions, targets = random_batch(rng, [2, 1])
+    predictions, targets = random_batch(rng, [2, 1, 0])
     norms = normalizers(targets.count, QUERIES, LossConfig())
-
-    def gradient(eos):
-        config = LossConfig(eos_coefficient=eos)
-        return jax.grad(lambda p: set_loss(p, targets, config, norms=norms)[0])(predictions)
-
-    low, high = gradient(0.1), gradient(1.0)
+    low, high = (compiled(eos_coefficient=eos)(predictions, targets, norms)[1] for eos in (0.1, 1.0))
     unmatched = ~np.asarray(low.boxes).any(axis=-1)
     assert 0 < unmatched.sum() < unmatched.size
     np.testing.assert_allclose(high.logits[unmatched], 10 * low.logits[unmatched], rtol=1e-4)
@@ -169,13 +172,13 @@ def test_normalizers_count_boxes_and_class_weights():
 
 
 def test_losses_of_parts_with_the_normalizers_of_the_whole_add_up(rng):
-    config = LossConfig()
     predictions, targets = random_batch(rng, [2, 0, 3, 1])
-    norms = normalizers(targets.count, QUERIES, config)
+    norms = normalizers(targets.count, QUERIES, LossConfig())
 
     def part(images):
         predicted = Predictions(*(x[:, images] for x in predictions))
-        return set_loss(predicted, Targets(*(x[images] for x in targets)), config, norms=norms)[0]
+        (loss, _), _ = compiled()(predicted, Targets(*(x[images] for x in targets)), norms)
+        return float(loss)
 
-    whole, _ = set_loss(predictions, targets, config)
-    assert float(part(slice(0, 2)) + part(slice(2, 4))) == pytest.approx(float(whole), rel=1e-5)
+    (whole, _), _ = compiled()(predictions, targets)
+    assert part(slice(0, 2)) + part(slice(2, 4)) == pytest.approx(float(whole), rel=1e-5)

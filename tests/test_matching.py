@@ -16,8 +16,11 @@ from detr_jax.training.step import create_mesh
 both_solvers = pytest.mark.parametrize("solver", ["scipy", "device"])
 
 
+compiled_match = jax.jit(match, static_argnames=("solver", "mesh"))
+
+
 def solve(cost, count, solver):
-    return np.asarray(match(jnp.asarray(cost, jnp.float32), jnp.asarray(count, jnp.int32), solver))
+    return np.asarray(compiled_match(jnp.asarray(cost, jnp.float32), jnp.asarray(count, jnp.int32), solver))
 
 
 def total_cost(cost, queries):
@@ -125,8 +128,8 @@ def test_matching_over_four_devices_equals_that_on_one(rng, solver):
     assert not callbacks_may_starve(mesh), "scipy would silently be replaced"
     cost = jnp.asarray(rng.normal(size=(2, 8, 20, 6)), jnp.float32)
     count = jnp.asarray(rng.integers(0, 7, 8), jnp.int32)
-    over_mesh = jax.jit(lambda cost, count: match(cost, count, solver, mesh))(cost, count)
-    np.testing.assert_array_equal(over_mesh, match(cost, count, solver))
+    over_mesh = compiled_match(cost, count, solver, mesh)
+    np.testing.assert_array_equal(over_mesh, solve(cost, count, solver))
 
 
 @pytest.mark.parametrize(("threads", "starves"), [("4", True), ("15", True), ("16", False), ("32", False)])

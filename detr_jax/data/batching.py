@@ -23,7 +23,7 @@ NO_IMAGE = -1
 
 
 class Batch(NamedTuple):
-    """Images on one canvas and their objects, as numpy arrays. Dimensions: ``B`` batch, ``H, W`` canvas, ``T`` boxes."""
+    """Images on one canvas and their objects, in numpy. Dimensions: ``B`` batch, ``H, W`` canvas, ``T`` boxes."""
 
     images: np.ndarray
     """[B, H, W, 3] uint8, zero-padded at the bottom and right."""
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     """[B, T, 4] float32, cxcywh in 0..1 of the unpadded image; zero beyond ``count``."""
     labels: np.ndarray
     """[B, T] int32."""
-    count: np.ndarray
+    count: np.ndarray  # type: ignore[assignment]  # hides tuple.count
     """[B] int32, the number of boxes of each image."""
     image_ids: np.ndarray
     """[B] int64; -1 where a validation batch has no image left."""
@@ -44,7 +44,7 @@ class Batch(NamedTuple):
 class PlannedImage(NamedTuple):
     """An image of a planned batch."""
 
-    index: int
+    source_index: int
     geometry: Geometry
 
 
@@ -215,7 +215,7 @@ class BatchLoader:
 
 
 def _normalized_cxcywh(objects: Objects, height: int, width: int) -> np.ndarray:
-    x0, y0, x1, y1 = (objects.boxes / np.float32([width, height, width, height])).T
+    x0, y0, x1, y1 = (objects.boxes / np.array([width, height] * 2, np.float32)).T
     return np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], axis=1)
 
 

@@ -42,9 +42,9 @@ class CocoDataset:
         }
         self._images = self._checked_images(content["images"])
         self.image_ids = list(self._images)
-        self.sizes = np.array(
-            [(image["height"], image["width"]) for image in self._images.values()], np.int64
-        ).reshape(-1, 2)
+        self.sizes = np.array([(image["height"], image["width"]) for image in self._images.values()], np.int64).reshape(
+            -1, 2
+        )
         self._content = content
         self._objects = self._checked_objects(content["annotations"])
         self.max_objects = max((len(objects.labels) for objects in self._objects.values()), default=0)

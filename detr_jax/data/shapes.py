@@ -88,7 +88,8 @@ class ShapesDataset:
     @functools.cache  # noqa: B019 (one entry for as long as the data set lives)
     def ground_truth(self) -> dict[str, Any]:
         """All annotations in COCO's JSON form; an object's area is the number of its pixels."""
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for index, image_id in enumerate(self.image_ids):
             height, width = map(int, self.sizes[index])
             images.append({"id": image_id, "height": height, "width": width})

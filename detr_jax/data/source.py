@@ -55,16 +55,25 @@ class Sample(NamedTuple):
 class Source(Protocol):
     """A random-access data set."""
 
-    categories: dict[int, str]
-    """Names of the labels that occur."""
-    image_ids: Sequence[int]
-    """The id of each image, by index."""
-    sizes: np.ndarray
-    """[images, 2] int, (height, width) in pixels, known without reading the images."""
-    max_objects: int
-    """The most objects that an image has."""
-    faults: Faults
-    """What was found wrong with the data and mended."""
+    @property
+    def categories(self) -> dict[int, str]:
+        """Names of the labels that occur."""
+
+    @property
+    def image_ids(self) -> Sequence[int]:
+        """The id of each image, by index."""
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """[images, 2] int, (height, width) in pixels, known without reading the images."""
+
+    @property
+    def max_objects(self) -> int:
+        """The most objects that an image has."""
+
+    @property
+    def faults(self) -> Faults:
+        """What was found wrong with the data and mended."""
 
     def __len__(self) -> int: ...
 

@@ -111,12 +111,14 @@ def apply(geometry: Geometry, image: np.ndarray, objects: Objects) -> tuple[np.n
     boxes, labels = objects.boxes.astype(np.float32), objects.labels
     if geometry.flip:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        boxes = picture.width * np.float32([1, 0, 1, 0]) + boxes[:, [2, 1, 0, 3]] * np.float32([-1, 1, -1, 1])
+        x0, y0, x1, y1 = boxes.T
+        boxes = np.stack([picture.width - x1, y0, picture.width - x0, y1], axis=1)
     if geometry.crop is not None and geometry.crop_from is not None:
         picture, boxes = _resize(picture, boxes, geometry.crop_from)
         top, left, height, width = geometry.crop
         picture = picture.crop((left, top, left + width, top + height))
-        boxes = np.clip(boxes - np.float32([left, top, left, top]), 0, np.float32([width, height, width, height]))
+        corner, limit = np.array([left, top] * 2, np.float32), np.array([width, height] * 2, np.float32)
+        boxes = np.clip(boxes - corner, 0, limit)
         kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
         boxes, labels = boxes[kept], labels[kept]
     picture, boxes = _resize(picture, boxes, geometry.size)
@@ -125,7 +127,7 @@ def apply(geometry: Geometry, image: np.ndarray, objects: Objects) -> tuple[np.n
 
 def _resize(picture: Image.Image, boxes: np.ndarray, size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
     height, width = size
-    scale = np.float32([width / picture.width, height / picture.height] * 2)
+    scale = np.array([width / picture.width, height / picture.height] * 2, np.float32)
     if (picture.height, picture.width) != size:
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     return picture, boxes * scale

@@ -17,9 +17,7 @@ class CocoEvaluator:
         self._ground_truth = ground_truth
         self._rows: list[np.ndarray] = []
 
-    def add(
-        self, image_ids: Iterable[int], boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray
-    ) -> None:
+    def add(self, image_ids: Iterable[int], boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
         """Adds the detections of a batch.
 
         Args:
@@ -41,7 +39,7 @@ class CocoEvaluator:
         A number is -1 where the ground truth has no object of its kind, as in COCO's own evaluation.
         """
         truth = COCO({key: list(self._ground_truth[key]) for key in ("images", "annotations", "categories")})
-        found = np.concatenate(self._rows) if self._rows else []
+        found = np.concatenate(self._rows) if self._rows else np.zeros((0, 7))
         evaluation = COCOeval_faster(truth, truth.loadRes(found), "bbox", print_function=lambda *_: None)
         evaluation.evaluate()
         evaluation.accumulate()

@@ -90,20 +90,18 @@ class DETR(nnx.Module):
         self.position_embedding = embedding[config.position_embedding](config.hidden_dim, rngs=rngs)
         self.encoder = Encoder(config, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
-        self.object_queries = nnx.Param(
-            jax.random.normal(rngs.params(), (config.num_queries, config.hidden_dim))
-        )
+        self.object_queries = nnx.Param(jax.random.normal(rngs.params(), (config.num_queries, config.hidden_dim)))
         self.class_head = _linear(config.hidden_dim, config.num_classes + 1, dtype, rngs)
         self.box_head = BoxHead(config.hidden_dim, dtype=dtype, rngs=rngs)
 
     def features(self, images: jax.Array, sizes: jax.Array) -> Features:
         """Backbone, projection, padding mask and position embedding of images [B, H, W, 3], sizes [B, 2]."""
         stages, valid = self.backbone(images, sizes if self.mask_padding else None)
-        cells = stages[-1].shape[1:3]
+        height, width = stages[-1].shape[1:3]
         if valid is None:
-            padding_mask = sample_padding_mask(sizes, images.shape[1:3], cells)
+            padding_mask = sample_padding_mask(sizes, (images.shape[1], images.shape[2]), (height, width))
         else:
-            padding_mask = ~valid_cells(valid, *cells)
+            padding_mask = ~valid_cells(valid, height, width)
         position = self.position_embedding(padding_mask).astype(self.dtype)
         return Features(self.input_projection(stages[-1]), padding_mask, position)
 

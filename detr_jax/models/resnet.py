@@ -244,15 +244,15 @@ class ResNet(nnx.Module):
     that of the first block are dilated by 2.
     """
 
-    def __init__(self, config: BackboneConfig, *, dtype: jnp.dtype = jnp.dtype("float32"), rngs: nnx.Rngs):
-        self.dtype = dtype
+    def __init__(self, config: BackboneConfig, *, dtype: jax.typing.DTypeLike = "float32", rngs: nnx.Rngs):
+        dtype = self.dtype = jnp.dtype(dtype)
         self.stem = Stem(config, dtype=dtype, rngs=rngs)
-        self.stages = nnx.List([])
+        self.stages: nnx.List[nnx.List[ResidualBlock]] = nnx.List([])
         in_channels = config.width
         for stage, blocks in enumerate(config.blocks):
             dilated = config.dilation and stage == len(config.blocks) - 1
             channels = config.width * 2**stage
-            layers = nnx.List([])
+            layers: nnx.List[ResidualBlock] = nnx.List([])
             for block in range(blocks):
                 layers.append(
                     ResidualBlock(
@@ -268,9 +268,7 @@ class ResNet(nnx.Module):
                 in_channels = channels * config.expansion
             self.stages.append(layers)
 
-    def __call__(
-        self, images: jax.Array, sizes: jax.Array | None = None
-    ) -> tuple[list[jax.Array], jax.Array | None]:
+    def __call__(self, images: jax.Array, sizes: jax.Array | None = None) -> tuple[list[jax.Array], jax.Array | None]:
         """Features of every stage.
 
         Args:

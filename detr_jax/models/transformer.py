@@ -23,8 +23,8 @@ class LayerNorm(nnx.LayerNorm):
     def __init__(self, dim: int, *, rngs: nnx.Rngs):
         super().__init__(dim, epsilon=1e-5, dtype=jnp.float32, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return super().__call__(x).astype(x.dtype)
+    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
+        return super().__call__(x, mask=mask).astype(x.dtype)
 
 
 class Residual(nnx.Module):
@@ -35,9 +35,7 @@ class Residual(nnx.Module):
         self.dropout = config.dropout
         self.norm = LayerNorm(config.hidden_dim, rngs=rngs)
 
-    def __call__(
-        self, x: jax.Array, sublayer: Callable[[jax.Array], jax.Array], rngs: nnx.Rngs | None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, sublayer: Callable[[jax.Array], jax.Array], rngs: nnx.Rngs | None) -> jax.Array:
         if self.pre_norm:
             return x + dropout(sublayer(self.norm(x)), self.dropout, rngs)
         return self.norm(x + dropout(sublayer(x), self.dropout, rngs))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
@@ -78,6 +79,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     state = create_state(model, optimizer, config, mesh)
     frozen = jax.device_put(model.frozen, NamedSharding(mesh, P()))
     train_step = create_train_step(model, optimizer, config, mesh)
+    validator = Validator(config, val_source, model, mesh)
 
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep_checkpoints)
@@ -87,7 +89,6 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     step = int(state.step)
 
     log = RunLog(workdir, step, total_steps, batch_size)
-    validator = Validator(config, val_source, model, mesh)
     _introduce(log, config, mesh, plan, model, step, total_steps, previous)
     for source in (train_source, val_source):
         for sentence in source.faults.sentences():
@@ -125,14 +126,14 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
                 if len(pending) > _STEPS_AHEAD:
                     jax.block_until_ready(pending[-1 - _STEPS_AHEAD]["loss"])
 
-                done = step == total_steps or bool(stop)
-                save = done or step % config.training.checkpoint_every == 0
+                stopping = bool(stop) and step < total_steps
+                save = stopping or step == total_steps or step % config.training.checkpoint_every == 0
                 if save or step % config.training.log_every == 0:
                     log.training(step, _finite_means(pending, step))
                     pending = []
                 if save:
                     _save(checkpoints, model, state, frozen, config)
-                if stop and step < total_steps:
+                if stopping:
                     raise Interrupted(step, stop[0])
             validator.draw(state, frozen, workdir / "predictions.png")
             log.say(f"finished; checkpoints, metrics.jsonl and predictions.png are in {workdir}")
@@ -162,7 +163,9 @@ class Validator:
     def draw(self, state: TrainState, frozen: Any, path: Path) -> None:
         """Writes the first validation images with their ground truth and predictions as one picture."""
         config = self.config.evaluation
-        images, truths, predictions = [], [], []
+        images: list[np.ndarray] = []
+        truths: list[LabelledBoxes] = []
+        predictions: list[LabelledBoxes] = []
         for batch, found in self._predictions(self.plan, state, frozen):
             for i, image_id in enumerate(batch.image_ids.tolist()):
                 if len(images) == config.pictures or image_id < 0:
@@ -171,9 +174,7 @@ class Validator:
                 sure = found.scores[i] >= config.picture_threshold
                 images.append(image)
                 truths.append(LabelledBoxes(objects.boxes, objects.labels))
-                predictions.append(
-                    LabelledBoxes(found.boxes[i][sure], found.labels[i][sure], found.scores[i][sure])
-                )
+                predictions.append(LabelledBoxes(found.boxes[i][sure], found.labels[i][sure], found.scores[i][sure]))
             if len(images) == config.pictures:
                 break
         if images:
@@ -182,8 +183,8 @@ class Validator:
     def _predictions(self, plan: ValPlan, state: TrainState, frozen: Any) -> Iterator[tuple[Batch, Any]]:
         params = state.params if state.ema is None else state.ema
         for batch in batches(plan, self.source, self.config.evaluation.batch_size, self.config.data):
-            found = self.predict(params, frozen, batch.images, batch.sizes, batch.original_sizes)
-            yield batch, jax.device_get(found)
+            inputs = map(jnp.asarray, (batch.images, batch.sizes, batch.original_sizes))
+            yield batch, jax.device_get(self.predict(params, frozen, *inputs))
 
 
 def _check_devices(config: Config, mesh: Mesh) -> None:
@@ -193,7 +194,9 @@ def _check_devices(config: Config, mesh: Mesh) -> None:
     ):
         if size % (mesh.size * parts):
             whole = f"{mesh.size} devices" + (f" x training.accumulate={parts}" if parts > 1 else "")
-            raise ConfigError(f"{name}={size} cannot be shared out over {whole}: use a multiple of {mesh.size * parts}.")
+            raise ConfigError(
+                f"{name}={size} cannot be shared out over {whole}: use a multiple of {mesh.size * parts}."
+            )
 
 
 def _previous_config(workdir: Path, config: Config) -> dict[str, tuple[Any, Any]]:
@@ -271,8 +274,8 @@ def _to_devices(stream: Iterable[Batch], mesh: Mesh) -> Iterator[DeviceBatch]:
     sharding = NamedSharding(mesh, P("data"))
     ahead: DeviceBatch | None = None
     for batch in stream:
-        targets = Targets(batch.boxes, batch.labels, batch.count)
-        sent = jax.device_put(DeviceBatch(batch.images, batch.sizes, targets), sharding)
+        images, sizes, *targets = jax.device_put(batch[:5], sharding)
+        sent = DeviceBatch(images, sizes, Targets(*targets))
         if ahead is not None:
             yield ahead
         ahead = sent
@@ -303,7 +306,7 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(signal_number, handler)
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in map(int, (signal.SIGINT, signal.SIGTERM)):
             previous[number] = signal.signal(number, receive)
     except ValueError:  # signals can only be received in the main thread
         previous.clear()

@@ -38,9 +38,7 @@ def learning_rate_schedule(
     return optax.join_schedules([warmup, main], [config.warmup_steps])
 
 
-def create_optimizer(
-    config: OptimizerConfig, total_steps: int, steps_per_epoch: int
-) -> optax.GradientTransformation:
+def create_optimizer(config: OptimizerConfig, total_steps: int, steps_per_epoch: int) -> optax.GradientTransformation:
     """Clipping over all trainable parameters together, then AdamW with the group's own learning rate.
 
     Weight decay acts on every parameter, biases and norms included, as the original's does.
@@ -48,9 +46,7 @@ def create_optimizer(
 
     def adamw(peak: float) -> optax.GradientTransformation:
         schedule = learning_rate_schedule(config, peak, total_steps, steps_per_epoch)
-        return optax.adamw(
-            schedule, b1=config.beta1, b2=config.beta2, eps=1e-8, weight_decay=config.weight_decay
-        )
+        return optax.adamw(schedule, b1=config.beta1, b2=config.beta2, eps=1e-8, weight_decay=config.weight_decay)
 
     groups = {"main": adamw(config.learning_rate), "backbone": adamw(config.backbone_learning_rate)}
     by_group = optax.partition(groups, parameter_groups)
@@ -61,6 +57,4 @@ def create_optimizer(
 
 def parameter_groups(params: Any) -> Any:
     """The group of each parameter of a pure tree: "backbone" or "main"."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: "backbone" if path[0].key == "backbone" else "main", params
-    )
+    return jax.tree_util.tree_map_with_path(lambda path, _: "backbone" if path[0].key == "backbone" else "main", params)

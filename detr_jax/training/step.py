@@ -62,15 +62,17 @@ class Model(NamedTuple):
 
     def split(self, whole: Tree) -> tuple[Tree, Tree]:
         """Trainable and frozen values of one tree."""
-        _, params, frozen = nnx.split(nnx.merge(self.graph, whole), self.trainable, ...)
-        return nnx.as_pure(params), nnx.as_pure(frozen)
+        _, *states = nnx.split(nnx.merge(self.graph, whole), self.trainable, ...)
+        params, frozen = map(nnx.as_pure, states)
+        return params, frozen
 
 
 def split_model(model: DETR, config: Config) -> Model:
     """Takes a model apart into structure, trainable and frozen values."""
     trainable = is_trainable(config.optimizer)
-    graph, params, frozen = nnx.split(model, trainable, ...)
-    return Model(graph, trainable, nnx.as_pure(params), nnx.as_pure(frozen))
+    graph, *states = nnx.split(model, trainable, ...)
+    params, frozen = map(nnx.as_pure, states)
+    return Model(graph, trainable, params, frozen)
 
 
 def create_mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -79,9 +81,7 @@ def create_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def create_state(
-    model: Model, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh
-) -> TrainState:
+def create_state(model: Model, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh) -> TrainState:
     """The state before the first step, on every device of the mesh."""
     ema = jax.tree.map(jnp.copy, model.params) if config.training.ema_decay else None
     state = TrainState(jnp.zeros((), jnp.int32), model.params, optimizer.init(model.params), ema)
@@ -91,9 +91,7 @@ def create_state(
 TrainStep = Callable[[TrainState, Tree, DeviceBatch], tuple[TrainState, dict[str, jax.Array]]]
 
 
-def create_train_step(
-    model: Model, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh
-) -> TrainStep:
+def create_train_step(model: Model, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh) -> TrainStep:
     """Builds ``step(state, frozen, batch) -> (state, terms)``.
 
     The batch is sharded over the mesh's axis "data", the state is on every device and donated. Dropout follows
@@ -126,15 +124,11 @@ def create_train_step(
 
             split = jax.tree.map(lambda x: _split_parts(x, parts, mesh), batch)
             keys = jax.random.split(key, parts)
-            shapes = jax.eval_shape(
-                gradient_of, state.params, frozen, jax.tree.map(lambda x: x[0], split), norms, key
-            )
+            shapes = jax.eval_shape(gradient_of, state.params, frozen, jax.tree.map(lambda x: x[0], split), norms, key)
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             ((loss, terms), gradient), _ = jax.lax.scan(add_part, zeros, (split, keys))
             # losses are shares of the whole batch and add up; the diagnostics are means over a part
-            terms = {
-                name: term if name.startswith("loss") else term / parts for name, term in terms.items()
-            }
+            terms = {name: term if name.startswith("loss") else term / parts for name, term in terms.items()}
 
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -142,7 +136,7 @@ def create_train_step(
         if ema is not None:
             decay = config.training.ema_decay
             ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
-        terms = {"loss": loss, **terms, "gradient_norm": optax.global_norm(gradient)}
+        terms = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, params, optimizer_state, ema), terms
 
     return jax.jit(
@@ -175,6 +169,4 @@ def create_predict_step(model: Model, mesh: Mesh) -> PredictStep:
         predictions = model.merge(params, frozen)(normalize_images(images, sizes), sizes)
         return detections(predictions.logits[-1], predictions.boxes[-1], original_sizes)
 
-    return jax.jit(
-        predict, in_shardings=(replicated, replicated, sharded, sharded, sharded), out_shardings=replicated
-    )
+    return jax.jit(predict, in_shardings=(replicated, replicated, sharded, sharded, sharded), out_shardings=replicated)

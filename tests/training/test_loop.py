@@ -1,0 +1,177 @@
+import dataclasses
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from detr_jax import checkpoints
+from detr_jax.config import ConfigError
+from detr_jax.data import DataError
+from detr_jax.training import loop
+from detr_jax.training.log import RunLog
+from detr_jax.training.loop import Interrupted, TrainingError, train
+from tests.tiny import tiny_config
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """Runs of this file use one of the simulated devices."""
+    create_mesh = loop.create_mesh
+    monkeypatch.setattr(loop, "create_mesh", lambda: create_mesh(jax.devices()[:1]))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The workdir and the metrics of one whole run."""
+    workdir = tmp_path_factory.mktemp("run")
+    create_mesh = loop.create_mesh
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "create_mesh", lambda: create_mesh(jax.devices()[:1]))
+        return workdir, train(tiny_config(), workdir)
+
+
+def _lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def _newest_parts(workdir):
+    """All arrays of the newest checkpoint by part and path."""
+    folder = checkpoints.find_checkpoint(workdir)
+    parts = checkpoints.ocp.load_checkpointables(folder, {"params": None, "ema": None, "optimizer": None})
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(parts)}
+
+
+def test_a_run_leaves_metrics_checkpoints_config_and_a_picture(finished):
+    workdir, metrics = finished
+    lines = _lines(workdir)
+    training = [line for line in lines if "train/loss" in line]
+    validation = [line for line in lines if "val/AP" in line]
+    assert [line["step"] for line in training] == [4, 5, 8, 10, 12]
+    assert [line["step"] for line in validation] == [6, 12]
+    assert {"val/AP", "val/AP50", "val/AP75", "val/APs", "val/APm", "val/APl", "val/AR1", "val/AP/circle"} <= set(
+        validation[-1]
+    )
+    assert validation[-1]["val/AP"] == metrics["AP"]
+    assert sorted(int(path.name) for path in (workdir / "checkpoints").iterdir()) == [5, 10, 12]
+    assert json.loads((workdir / "config.json").read_text())["training"]["steps"] == 12
+    assert list((workdir / "tensorboard").iterdir())
+    with Image.open(workdir / "predictions.png") as picture:
+        assert min(picture.size) > 300
+
+
+def test_the_same_command_again_trains_nothing_more(finished, capsys):
+    workdir, metrics = finished
+    before = (workdir / "metrics.jsonl").read_text()
+    assert train(tiny_config(), workdir) == metrics
+    assert (workdir / "metrics.jsonl").read_text() == before
+    assert "resuming at step 12" in capsys.readouterr().out
+
+
+def test_a_run_stopped_by_a_signal_and_resumed_ends_with_the_same_bits(finished, tmp_path, monkeypatch):
+    write = RunLog.training
+
+    def write_and_stop(self, step, terms):
+        write(self, step, terms)
+        if step == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "training", write_and_stop)
+        with pytest.raises(Interrupted, match="step 5"):
+            train(tiny_config(), tmp_path)
+    assert train(tiny_config(), tmp_path) == finished[1]
+    ours, reference = _newest_parts(tmp_path), _newest_parts(finished[0])
+    assert ours.keys() == reference.keys()
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], reference[name], err_msg=name)
+
+
+def test_a_run_killed_between_checkpoints_repeats_the_lost_steps(finished, tmp_path, monkeypatch):
+    write = RunLog.training
+
+    def write_and_die(self, step, terms):
+        write(self, step, terms)
+        if step == 8:
+            raise KeyError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "training", write_and_die)
+        with pytest.raises(KeyError, match="killed"):
+            train(tiny_config(), tmp_path)
+    (tmp_path / "metrics.jsonl").open("a").write('{"step": 8, "tr')  # a line cut off by the crash
+    train(tiny_config(), tmp_path)
+    own, reference = _lines(tmp_path), _lines(finished[0])
+    assert [line["step"] for line in own] == [line["step"] for line in reference]
+    for a, b in zip(own, reference, strict=True):
+        assert {k: v for k, v in a.items() if "images_per_s" not in k} == {
+            k: v for k, v in b.items() if "images_per_s" not in k
+        }
+
+
+def test_the_checkpoint_restores_for_inference_with_the_moving_average(finished):
+    model, config = checkpoints.load_model(finished[0])
+    plain, _ = checkpoints.load_model(finished[0] / "checkpoints" / "12", ema=False)
+    assert config == tiny_config()
+    images = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)
+    sizes = np.array([[32, 32]])
+    assert model(images, sizes).logits.shape == (2, 1, 5, 4)
+    assert not np.allclose(model(images, sizes).logits, plain(images, sizes).logits)
+
+
+def test_a_changed_model_is_refused_and_a_changed_log_interval_is_told(finished, capsys):
+    config = tiny_config()
+    config.model.num_queries = 9
+    with pytest.raises(ConfigError, match=r"model\.num_queries was 5 .* is 9 now"):
+        train(config, finished[0])
+    config = tiny_config()
+    config.training.log_every = 3
+    train(config, finished[0])
+    assert "training.log_every from 4 to 3" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(tmp_path):
+    config = tiny_config()
+    config.optimizer.learning_rate = config.optimizer.backbone_learning_rate = 1e30
+    config.optimizer.warmup_steps = 0
+    with pytest.raises(TrainingError, match=r"loss is (nan|inf) at step \d+"):
+        train(config, tmp_path)
+    assert not any(path.name.isdigit() for path in (tmp_path / "checkpoints").iterdir())
+
+
+def _changed(path, value):
+    config = tiny_config()
+    *parents, name = path.split(".")
+    node = config
+    for parent in parents:
+        node = getattr(node, parent)
+    setattr(node, name, value)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "error", "words"),
+    [
+        ("training.batch_size", 0, ConfigError, "training.batch_size=0"),
+        ("loss.matcher", "hungarian", ConfigError, "loss.matcher='hungarian'"),
+        ("model.num_classes", 2, DataError, "model.num_classes=2"),
+        ("data.train_buckets", ((16, 16),), DataError, "data.train_buckets"),
+        ("data.val_buckets", ((16, 16),), DataError, "data.val_buckets"),
+    ],
+)
+def test_bad_configurations_end_before_anything_is_written(tmp_path, path, value, error, words):
+    with pytest.raises(error) as caught:
+        train(_changed(path, value), tmp_path / "run")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    config = dataclasses.replace(tiny_config())
+    config.training = dataclasses.replace(config.training, batch_size=6)
+    with pytest.raises(ConfigError, match=r"training\.batch_size=6 .* 4 devices: use a multiple of 4"):
+        train(config, tmp_path / "run")
