@@ -260,12 +260,15 @@ def _field_faults(node: Any, path: str) -> typing.Iterator[str]:
             yield f"{name}={value!r} has the wrong type: it must be {_type_name(hints[f.name])}."
         elif name in _CHOICES and value not in _CHOICES[name]:
             yield f"{name}={value!r} is not known: it must be one of {', '.join(map(repr, _CHOICES[name]))}."
+        elif hints[f.name] is float:
+            if not 0 <= value < float("inf"):
+                yield f"{name}={value} is out of range: it must be a finite number, not below 0."
         elif isinstance(value, int) and not isinstance(value, bool):
             least = 0 if name in _MAY_BE_ZERO else 1
             if value < least:
                 yield f"{name}={value} is too small: it must be at least {least}."
-        elif isinstance(value, float) and not 0 <= value < float("inf"):
-            yield f"{name}={value} is out of range: it must be a finite number, not below 0."
+        elif hints[f.name] == tuple[int, ...] and min(value, default=1) < 1:
+            yield f"{name}={value} holds a number that is too small: each must be at least 1."
 
 
 def _relation_faults(config: Config) -> typing.Iterator[str]:
@@ -273,7 +276,7 @@ def _relation_faults(config: Config) -> typing.Iterator[str]:
     if next(_field_faults(config, ""), None):
         return
     model, data, training = config.model, config.data, config.training
-    if not 1 <= len(model.backbone.blocks) <= 4 or min(model.backbone.blocks) < 1:
+    if not 1 <= len(model.backbone.blocks) <= 4:
         yield f"model.backbone.blocks={model.backbone.blocks} must hold one to four positive numbers, one a stage."
     if model.backbone.dilation and (model.backbone.block == "basic" or len(model.backbone.blocks) < 2):
         yield "model.backbone.dilation=True needs bottleneck blocks and two stages or more: use a ResNet-50 or 101."
@@ -286,15 +289,15 @@ def _relation_faults(config: Config) -> typing.Iterator[str]:
         )
     if model.hidden_dim % 4:
         yield f"model.hidden_dim={model.hidden_dim} must be a multiple of 4 for the position embedding."
-    for name in ("dropout",):
-        if not 0 <= getattr(model, name) < 1:
-            yield f"model.{name}={getattr(model, name)} must be at least 0 and below 1."
-    for name in ("beta1", "beta2"):
-        if not 0 <= getattr(config.optimizer, name) < 1:
-            yield f"optimizer.{name}={getattr(config.optimizer, name)} must be at least 0 and below 1."
-    if not 0 <= training.ema_decay < 1:
-        yield f"training.ema_decay={training.ema_decay} must be at least 0 and below 1."
-    if not 0 <= config.evaluation.picture_threshold <= 1:
+    for name, value in (
+        ("model.dropout", model.dropout),
+        ("optimizer.beta1", config.optimizer.beta1),
+        ("optimizer.beta2", config.optimizer.beta2),
+        ("training.ema_decay", training.ema_decay),
+    ):
+        if value >= 1:
+            yield f"{name}={value} must be at least 0 and below 1."
+    if config.evaluation.picture_threshold > 1:
         yield f"evaluation.picture_threshold={config.evaluation.picture_threshold} must lie between 0 and 1."
     if training.batch_size % training.accumulate:
         yield (

@@ -81,7 +81,9 @@ def match(cost: jax.Array, count: jax.Array, solver: str = "scipy", mesh: Mesh |
     solve = _match_on_host if solver == "scipy" else _match_on_device
     if mesh is not None and mesh.size > 1:
         layers_batch = P(None, "data")
-        solve = jax.shard_map(solve, mesh=mesh, in_specs=(layers_batch, P("data")), out_specs=layers_batch)
+        solve = jax.shard_map(
+            solve, mesh=mesh, in_specs=(layers_batch, P("data")), out_specs=layers_batch, check_vma=False
+        )
     return solve(lax.stop_gradient(cost).astype(jnp.float32), count)
 
 
@@ -123,6 +125,9 @@ def solve_with_scipy(cost: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def _match_on_device(cost: jax.Array, count: jax.Array) -> jax.Array:
+    layers, batch, _, targets = cost.shape
+    if targets == 0:
+        return jnp.zeros((layers, batch, 0), jnp.int32)
     per_image = jax.vmap(jax.vmap(_shortest_augmenting_paths), in_axes=(0, None))
     return per_image(cost, count)
 
@@ -136,6 +141,7 @@ def _shortest_augmenting_paths(cost: jax.Array, count: jax.Array) -> jax.Array:
     """
     num_queries, num_targets = cost.shape
     cost = jnp.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6).T  # [T, Q]
+    cost = jnp.where((jnp.arange(num_targets) < count)[:, None], cost, 0.0)
     if num_targets > num_queries:  # surplus targets take dearer stand-ins, and so end up unmatched
         stand_ins = jnp.full((num_targets, num_targets - num_queries), cost.max() + 1.0)
         cost = jnp.concatenate([cost, stand_ins], axis=1)

@@ -2,7 +2,10 @@
 
 import os
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0",  # tests compile more than they run
+)
 os.environ.setdefault("NPROC", "32")  # threads enough for host callbacks beside four simulated devices
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -36,8 +39,8 @@ def rngs(rng: np.random.Generator) -> nnx.Rngs:
 
 @pytest.fixture
 def tiny_backbone() -> Callable[..., BackboneConfig]:
-    """A factory of ResNets of four small stages; keywords override fields."""
-    return lambda **fields: BackboneConfig(**{"blocks": (1, 1, 1, 1), "width": 8, **fields})
+    """A factory of ResNets of three small stages; keywords override fields."""
+    return lambda **fields: BackboneConfig(**{"blocks": (1, 1, 1), "width": 8, **fields})
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The set loss against numbers worked out by hand and against plain numpy with scipy's matching."""
 
+import dataclasses
 import functools
 import math
 
@@ -33,14 +34,15 @@ def random_batch(rng, count):
     return Predictions(logits, boxes(LAYERS, batch, QUERIES)), targets
 
 
-@functools.cache
-def compiled(**fields):
-    """`set_loss` with its gradient, compiled once for all tests of a configuration: (loss, terms), gradient."""
+@functools.partial(jax.jit, static_argnames=("matcher", "auxiliary"))
+def loss_and_gradient(predictions, targets, norms=None, *, matcher="scipy", auxiliary=True, **weights):
+    """`set_loss` with its gradient, compiled once for all weights: (loss, terms), gradient."""
 
-    def loss(predictions, targets, norms=None):
-        return set_loss(predictions, targets, LossConfig(**fields), norms=norms)
+    def loss(predictions):
+        config = LossConfig(matcher=matcher, auxiliary=auxiliary, **weights)
+        return set_loss(predictions, targets, config, norms=norms)
 
-    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+    return jax.value_and_grad(loss, has_aux=True)(predictions)
 
 
 def corners(box):
@@ -59,9 +61,7 @@ def reference_layer(logits, boxes, targets, config):
         l1 = np.array([[np.abs(box - want).sum() for want in wanted] for box in boxes[image]])
         giou = np.array([[giou_by_definition(corners(b), corners(w)) for w in wanted] for b in boxes[image]])
         l1, giou = l1.reshape(len(l1), n), giou.reshape(len(l1), n)
-        cost = (
-            -config.cost_class * probabilities[:, labels] + config.cost_bbox * l1 - config.cost_giou * giou
-        )
+        cost = -config.cost_class * probabilities[:, labels] + config.cost_bbox * l1 - config.cost_giou * giou
         pairs = list(zip(*linear_sum_assignment(cost), strict=True))
         label_of = {query: labels[target] for query, target in pairs}
         for query in range(len(probabilities)):
@@ -89,13 +89,14 @@ def test_the_loss_of_a_small_example_is_the_one_worked_out_by_hand():
     """One class, two queries, two images; the first image holds one object, the second none."""
     target = [0.5, 0.5, 0.4, 0.4]
     near, far = [0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.2, 0.2]
-    # probabilities of (object, no object): 1/4, 3/4 and 4/5, 1/5 in the first image, 1/10, 9/10 and 4/5, 1/5 in the second
+    # probabilities of (object, no object): 1/4, 3/4 and 4/5, 1/5 in the first image,
+    # 1/10, 9/10 and 4/5, 1/5 in the second
     logits = jnp.log(jnp.asarray([[[[1.0, 3.0], [4.0, 1.0]], [[1.0, 9.0], [4.0, 1.0]]]]))
     predictions = Predictions(logits, jnp.asarray([[[near, far], [near, far]]]))
     targets = Targets(
         jnp.asarray([[target], [[0.0] * 4]]), jnp.zeros((2, 1), jnp.int32), jnp.asarray([1, 0], jnp.int32)
     )
-    (loss, terms), _ = compiled()(predictions, targets)
+    (loss, terms), _ = loss_and_gradient(predictions, targets)
     # near costs -1/4 + 5 * 0.4 - 2 * 1/4 = 1.25; far costs -4/5 + 5 * 1.2 + 2 * 0.29/0.49 = 6.38: near is matched
     loss_bbox = 0.4  # |0.2 - 0.4| twice, one box
     loss_giou = 0.75  # 1 - 0.04 / 0.16, no hull beyond the union
@@ -114,24 +115,29 @@ def test_the_loss_of_a_small_example_is_the_one_worked_out_by_hand():
 
 
 @any_counts
-@pytest.mark.parametrize("auxiliary", [True, False])
-@pytest.mark.parametrize("matcher", ["scipy", "device"])
+@pytest.mark.parametrize(("matcher", "auxiliary"), [("scipy", True), ("scipy", False), ("device", True)])
 def test_the_loss_equals_plain_numpy_with_scipy(rng, count, auxiliary, matcher):
-    weights = {"class_weight": 1.5, "bbox_weight": 4.0, "giou_weight": 2.5, "eos_coefficient": 0.3}
-    fields = {"cost_class": 2.0, "cost_bbox": 3.0, "cost_giou": 1.0, **weights}
-    config = LossConfig(**fields)
+    names = [field.name for field in dataclasses.fields(LossConfig) if field.type is float]
+    weights = dict(zip(names, rng.uniform(0.2, 3, len(names)).tolist(), strict=True))
+    config = LossConfig(**weights)
     predictions, targets = random_batch(rng, count)
-    (loss, terms), _ = compiled(matcher=matcher, auxiliary=auxiliary, **fields)(predictions, targets)
+    (loss, terms), _ = loss_and_gradient(predictions, targets, matcher=matcher, auxiliary=auxiliary, **weights)
 
     logits, boxes = (np.asarray(x, np.float64) for x in predictions)
-    layers = [reference_layer(*layer, Targets(*map(np.asarray, targets)), config) for layer in zip(logits, boxes)]
+    layers = [
+        reference_layer(*layer, Targets(*map(np.asarray, targets)), config) for layer in zip(logits, boxes, strict=True)
+    ]
     *earlier, expected = layers
     if auxiliary:
         for i, layer in enumerate(earlier):
             expected |= {f"{name}_{i}": value for name, value in layer.items() if name.startswith("loss")}
     assert {name: float(term) for name, term in terms.items()} == pytest.approx(expected, rel=1e-4, abs=1e-5)
     scored = layers if auxiliary else layers[-1:]
-    total = sum(1.5 * one["loss_ce"] + 4.0 * one["loss_bbox"] + 2.5 * one["loss_giou"] for one in scored)
+    total = sum(
+        weights[f"{part}_weight"] * one[f"loss_{term}"]
+        for part, term in (("class", "ce"), ("bbox", "bbox"), ("giou", "giou"))
+        for one in scored
+    )
     assert float(loss) == pytest.approx(total, rel=1e-4)
     assert all(term.dtype == jnp.float32 and term.shape == () for term in (loss, *terms.values()))
 
@@ -139,7 +145,7 @@ def test_the_loss_equals_plain_numpy_with_scipy(rng, count, auxiliary, matcher):
 @any_counts
 def test_gradients_are_finite_and_reach_boxes_only_of_matched_queries(rng, count):
     predictions, targets = random_batch(rng, count)
-    _, gradient = compiled()(predictions, targets)
+    _, gradient = loss_and_gradient(predictions, targets)
     assert all(np.isfinite(part).all() for part in gradient)
     assert np.asarray(gradient.logits).any(axis=-1).all(), "every query has a class to learn"
     moved = np.asarray(gradient.boxes).any(axis=-1).sum(axis=-1)  # [L, B]
@@ -148,7 +154,7 @@ def test_gradients_are_finite_and_reach_boxes_only_of_matched_queries(rng, count
 
 def test_without_a_weight_no_object_costs_nothing(rng):
     predictions, targets = random_batch(rng, [0, 0, 0])
-    (loss, terms), _ = compiled(eos_coefficient=0.0)(predictions, targets)
+    (loss, terms), _ = loss_and_gradient(predictions, targets, eos_coefficient=0.0)
     assert float(loss) == 0.0
     assert all(np.isfinite(float(term)) for term in terms.values())
 
@@ -157,7 +163,7 @@ def test_the_weight_of_no_object_scales_its_part_of_the_gradient(rng):
     """Where weights are normalised by the same number, tenfold weight is tenfold gradient of unmatched queries."""
     predictions, targets = random_batch(rng, [2, 1, 0])
     norms = normalizers(targets.count, QUERIES, LossConfig())
-    low, high = (compiled(eos_coefficient=eos)(predictions, targets, norms)[1] for eos in (0.1, 1.0))
+    low, high = (loss_and_gradient(predictions, targets, norms, eos_coefficient=eos)[1] for eos in (0.1, 1.0))
     unmatched = ~np.asarray(low.boxes).any(axis=-1)
     assert 0 < unmatched.sum() < unmatched.size
     np.testing.assert_allclose(high.logits[unmatched], 10 * low.logits[unmatched], rtol=1e-4)
@@ -172,13 +178,13 @@ def test_normalizers_count_boxes_and_class_weights():
 
 
 def test_losses_of_parts_with_the_normalizers_of_the_whole_add_up(rng):
-    predictions, targets = random_batch(rng, [2, 0, 3, 1])
+    predictions, targets = random_batch(rng, [2, 0, 3, 1, 0, 9])
     norms = normalizers(targets.count, QUERIES, LossConfig())
 
     def part(images):
         predicted = Predictions(*(x[:, images] for x in predictions))
-        (loss, _), _ = compiled()(predicted, Targets(*(x[images] for x in targets)), norms)
+        (loss, _), _ = loss_and_gradient(predicted, Targets(*(x[images] for x in targets)), norms)
         return float(loss)
 
-    (whole, _), _ = compiled()(predictions, targets)
-    assert part(slice(0, 2)) + part(slice(2, 4)) == pytest.approx(float(whole), rel=1e-5)
+    (whole, _), _ = loss_and_gradient(predictions, targets)
+    assert part(slice(0, 3)) + part(slice(3, 6)) == pytest.approx(float(whole), rel=1e-5)

@@ -45,6 +45,9 @@ class ShapesDataset:
     def __len__(self) -> int:
         return len(self.sizes)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": {}}  # a worker process draws for itself
+
     def draw(self, index: int) -> Drawing:
         """Draws image ``index``."""
         if not 0 <= index < len(self):
@@ -61,7 +64,7 @@ class ShapesDataset:
             for _ in range(_PLACEMENT_TRIES):
                 label = int(rng.integers(len(CATEGORIES)))
                 mask = _shape_mask(rng, label, height, width)
-                if not (mask & taken).any():
+                if mask.any() and not (mask & taken).any():
                     taken |= _grown(mask)
                     color = _contrasting_color(rng, background)
                     image[mask] = _noisy(rng, color, 15, (int(mask.sum()),))

@@ -82,17 +82,19 @@ def val_geometry(size: tuple[int, int], config: DataConfig) -> Geometry:
 
 
 def largest_sizes(size: tuple[int, int], config: DataConfig) -> list[tuple[int, int]]:
-    """Sizes (height, width) that no training geometry of an image of this size exceeds, for want of a canvas."""
+    """Sizes (height, width) that bound all training geometries of an image of this size, one an orientation or branch.
+
+    Canvases that hold these hold every augmentation of the image.
+    """
     if not config.train_short_sides:
-        largest = [size]
-        if config.crop_short_sides:
-            largest.append((config.crop_max, config.crop_max))
-        return largest
-    shortest = max(config.train_short_sides)
-    largest = [resized(size, shortest, config.max_long_side)]
+        return [size, (config.crop_max, config.crop_max)] if config.crop_short_sides else [size]
+    short = max(config.train_short_sides)
+    largest = [resized(size, short, config.max_long_side)]
     if config.crop_short_sides:
-        extremes = ((config.crop_min, config.crop_max), (config.crop_max, config.crop_min))
-        largest += [resized(extreme, shortest, config.max_long_side) for extreme in extremes]
+        aspect = config.crop_max / config.crop_min
+        # where the limit binds, the rounded short side is up to half a pixel too long, and the long side follows it
+        long = int(min(short * aspect, config.max_long_side + 0.5 * aspect))
+        largest += [(short, max(short, long)), (max(short, long), short)]
     return largest
 
 

@@ -7,6 +7,8 @@ hand, every convolution wider than 1x1, the pooling and the statistics of group 
 the border, so the features of an image do not depend on how far it was padded.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,7 +111,7 @@ class GroupNorm(nnx.Module):
     """Group norm whose statistics are those of the valid region (Wu and He, 2018)."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
-        self.groups = min(32, channels // 4)
+        self.groups = math.gcd(32, channels // 4)
         self.scale = nnx.Param(jnp.ones(channels))
         self.bias = nnx.Param(jnp.zeros(channels))
 

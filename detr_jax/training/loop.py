@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -19,7 +18,6 @@ from detr_jax.config import Config, ConfigError, check, differences, from_json, 
 from detr_jax.data import Batch, TrainPlan, ValPlan, batches, open_source
 from detr_jax.evaluation.coco import CocoEvaluator
 from detr_jax.matching import Targets, callbacks_may_starve
-from detr_jax.models.detr import DETR
 from detr_jax.training.log import RunLog
 from detr_jax.training.optimizer import create_optimizer
 from detr_jax.training.step import (
@@ -27,10 +25,10 @@ from detr_jax.training.step import (
     Model,
     TrainState,
     create_mesh,
+    create_model,
     create_predict_step,
     create_state,
     create_train_step,
-    split_model,
 )
 from detr_jax.visualization import LabelledBoxes, comparison_sheet
 
@@ -74,7 +72,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     plan = TrainPlan(train_source, config.data, batch_size, config.training.seed)
     total_steps = config.training.steps or (config.training.epochs or 0) * plan.steps_per_epoch
 
-    model = split_model(DETR(config.model, rngs=nnx.Rngs(config.training.seed)), config)
+    model = create_model(config)
     optimizer = create_optimizer(config.optimizer, total_steps, plan.steps_per_epoch)
     state = create_state(model, optimizer, config, mesh)
     frozen = jax.device_put(model.frozen, NamedSharding(mesh, P()))

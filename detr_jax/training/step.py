@@ -67,12 +67,19 @@ class Model(NamedTuple):
         return params, frozen
 
 
-def split_model(model: DETR, config: Config) -> Model:
-    """Takes a model apart into structure, trainable and frozen values."""
+def create_model(config: Config) -> Model:
+    """A model with initial values from the seed, compiled as one program."""
     trainable = is_trainable(config.optimizer)
-    graph, *states = nnx.split(model, trainable, ...)
-    params, frozen = map(nnx.as_pure, states)
-    return Model(graph, trainable, params, frozen)
+
+    def initial() -> DETR:
+        return DETR(config.model, rngs=nnx.Rngs(config.training.seed))
+
+    @jax.jit
+    def initial_values() -> list[Tree]:
+        return [nnx.as_pure(state) for state in nnx.split(initial(), trainable, ...)[1:]]
+
+    graph = nnx.graphdef(nnx.eval_shape(initial))
+    return Model(graph, trainable, *initial_values())
 
 
 def create_mesh(devices: list[jax.Device] | None = None) -> Mesh:

@@ -16,7 +16,12 @@ BATCH, QUERIES, KEYS, DIM, HEADS = 2, 4, 6, 12, 3
 @pytest.fixture
 def attention(rngs):
     module = MultiHeadAttention(DIM, HEADS, dropout=0.1, dtype=jnp.dtype("float32"), rngs=rngs)
-    for projection in (module.query, module.key, module.value, module.output):  # biases start at zero: move them
+    for projection in (
+        module.query,
+        module.key,
+        module.value,
+        module.output,
+    ):  # biases start at zero: move them
         projection.bias[...] = 0.5 * rngs.params.normal((DIM,))
     return module
 
@@ -24,9 +29,7 @@ def attention(rngs):
 @pytest.fixture
 def inputs(rng):
     """Queries, keys and values, each its own."""
-    return [
-        jnp.asarray(rng.normal(size=(BATCH, n, DIM)), jnp.float32) for n in (QUERIES, KEYS, KEYS)
-    ]
+    return [jnp.asarray(rng.normal(size=(BATCH, n, DIM)), jnp.float32) for n in (QUERIES, KEYS, KEYS)]
 
 
 def attend_by_loops(module, inputs, is_masked, added):
@@ -39,7 +42,11 @@ def attend_by_loops(module, inputs, is_masked, added):
     width = DIM // HEADS
     for b, n, head in np.ndindex(BATCH, QUERIES, HEADS):
         channels = slice(head * width, (head + 1) * width)
-        q, keys, values = projected[0][b, n, channels], projected[1][b, :, channels], projected[2][b, :, channels]
+        q, keys, values = (
+            projected[0][b, n, channels],
+            projected[1][b, :, channels],
+            projected[2][b, :, channels],
+        )
         seen = [k for k in range(KEYS) if not is_masked(b, n, k)]
         weights = np.array([math.exp(q @ keys[k] / math.sqrt(width) + added(b, n, k)) for k in seen])
         out[b, n, channels] = sum(w * values[k] for w, k in zip(weights / weights.sum(), seen, strict=True))
@@ -82,9 +89,7 @@ def test_a_bool_attention_mask_hides_keys_from_single_queries(rng, attention, in
 def test_a_float_attention_mask_is_added_before_the_softmax_beside_padding(rng, attention, inputs):
     bias, mask = rng.normal(size=(QUERIES, KEYS)), random_mask(rng, BATCH, KEYS)
     bias[:, 1] = -np.inf
-    expected = attend_by_loops(
-        attention, inputs, lambda b, n, k: mask[b, k] or k == 1, lambda b, n, k: bias[n, k]
-    )
+    expected = attend_by_loops(attention, inputs, lambda b, n, k: mask[b, k] or k == 1, lambda b, n, k: bias[n, k])
     found = attention(*inputs, attn_mask=jnp.asarray(bias, jnp.float32), key_padding_mask=jnp.asarray(mask))
     np.testing.assert_allclose(found, expected, atol=1e-5)
 

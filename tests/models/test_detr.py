@@ -9,16 +9,19 @@ from flax import nnx
 from detr_jax.config import Config, OptimizerConfig
 from detr_jax.models import (
     DETR,
+    attention,
     detr_resnet50,
     detr_resnet50_dc5,
     detr_resnet101,
     detr_resnet101_dc5,
     normalize_images,
     resnet,
+    transformer,
 )
 from detr_jax.models.detr import sample_padding_mask
-from detr_jax.models.resnet import FrozenBatchNorm
 from detr_jax.training.optimizer import is_trainable
+
+BATCH_SHAPES = jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.float32), jax.ShapeDtypeStruct((2, 2), jnp.int32)
 
 
 def count_parameters(module, *filters):
@@ -31,16 +34,20 @@ def abstract(config):
     return nnx.eval_shape(lambda: DETR(config, rngs=nnx.Rngs(0)))
 
 
-def randomize_statistics(model, rng):
-    """Gives frozen batch norms statistics that turn zeros into something else, as trained ones do."""
-    for _, module in nnx.iter_modules(model):
-        if isinstance(module, FrozenBatchNorm):
-            channels = module.mean[...].shape
-            for name in ("mean", "bias"):
-                getattr(module, name)[...] = jnp.asarray(rng.normal(scale=0.5, size=channels), jnp.float32)
-            for name in ("scale", "variance"):
-                getattr(module, name)[...] = jnp.asarray(rng.uniform(0.5, 1.5, channels), jnp.float32)
-    return model
+def random_model(config, rng):
+    """A model with random values in every parameter and in the statistics of frozen batch norms.
+
+    Frozen batch norms then turn zeros into something else, as trained ones do.
+    """
+
+    def values(leaf):
+        if len(leaf.shape) == 1:  # biases, norms and statistics
+            return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), leaf.dtype)
+        scale = np.prod(leaf.shape[:-1]) ** -0.5
+        return jnp.asarray(rng.normal(scale=scale, size=leaf.shape), leaf.dtype)
+
+    graph, state = nnx.split(abstract(config))
+    return nnx.merge(graph, jax.tree.map(values, state))
 
 
 def on_canvas(images, canvas):
@@ -66,31 +73,32 @@ def first_image_predictions(model, images, canvases):
     return [jax.tree.map(lambda x: np.asarray(x[:, 0]), run) for run in (alone, *beside)]
 
 
-@pytest.mark.parametrize("norm", ["frozen_batch", "group"])
-@pytest.mark.parametrize("dilation", [False, True], ids=["stride-32", "dc5"])
-def test_padding_never_changes_an_answer(rng, rngs, images, tiny_model, tiny_backbone, norm, dilation):
-    backbone = tiny_backbone(norm=norm, dilation=dilation, blocks=(1, 1, 1, 2))
-    model = randomize_statistics(DETR(tiny_model(backbone=backbone), rngs=rngs), rng)
+@pytest.mark.parametrize(
+    "backbone",
+    [{"norm": "frozen_batch"}, {"norm": "group"}, {"dilation": True, "blocks": (1, 1, 2)}],
+    ids=["frozen-batch", "group", "dc5"],
+)
+def test_padding_never_changes_an_answer(rng, images, tiny_model, tiny_backbone, backbone):
+    model = random_model(tiny_model(backbone=tiny_backbone(**backbone), decoder_layers=1), rng)
     alone, *padded = first_image_predictions(model, images, [(96, 128), (160, 192)])
     for found in padded:
         np.testing.assert_allclose(found.logits, alone.logits, atol=1e-4)
         np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-4)
 
 
-def test_padding_changes_the_answer_where_it_is_not_masked(rng, rngs, images, tiny_model, tiny_backbone):
+def test_padding_changes_the_answer_where_it_is_not_masked(rng, images, tiny_model):
     """The test above can fail: this is the original's behaviour on a padded batch."""
-    backbone = tiny_backbone(blocks=(1, 1, 1, 2))
-    model = randomize_statistics(DETR(tiny_model(backbone=backbone, mask_padding=False), rngs=rngs), rng)
+    model = random_model(tiny_model(mask_padding=False, decoder_layers=1), rng)
     alone, padded = first_image_predictions(model, images, [(160, 192)])
     assert np.abs(padded.logits - alone.logits).max() > 1e-3
 
 
-def test_masking_padding_changes_nothing_without_padding(rng, rngs, images, tiny_model):
-    seed = int(rng.integers(2**31))
+def test_masking_padding_changes_nothing_without_padding(rng, images, tiny_model):
+    seed = rng.integers(2**31)
     answers = []
     for mask_padding in (True, False):
-        model = DETR(tiny_model(mask_padding=mask_padding), rngs=nnx.Rngs(seed))
-        randomize_statistics(model, np.random.default_rng(seed))
+        config = tiny_model(mask_padding=mask_padding, decoder_layers=1)
+        model = random_model(config, np.random.default_rng(seed))
         answers.append(nnx.jit(model)(*on_canvas(images[:1], images[0].shape[:2])))
     np.testing.assert_allclose(answers[0].logits, answers[1].logits, atol=1e-5)
 
@@ -100,19 +108,17 @@ def test_masking_padding_changes_nothing_without_padding(rng, rngs, images, tiny
 @pytest.mark.parametrize("position_embedding", ["sine", "learned"])
 def test_predictions_are_float32_for_every_layer_and_query(tiny_model, pre_norm, dtype, position_embedding):
     config = tiny_model(pre_norm=pre_norm, dtype=dtype, position_embedding=position_embedding)
-    images = jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.float32)
-    sizes = jax.ShapeDtypeStruct((2, 2), jnp.int32)
-    out = jax.eval_shape(lambda *batch: DETR(config, rngs=nnx.Rngs(0))(*batch), images, sizes)
+    out = jax.eval_shape(lambda *batch: DETR(config, rngs=nnx.Rngs(0))(*batch), *BATCH_SHAPES)
     assert (out.logits.shape, out.boxes.shape) == ((2, 2, 7, 6), (2, 2, 7, 4))
     assert out.logits.dtype == out.boxes.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(nnx.state(abstract(config), nnx.Param)))
 
 
 def test_bfloat16_answers_nearly_as_float32(rng, images, tiny_model):
-    seed = int(rng.integers(2**31))
-    batch = on_canvas(images, (96, 128))
+    seed, batch = rng.integers(2**31), on_canvas(images, (96, 128))
     exact, rough = (
-        nnx.jit(DETR(tiny_model(dtype=dtype), rngs=nnx.Rngs(seed)))(*batch) for dtype in ("float32", "bfloat16")
+        nnx.jit(random_model(tiny_model(dtype=dtype, decoder_layers=1), np.random.default_rng(seed)))(*batch)
+        for dtype in ("float32", "bfloat16")
     )
     np.testing.assert_allclose(rough.logits, exact.logits, atol=0.1)
     np.testing.assert_allclose(rough.boxes, exact.boxes, atol=0.05)
@@ -120,44 +126,55 @@ def test_bfloat16_answers_nearly_as_float32(rng, images, tiny_model):
     assert ((exact.boxes > 0) & (exact.boxes < 1)).all()
 
 
-def test_dropout_acts_only_with_rngs(rngs, images, tiny_model):
-    model = DETR(tiny_model(dropout=0.2), rngs=rngs)
-    batch = on_canvas(images, (96, 128))
-    predict = nnx.jit(lambda model, key: model(*batch, rngs=None if key is None else nnx.Rngs(dropout=key)))
-    keys = (None, None, jax.random.key(1), jax.random.key(2))
-    still, again, one, other = (predict(model, key).logits for key in keys)
-    np.testing.assert_array_equal(still, again)
-    assert not np.allclose(one, still, atol=1e-3)
-    assert not np.allclose(one, other, atol=1e-3)
+@pytest.mark.parametrize("training", [False, True])
+def test_dropout_acts_in_every_place_of_the_transformer_only_with_rngs(monkeypatch, tiny_model, training):
+    """4 places in an encoder layer and 6 in a decoder layer: probabilities, activation, and each sublayer."""
+    active = []
+
+    def record(x, rate, rngs):
+        active.extend([rate] if rngs is not None else [])
+        return x
+
+    for module in (attention, transformer):
+        monkeypatch.setattr(module, "dropout", record)
+
+    def run(images, sizes):
+        model = DETR(tiny_model(dropout=0.2, encoder_layers=3, decoder_layers=2), rngs=nnx.Rngs(0))
+        return model(images, sizes, rngs=nnx.Rngs(dropout=1) if training else None)
+
+    jax.eval_shape(run, *BATCH_SHAPES)
+    assert active == [0.2] * (3 * 4 + 2 * 6 if training else 0)
 
 
-def test_parameter_counts_are_those_of_the_original_r50():
-    model = abstract(detr_resnet50())
-    assert count_parameters(model) == 41_524_768
-    assert count_parameters(model.encoder) == 7_890_432
-    assert count_parameters(model.decoder) == 9_473_024
-    outside = (model.input_projection, model.class_head, model.box_head)
-    assert sum(map(count_parameters, outside)) + model.object_queries.size == 706_400
-    assert count_parameters(model.backbone.stem) + count_parameters(model.backbone.stages[0]) == 222_400
+@pytest.fixture(scope="module")
+def resnet50():
+    return abstract(detr_resnet50())
 
 
-def test_parameter_count_of_r101_and_that_dilation_adds_none():
+def test_parameter_counts_are_those_of_the_original_r50(resnet50):
+    assert count_parameters(resnet50) == 41_524_768
+    assert count_parameters(resnet50.encoder) == 7_890_432
+    assert count_parameters(resnet50.decoder) == 9_473_024
+    outside = (resnet50.input_projection, resnet50.class_head, resnet50.box_head)
+    assert sum(map(count_parameters, outside)) + resnet50.object_queries.size == 706_400
+    assert count_parameters(resnet50.backbone.stem) + count_parameters(resnet50.backbone.stages[0]) == 222_400
+
+
+def test_parameter_count_is_that_of_the_original_r101():
     assert count_parameters(abstract(detr_resnet101())) == 60_464_672
-    assert count_parameters(abstract(detr_resnet50_dc5())) == 41_524_768
 
 
-def test_the_stem_and_the_first_stage_are_not_trained():
-    model, config = abstract(detr_resnet50()), Config().optimizer
-    assert count_parameters(model, is_trainable(config)) == 41_302_368
-    frozen = nnx.to_flat_state(nnx.state(model, nnx.All(nnx.Param, nnx.Not(is_trainable(config)))))
+def test_the_stem_and_the_first_stage_are_not_trained(resnet50):
+    config = Config().optimizer
+    assert count_parameters(resnet50, is_trainable(config)) == 41_302_368
+    frozen = nnx.to_flat_state(nnx.state(resnet50, nnx.All(nnx.Param, nnx.Not(is_trainable(config)))))
     assert {path[:2] for path, _ in frozen} == {("backbone", "stem"), ("backbone", "stages")}
     assert {path[2] for path, _ in frozen if path[1] == "stages"} == {0}
 
 
-def test_a_backbone_learning_rate_of_zero_freezes_the_whole_backbone():
-    model = abstract(detr_resnet50())
+def test_a_backbone_learning_rate_of_zero_freezes_the_whole_backbone(resnet50):
     trainable = is_trainable(OptimizerConfig(backbone_learning_rate=0.0))
-    assert count_parameters(model, trainable) == 41_524_768 - count_parameters(model.backbone)
+    assert count_parameters(resnet50, trainable) == 41_524_768 - count_parameters(resnet50.backbone)
 
 
 @pytest.mark.parametrize(
@@ -176,12 +193,13 @@ def test_presets_are_the_published_models_and_take_other_fields(preset, blocks, 
 
 
 def test_there_is_no_preset_of_an_unknown_resnet():
-    with pytest.raises(ValueError, match="ResNet-152.*18, 34, 50, 101"):
+    with pytest.raises(ValueError, match=r"ResNet-152.*18, 34, 50, 101"):
         resnet(152)
 
 
-def test_heads_and_queries_start_as_the_original(rngs, tiny_model):
-    model = DETR(tiny_model(hidden_dim=64, num_queries=100), rngs=rngs)
+def test_heads_and_queries_start_as_the_original(rngs, tiny_model, tiny_backbone):
+    backbone = tiny_backbone(block="basic", blocks=(1,), stem="small")
+    model = DETR(tiny_model(backbone=backbone, encoder_layers=0, decoder_layers=1, num_queries=100), rngs=rngs)
     for linear in (model.class_head, model.input_projection, *model.box_head.layers):
         bound = linear.kernel[...].shape[0] ** -0.5
         for value in (linear.kernel[...], linear.bias[...]):
@@ -206,7 +224,7 @@ def test_the_padding_mask_follows_its_definition(rng):
         assert mask[image, y, x] == (row >= sizes[image][0] or column >= sizes[image][1])
 
 
-def test_both_padding_masks_agree_on_canvases_of_the_stride(rng, rngs, tiny_model):
+def test_both_padding_masks_agree_on_canvases_of_the_stride(rng):
     sizes = jnp.asarray(rng.integers(1, 129, (20, 2)), jnp.int32)
     mask = sample_padding_mask(sizes, (128, 128), (4, 4))
     expected = np.arange(4) >= -(-np.asarray(sizes)[..., None] // 32)  # [B, 2, 4]

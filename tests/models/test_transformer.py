@@ -116,7 +116,6 @@ def test_dropout_acts_only_with_rngs_and_follows_their_key(rngs, tiny_model, ima
     config = tiny_model(pre_norm=pre_norm, dropout=0.2)
     encoder, decoder = Encoder(config, rngs=rngs), Decoder(config, rngs=rngs)
 
-    @jax.jit
     def run(key):
         dropout = None if key is None else nnx.Rngs(dropout=key)
         memory = encoder(*image, rngs=dropout)

@@ -1,0 +1,250 @@
+"""Plans, canvases, the contents of batches, and that a stream can be taken up anywhere."""
+
+import collections
+import itertools
+
+import numpy as np
+import pytest
+
+from detr_jax.config import DataConfig, ShapesConfig
+from detr_jax.data.batching import NO_IMAGE, BatchLoader, TrainPlan, ValPlan, batches, bucket_for
+from detr_jax.data.shapes import ShapesDataset
+from detr_jax.data.source import DataError
+from detr_jax.data.transforms import DRAWS, apply, train_geometry
+
+BATCH = 4
+BUCKETS = ((48, 64), (64, 48), (64, 64), (96, 96))
+
+
+@pytest.fixture
+def source(rng):
+    config = ShapesConfig(train_images=57, min_size=32, max_size=64, seed=int(rng.integers(2**31)))
+    return ShapesDataset(config, "train")
+
+
+@pytest.fixture
+def config():
+    """Images keep their size, apart from a flip."""
+    return DataConfig(train_short_sides=(), crop_short_sides=(), train_buckets=BUCKETS, val_buckets=BUCKETS)
+
+
+@pytest.fixture
+def cropping():
+    """With the whole augmentation, small."""
+    return DataConfig(
+        train_short_sides=(32, 40, 48),
+        crop_short_sides=(30, 36),
+        crop_min=24,
+        crop_max=40,
+        max_long_side=96,
+        train_buckets=BUCKETS,
+        val_buckets=BUCKETS,
+    )
+
+
+def indices(epoch):
+    return [image.source_index for batch in epoch for image in batch.images]
+
+
+def assert_same_batch(one, other):
+    for name, a, b in zip(one._fields, one, other, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+def take(stream, count):
+    return list(itertools.islice(stream, count))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((48, 64), (48, 64)),
+        ((64, 48), (64, 48)),
+        ((10, 10), (48, 64)),
+        ((49, 49), (64, 64)),
+        ((65, 10), (96, 96)),
+        ((96, 96), (96, 96)),
+        ((97, 10), None),
+    ],
+)
+def test_the_bucket_is_the_smallest_that_holds_the_image(size, expected):
+    assert bucket_for(size, BUCKETS) == expected
+    assert bucket_for(size, BUCKETS[::-1]) == expected
+
+
+@pytest.mark.parametrize("augmentation", ["config", "cropping"])
+def test_an_epoch_has_its_number_of_full_batches_with_few_images_twice(source, augmentation, request):
+    plan = TrainPlan(source, request.getfixturevalue(augmentation), BATCH, seed=3)
+    assert plan.steps_per_epoch == 57 // BATCH
+    for number in range(3):
+        epoch = plan.epoch(number)
+        assert len(epoch) == 57 // BATCH
+        for bucket, images in epoch:
+            assert len(images) == BATCH
+            assert bucket in BUCKETS
+            for image in images:
+                assert image.geometry.size[0] <= bucket[0]
+                assert image.geometry.size[1] <= bucket[1]
+        duplicates = 56 - len(set(indices(epoch)))
+        assert duplicates < BATCH, "only the leftovers of the largest bucket are filled up"
+
+
+def test_geometries_of_a_plan_are_those_of_its_images(source, cropping):
+    """Each is among those that `train_geometry` gives for the image's size; with one draw a place, they vary."""
+    plan = TrainPlan(source, cropping, BATCH, seed=1)
+    images = [image for batch in plan.epoch(0) for image in batch.images]
+    assert {image.geometry.flip for image in images} == {False, True}
+    assert {image.geometry.crop is None for image in images} == {False, True}
+    for index, geometry in images:
+        if geometry.crop is None:
+            size = tuple(source.sizes[index].tolist())
+            reachable = {
+                train_geometry(size, np.r_[flip, 0.0, side, np.zeros(DRAWS - 3)], cropping)
+                for flip, side in itertools.product((0.0, 0.9), (0.0, 0.5, 0.9))
+            }
+            assert geometry in reachable
+
+
+def test_batches_waste_little_when_buckets_fit(source, config):
+    """Most images stand on their own smallest canvas; the others moved on as leftovers, fewer than a batch a bucket."""
+    epoch = TrainPlan(source, config, BATCH, seed=5).epoch(0)
+    moved = sum(bucket_for(i.geometry.size, BUCKETS) != bucket for bucket, images in epoch for i in images)
+    assert moved < len(BUCKETS) * BATCH
+
+
+def test_epochs_differ_and_follow_from_the_seed_alone(source, cropping):
+    plan, same, other = (TrainPlan(source, cropping, BATCH, seed) for seed in (3, 3, 4))
+    assert plan.epoch(0) == same.epoch(0)
+    assert plan.epoch(1) != plan.epoch(0)
+    assert other.epoch(0) != plan.epoch(0)
+    assert indices(plan.epoch(0)) != indices(plan.epoch(1))
+    assert same.epoch(7) == plan.epoch(7)
+
+
+def test_over_epochs_every_image_is_used_about_equally(source, config):
+    plan = TrainPlan(source, config, BATCH, seed=0)
+    uses = collections.Counter(index for epoch in range(20) for index in indices(plan.epoch(epoch)))
+    assert set(uses) == set(range(57))
+    assert min(uses.values()) > 10
+
+
+def test_steps_run_through_the_epochs(source, config):
+    plan = TrainPlan(source, config, BATCH, seed=0)
+    steps = plan.steps_per_epoch
+    assert [plan[step] for step in range(steps, 2 * steps)] == plan.epoch(1)
+
+
+def test_a_data_set_smaller_than_a_batch_fills_it_with_repetitions(config):
+    tiny = ShapesDataset(ShapesConfig(train_images=2, min_size=32, max_size=48), "train")
+    plan = TrainPlan(tiny, config, BATCH, seed=0)
+    (batch,) = plan.epoch(0)
+    assert len(batch.images) == BATCH
+    assert set(indices([batch])) == {0, 1}
+
+
+def test_an_image_larger_than_every_canvas_is_named_with_the_field(source, config):
+    height, width = source.sizes[13] = (130, 50)
+    config.val_short_side = 0
+    with pytest.raises(DataError, match=rf"Image 13 .*{height} x {width}.*data.train_buckets"):
+        TrainPlan(source, config, BATCH, seed=0)
+    with pytest.raises(DataError, match=rf"Image 13 .*{height} x {width}.*data.val_buckets"):
+        ValPlan(source, config, BATCH)
+
+
+def test_crops_that_fit_no_canvas_are_found_before_training(source, cropping):
+    cropping.train_buckets = ((48, 96),)
+    with pytest.raises(DataError, match=r"data\.train_buckets"):
+        TrainPlan(source, cropping, BATCH, 0)
+
+
+def test_validation_covers_each_image_once(source, config):
+    config.val_short_side = 0
+    plan = ValPlan(source, config, BATCH)
+    assert sorted(indices(plan)) == list(range(57))
+    for bucket, images in plan:
+        assert 1 <= len(images) <= BATCH
+        assert all(bucket_for(image.geometry.size, BUCKETS) == bucket for image in images)
+        assert not any(image.geometry.flip or image.geometry.crop for image in images)
+    partial = collections.Counter(bucket for bucket, images in plan if len(images) < BATCH)
+    assert max(partial.values()) == 1
+
+
+def test_a_batch_holds_its_images_boxes_and_sizes_and_zeros_beyond(source, cropping):
+    plan = TrainPlan(source, cropping, BATCH, seed=2)
+    planned = max(plan.epoch(0), key=lambda one: sum(len(source[i.source_index].objects.labels) for i in one.images))
+    batch = BatchLoader(source, BATCH)(planned)
+    assert batch.images.shape == (BATCH, *planned.bucket, 3)
+    assert batch.boxes.shape == (BATCH, 4, 4)
+    assert [array.dtype for array in batch] == ["u1", "i4", "f4", "i4", "i4", "i8", "i4"]
+    for i, (index, geometry) in enumerate(planned.images):
+        image, (boxes, labels) = apply(geometry, *source[index])
+        height, width = image.shape[:2]
+        np.testing.assert_array_equal(batch.images[i, :height, :width], image)
+        assert not batch.images[i, height:].any()
+        assert not batch.images[i, :, width:].any()
+        assert tuple(batch.sizes[i]) == (height, width)
+        assert tuple(batch.original_sizes[i]) == tuple(source.sizes[index])
+        assert batch.image_ids[i] == source.image_ids[index]
+        assert batch.count[i] == len(labels)
+        np.testing.assert_array_equal(batch.labels[i, : len(labels)], labels)
+        assert not batch.boxes[i, len(labels) :].any()
+        for (x0, y0, x1, y1), found in zip(boxes.tolist(), batch.boxes[i], strict=False):
+            center = [(x0 + x1) / 2 / width, (y0 + y1) / 2 / height]
+            np.testing.assert_allclose(found, [*center, (x1 - x0) / width, (y1 - y0) / height], atol=1e-6)
+
+
+def test_places_without_an_image_have_no_id_and_no_boxes(source, config):
+    config.val_short_side = 0
+    plan = ValPlan(source, config, 100)
+    bucket, images = plan[0]
+    batch = BatchLoader(source, 100)(plan[0])
+    used = len(images)
+    np.testing.assert_array_equal(batch.image_ids[:used], [source.image_ids[image.source_index] for image in images])
+    assert (batch.image_ids[used:] == NO_IMAGE).all()
+    assert (batch.count[used:] == 0).all()
+    assert (batch.sizes[used:] == bucket).all()
+    assert (batch.original_sizes >= 1).all()
+    assert not batch.images[used:].any()
+
+
+def test_a_source_without_any_object_still_has_room_for_one(config):
+    empty = ShapesDataset(ShapesConfig(train_images=4, min_size=32, max_size=48, max_objects=0), "train")
+    batch = BatchLoader(empty, BATCH)(TrainPlan(empty, config, BATCH, 0)[0])
+    assert batch.boxes.shape == (BATCH, 1, 4)
+    assert not batch.count.any()
+
+
+@pytest.mark.parametrize("start", [1, 14, 20])
+def test_a_stream_from_a_later_step_is_the_stream_without_its_beginning(source, cropping, start):
+    plan = TrainPlan(source, cropping, BATCH, seed=6)
+    whole = take(batches(plan, source, BATCH, cropping), start + 3)
+    resumed = take(batches(plan, source, BATCH, cropping, start=start), 3)
+    for one, other in zip(whole[start:], resumed, strict=True):
+        assert_same_batch(one, other)
+
+
+def test_batches_are_the_same_for_any_number_of_threads(source, cropping):
+    streams = []
+    for cropping.num_threads in (1, 3):
+        plan = TrainPlan(source, cropping, BATCH, seed=6)
+        streams.append(take(batches(plan, source, BATCH, cropping), 20))
+    for step, (one, other) in enumerate(zip(*streams, strict=True)):
+        assert_same_batch(one, other)
+        assert_same_batch(one, BatchLoader(source, BATCH)(plan[step]))
+
+
+def test_batches_are_the_same_from_worker_processes(source, cropping):
+    plan = TrainPlan(source, cropping, BATCH, seed=6)
+    expected = take(batches(plan, source, BATCH, cropping, start=3), 3)
+    cropping.num_workers = 2
+    for one, other in zip(expected, take(batches(plan, source, BATCH, cropping, start=3), 3), strict=True):
+        assert_same_batch(one, other)
+
+
+def test_a_validation_stream_ends_after_its_plan(source, config):
+    config.val_short_side = 0
+    plan = ValPlan(source, config, BATCH)
+    stream = list(batches(plan, source, BATCH, config))
+    ids = np.concatenate([batch.image_ids for batch in stream])
+    assert len(stream) == len(plan)
+    assert sorted(ids[ids != NO_IMAGE]) == list(source.image_ids)

@@ -1,0 +1,223 @@
+"""Geometries against the paper's rules, and that boxes stay on their pixels."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from detr_jax.config import DataConfig
+from detr_jax.data.source import Objects
+from detr_jax.data.transforms import (
+    DRAWS,
+    Crop,
+    Geometry,
+    apply,
+    largest_sizes,
+    resized,
+    train_geometry,
+    val_geometry,
+)
+
+BELOW_ONE = np.nextafter(1.0, 0.0)
+
+
+@pytest.fixture
+def small():
+    """The paper's augmentation at a fifth of its size."""
+    return DataConfig(
+        train_short_sides=(96, 112, 128, 144, 160),
+        crop_short_sides=(80, 100, 120),
+        crop_min=77,
+        crop_max=120,
+        max_long_side=267,
+    )
+
+
+def resized_by_definition(size, short_side, limit=None):
+    """The spec's rule in exact arithmetic: the bound short side is rounded, the long side truncated."""
+    short, long = sorted(size)
+    if limit is not None and Fraction(long, short) * short_side > limit:
+        short_side = round(Fraction(limit * short, long))
+    long_side = int(Fraction(short_side * long, short))
+    return (short_side, long_side) if size[0] < size[1] else (long_side, short_side)
+
+
+@pytest.mark.parametrize(
+    ("size", "short_side", "expected"),
+    [
+        ((200, 640), 800, (417, 1334)),
+        ((640, 200), 800, (1334, 417)),
+        ((480, 640), 800, (800, 1066)),
+        ((480, 640), 480, (480, 640)),
+        ((500, 500), 800, (800, 800)),
+        ((800, 1333), 800, (800, 1333)),
+    ],
+)
+def test_resizing_gives_the_examples_of_the_specification(size, short_side, expected):
+    assert resized(size, short_side, 1333) == expected
+
+
+@pytest.mark.parametrize("limit", [1333, None])
+def test_resizing_follows_its_definition_for_random_sizes(rng, limit):
+    for height, width, short_side in rng.integers(32, 1500, (500, 3)).tolist():
+        expected = resized_by_definition((height, width), short_side, limit)
+        assert resized((height, width), short_side, limit) == expected, (height, width, short_side)
+
+
+def test_the_long_side_passes_its_limit_only_by_the_rounding(rng):
+    """Spec section 10: up to 1344 at extreme aspects."""
+    sizes = rng.integers(30, 2000, (2000, 2)).tolist()
+    longest = max(max(resized(tuple(size), 800, 1333)) for size in sizes if max(size) < 25 * min(size))
+    assert 1333 < longest <= 1344 + 16
+
+
+def test_validation_images_are_only_resized():
+    assert val_geometry((200, 640), DataConfig()) == Geometry(False, None, None, (417, 1334))
+    assert val_geometry((200, 640), DataConfig(val_short_side=0)) == Geometry(False, None, None, (200, 640))
+
+
+def test_without_augmentation_an_image_stays_as_it_is(rng):
+    config = DataConfig(flip=False, train_short_sides=(), crop_short_sides=())
+    assert train_geometry((50, 60), rng.random(DRAWS), config) == Geometry(False, None, None, (50, 60))
+
+
+def test_flips_branches_and_sides_are_drawn_evenly(rng):
+    config, tries = DataConfig(), 6000
+    geometries = [train_geometry((1000, 1000), draws, config) for draws in rng.random((tries, DRAWS))]
+    crops = [geometry for geometry in geometries if geometry.crop is not None]
+    uncropped_sides = [geometry.size[0] for geometry in geometries if geometry.crop is None]
+
+    def assert_even(values, expected, total):
+        counts = {value: values.count(value) for value in set(values)}
+        assert set(counts) == set(expected)
+        share = 1 / len(expected)
+        tolerance = 6 * np.sqrt(total * share * (1 - share))  # six standard deviations
+        assert all(abs(count - total * share) < tolerance for count in counts.values()), counts
+
+    assert_even([geometry.flip for geometry in geometries], [False, True], tries)
+    assert_even([geometry.crop is None for geometry in geometries], [False, True], tries)
+    assert_even(uncropped_sides, config.train_short_sides, len(uncropped_sides))
+    assert_even([min(geometry.crop_from) for geometry in crops], config.crop_short_sides, len(crops))
+    assert {geometry.flip for geometry in crops} == {False, True}
+
+
+def test_crop_sides_are_drawn_evenly_with_both_ends_included(rng):
+    config = DataConfig(crop_short_sides=(400,), crop_min=398, crop_max=401)
+    draws = rng.random((3000, DRAWS))
+    draws[:, 1] = 0.9  # the branch that crops
+    geometries = [train_geometry((400, 800), one, config) for one in draws]
+    heights = np.bincount([geometry.crop.height for geometry in geometries])[398:]
+    widths = np.bincount([geometry.crop.width for geometry in geometries])[398:]
+    assert len(heights) == 3  # up to the image's own height of 400
+    assert len(widths) == 4
+    assert abs(heights - 1000).max() < 6 * np.sqrt(1000 * 2 / 3)
+    assert abs(widths - 750).max() < 6 * np.sqrt(750 * 3 / 4)
+
+
+@pytest.mark.parametrize(("draw", "at_end"), [(0.0, False), (BELOW_ONE, True)])
+def test_extreme_draws_reach_the_bounds_of_a_crop(draw, at_end):
+    draws = np.full(DRAWS, draw)
+    draws[1] = 0.5  # the branch that crops
+    geometry = train_geometry((480, 640), draws, DataConfig())
+    assert geometry.crop_from == ((600, 800) if at_end else (400, 533))
+    height, width = (600, 600) if at_end else (384, 384)
+    top, left = (0, 200) if at_end else (0, 0)
+    assert geometry.crop == Crop(top, left, height, width)
+
+
+def test_a_crop_lies_within_the_resized_image(rng, small):
+    for height, width, *_ in rng.integers(40, 400, (200, 2)).tolist():
+        for draws in rng.random((5, DRAWS)):
+            geometry = train_geometry((height, width), draws, small)
+            if geometry.crop is None:
+                continue
+            top, left, crop_height, crop_width = geometry.crop
+            assert geometry.crop_from == resized((height, width), min(geometry.crop_from))
+            assert small.crop_min <= crop_height <= min(geometry.crop_from[0], small.crop_max)
+            assert small.crop_min <= crop_width <= min(geometry.crop_from[1], small.crop_max)
+            assert 0 <= top <= geometry.crop_from[0] - crop_height
+            assert 0 <= left <= geometry.crop_from[1] - crop_width
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"max_long_side": 200}, {"train_short_sides": ()}, {"crop_short_sides": ()}],
+    ids=["paper", "tight-limit", "no-resizing", "no-crop"],
+)
+def test_no_geometry_is_larger_than_the_sizes_foretold(rng, small, fields):
+    """A canvas for each of `largest_sizes` is room enough for every augmentation."""
+    config = DataConfig(**{**vars(small), **fields})
+    for size in map(tuple, rng.integers(60, 400, (100, 2)).tolist()):
+        largest = largest_sizes(size, config)
+        for draws in rng.random((20, DRAWS)):
+            height, width = train_geometry(size, draws, config).size
+            assert any(height <= h and width <= w for h, w in largest), (size, (height, width), largest)
+
+
+def picture_with_rectangles(rng, height, width):
+    """A black image with a bright rectangle in each channel, and their boxes; label = channel."""
+    image, boxes = np.zeros((height, width, 3), np.uint8), []
+    for channel in range(3):
+        y0, y1 = np.sort(rng.choice(height // 20, 2, replace=False)) * 20 + rng.integers(0, 20)
+        x0, x1 = np.sort(rng.choice(width // 20, 2, replace=False)) * 20 + rng.integers(0, 20)
+        image[y0:y1, x0:x1, channel] = 255
+        boxes.append([x0, y0, x1, y1])
+    return image, Objects(np.array(boxes, np.float32), np.arange(3, dtype=np.int32))
+
+
+def test_boxes_stay_on_their_pixels_through_every_geometry(rng, small):
+    seen = 0
+    for height, width in rng.integers(120, 300, (60, 2)).tolist():
+        image, objects = picture_with_rectangles(rng, height, width)
+        geometry = train_geometry((height, width), rng.random(DRAWS), small)
+        transformed, (boxes, labels) = apply(geometry, image, objects)
+        assert transformed.shape == (*geometry.size, 3)
+        assert transformed.dtype == np.uint8
+        assert boxes.dtype == np.float32
+        assert (boxes >= 0).all()
+        assert (boxes <= np.tile(geometry.size[::-1], 2) + 1e-3).all()
+        for box, label in zip(boxes, labels, strict=True):
+            if min(box[2] - box[0], box[3] - box[1]) < 4:
+                continue  # a sliver that a crop has left may be too thin to see
+            y, x = np.nonzero(transformed[..., label] >= 128)
+            np.testing.assert_allclose([x.min(), y.min(), x.max() + 1, y.max() + 1], box, atol=1.5)
+            seen += 1
+        for label in set(range(3)) - set(labels):
+            assert (transformed[..., label] >= 128).mean() < 0.03, "an object was dropped that can be seen"
+    assert seen > 60
+
+
+def test_a_flip_mirrors_image_and_boxes(rng):
+    image, objects = picture_with_rectangles(rng, 100, 140)
+    flipped, (boxes, labels) = apply(Geometry(True, None, None, (100, 140)), image, objects)
+    np.testing.assert_array_equal(flipped, image[:, ::-1])
+    x0, y0, x1, y1 = objects.boxes.T
+    np.testing.assert_array_equal(boxes, np.stack([140 - x1, y0, 140 - x0, y1], axis=1))
+    np.testing.assert_array_equal(labels, objects.labels)
+
+
+def test_a_crop_clips_boxes_and_drops_those_outside():
+    boxes = np.float32([[10, 10, 30, 30], [60, 10, 90, 40], [0, 0, 20, 90], [0, 0, 25, 20]])
+    image = np.arange(100 * 100 * 3, dtype=np.uint8).reshape(100, 100, 3)
+    geometry = Geometry(False, (100, 100), Crop(20, 5, 60, 50), (60, 50))
+    cropped, objects = apply(geometry, image, Objects(boxes, np.int32([7, 8, 9, 5])))
+    np.testing.assert_array_equal(cropped, image[20:80, 5:55])
+    np.testing.assert_array_equal(objects.boxes, [[5, 0, 25, 10], [0, 0, 15, 60]])
+    np.testing.assert_array_equal(objects.labels, [7, 9])
+
+
+def test_an_image_without_objects_stays_without(rng, small):
+    empty = Objects(np.zeros((0, 4), np.float32), np.zeros(0, np.int32))
+    image = np.zeros((150, 200, 3), np.uint8)
+    for draws in rng.random((10, DRAWS)):
+        _, objects = apply(train_geometry((150, 200), draws, small), image, empty)
+        assert objects.boxes.shape == (0, 4)
+
+
+def test_the_inputs_of_a_transform_are_left_alone(rng, small):
+    image, objects = picture_with_rectangles(rng, 150, 200)
+    before = image.copy(), objects.boxes.copy()
+    for draws in rng.random((10, DRAWS)):
+        apply(train_geometry((150, 200), draws, small), image, objects)
+    np.testing.assert_array_equal(image, before[0])
+    np.testing.assert_array_equal(objects.boxes, before[1])
