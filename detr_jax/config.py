@@ -8,6 +8,7 @@ Numbers of the paper stand here, once, as defaults: they are those of DETR R50 o
 """
 
 import dataclasses
+import difflib
 import json
 import types
 import typing
@@ -390,6 +391,21 @@ def _from_values(cls: type, values: Any, path: str) -> Any:
 
 def _lists_to_tuples(value: Any) -> Any:
     return tuple(map(_lists_to_tuples, value)) if isinstance(value, list) else value
+
+
+def unknown_field(path: str) -> str | None:
+    """A sentence about a path such as ``training.stepz`` that names no field; None where it names one."""
+    node: Any = Config
+    for depth, name in enumerate(path.split(".")):
+        hints = typing.get_type_hints(node) if dataclasses.is_dataclass(node) else {}
+        if name not in hints:
+            parent = ".".join(path.split(".")[:depth])
+            close = difflib.get_close_matches(name, hints, n=1)
+            there = f"{parent or 'the configuration'} has {', '.join(hints)}" if hints else f"{parent} is a value"
+            hint = f"did you mean {'.'.join(filter(None, (parent, close[0])))}?" if close else f"{there}."
+            return f"There is no configuration field {path}: {hint}"
+        node = hints[name]
+    return None
 
 
 def differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:

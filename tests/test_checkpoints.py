@@ -1,0 +1,72 @@
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from detr_jax.checkpoints import CheckpointError, Checkpoints, find_checkpoint, load_config, load_model
+from detr_jax.config import Config
+from detr_jax.models import DETR
+from tests.tiny import tiny_config
+
+
+@pytest.fixture
+def saved(tmp_path, rng):
+    """A folder with checkpoints 1 and 2 of a tiny model, and the model's values."""
+    config = tiny_config()
+    model = DETR(config.model, rngs=nnx.Rngs(int(rng.integers(2**31))))
+    values = nnx.as_pure(nnx.state(model))
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    assert checkpoints.latest_step is None
+    for step in (0, 1, 2):
+        checkpoints.save(step, {"params": values, "ema": jax.tree.map(lambda x, step=step: x + step, values)}, config)
+    checkpoints.close()
+    return tmp_path, model, values
+
+
+def test_the_newest_are_kept_and_found(saved):
+    folder = saved[0]
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["1", "2"]
+    for path in (folder, folder / "checkpoints", folder / "checkpoints" / "2"):
+        assert find_checkpoint(path) == (folder / "checkpoints" / "2").absolute()
+
+
+def test_a_model_comes_back_with_the_same_bits_and_its_configuration(saved, rng):
+    folder, model, _ = saved
+    images = rng.normal(size=(1, 32, 32, 3)).astype(np.float32)
+    sizes = np.array([[32, 20]])
+    plain, config = load_model(folder, ema=False)
+    assert config == tiny_config() == load_config(folder)
+    for a, b in zip(plain(images, sizes), model(images, sizes), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_moving_average_is_loaded_where_there_is_one(saved):
+    folder, _, values = saved
+    averaged, _ = load_model(folder)
+    found = jax.tree.leaves(nnx.as_pure(nnx.state(averaged)))
+    for a, b in zip(found, jax.tree.leaves(values), strict=True):
+        np.testing.assert_array_equal(a, b + 2)
+
+
+def test_what_is_no_checkpoint_is_refused_by_name(tmp_path):
+    with pytest.raises(CheckpointError, match="nowhere does not exist"):
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        load_model(tmp_path)
+
+
+def test_a_tree_that_does_not_fit_is_refused_by_step_and_folder(saved):
+    checkpoints = Checkpoints(saved[0] / "checkpoints", keep=2)
+    with pytest.raises(CheckpointError, match=r"Checkpoint 2 in .*checkpoints does not fit"):
+        checkpoints.restore(2, {"params": {"something": np.zeros(3)}})
+    checkpoints.close()
+
+
+def test_an_unfinished_save_is_passed_over(saved):
+    folder = saved[0]
+    (folder / "checkpoints" / "3.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
+    assert find_checkpoint(folder).name == "2"
+    checkpoints = Checkpoints(folder / "checkpoints", keep=2)
+    assert checkpoints.latest_step == 2
+    checkpoints.close()
+    assert isinstance(load_config(folder), Config)

@@ -1,0 +1,47 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def _train(*arguments, cwd=ROOT):
+    environment = {**os.environ, "XLA_FLAGS": "", "NPROC": ""}
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--config configs/shapes.py"),
+        (["--config", "configs/nothing.py"], "configs/nothing.py"),
+        (["--config", "configs/shapes.py", "--config.training.stepz=3"], "training.stepz"),
+        (["--config", "configs/shapes.py", "--config.optimiser.learning_rate=3"], "optimiser"),
+        (["--config", "configs/shapes.py", "--config.training.steps=many"], "training.steps"),
+        (["--config", "configs/shapes.py", "--config.loss.matcher=best"], "loss.matcher='best'"),
+        (["--config", "configs/shapes.py", "--bogus=1"], "bogus"),
+        (["--config", "configs/shapes.py", "steps=3"], "steps=3"),
+        (["--config", "configs/coco.py"], "data.root"),
+        (["--config", "configs/coco.py", "--config.data.root=nowhere"], "data.root=nowhere"),
+    ],
+)
+def test_bad_arguments_end_in_a_sentence_without_traceback(tmp_path, arguments, words):
+    result = _train(*arguments, *(["--workdir", tmp_path / "run"] if arguments else []))
+    assert result.returncode == 1
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_short_run_ends_with_its_metrics(tmp_path):
+    result = _train(
+        *("--config", "configs/shapes.py", "--workdir", tmp_path / "run"),
+        *("--config.training.steps=2", "--config.data.shapes.val_images=8", "--config.evaluation.pictures=2"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "validation at step 2: AP" in result.stdout
+    assert (tmp_path / "run" / "predictions.png").exists()
