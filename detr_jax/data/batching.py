@@ -5,7 +5,10 @@ the batches are the same for any number of threads or worker processes.
 """
 
 import collections
+import ctypes
 import functools
+import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -230,5 +233,17 @@ def batches(
     iterable = dataset.to_iter_dataset(options)
     if config.num_workers:
         workers = grain.MultiprocessingOptions(num_workers=config.num_workers, per_worker_buffer_size=1)
-        iterable = iterable.mp_prefetch(workers)
-    return iter(iterable)
+        iterable = iterable.mp_prefetch(workers, worker_init_fn=_end_with_parent)
+    iterator = iter(iterable)
+    try:
+        yield from iterator
+    finally:
+        if config.num_workers:
+            iterator.close()
+
+
+def _end_with_parent(worker_index: int, worker_count: int) -> None:
+    """Has Linux end this worker process when the one that started it is gone, however that ended."""
+    if sys.platform == "linux":
+        end_signal_option = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(end_signal_option, signal.SIGKILL)

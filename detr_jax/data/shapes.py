@@ -121,7 +121,7 @@ def _noisy(rng: np.random.Generator, color: np.ndarray, noise: int, shape: tuple
 def _shape_mask(rng: np.random.Generator, label: int, height: int, width: int) -> np.ndarray:
     """Pixels [height, width] bool of a shape of random size and place, wholly inside of the image."""
     shortest = min(height, width)
-    side = rng.uniform(0.2, 0.5) * shortest
+    side = rng.uniform(0.25, 0.5) * shortest
     center_y = rng.uniform(side / 2, height - side / 2)
     center_x = rng.uniform(side / 2, width - side / 2)
     y = np.arange(height)[:, None] + 0.5 - center_y

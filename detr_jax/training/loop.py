@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
             log.say(f"finished; checkpoints, metrics.jsonl and predictions.png are in {workdir}")
     finally:
         jax.block_until_ready(state)  # leaving with a host callback in flight would crash the interpreter
+        stream.close()
         checkpoints.close()
         log.close()
     return metrics
@@ -267,7 +268,7 @@ def _save(checkpoints: Checkpoints, model: Model, state: TrainState, frozen: Any
     checkpoints.save(int(state.step), trees, config)
 
 
-def _to_devices(stream: Iterable[Batch], mesh: Mesh) -> Iterator[DeviceBatch]:
+def _to_devices(stream: Iterable[Batch], mesh: Mesh) -> Generator[DeviceBatch]:
     """Sends batches to the devices, one ahead of the step that needs it."""
     sharding = NamedSharding(mesh, P("data"))
     ahead: DeviceBatch | None = None
@@ -277,6 +278,8 @@ def _to_devices(stream: Iterable[Batch], mesh: Mesh) -> Iterator[DeviceBatch]:
         if ahead is not None:
             yield ahead
         ahead = sent
+    if ahead is not None:
+        yield ahead
 
 
 def _finite_means(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
