@@ -11,7 +11,7 @@ from test_boxes import giou_by_definition
 
 from detr_jax.config import LossConfig
 from detr_jax.matching import UNMATCHED, Targets, callbacks_may_starve, match, matching_cost
-from detr_jax.training.step import create_mesh
+from detr_jax.sharding import create_mesh
 
 both_solvers = pytest.mark.parametrize("solver", ["scipy", "device"])
 

@@ -233,7 +233,7 @@ def batches(
     iterable = dataset.to_iter_dataset(options)
     if config.num_workers:
         workers = grain.MultiprocessingOptions(num_workers=config.num_workers, per_worker_buffer_size=1)
-        iterable = iterable.mp_prefetch(workers, worker_init_fn=_end_with_parent)
+        iterable = iterable.mp_prefetch(workers, worker_init_fn=_prepare_worker)
     iterator = iter(iterable)
     try:
         yield from iterator
@@ -242,8 +242,9 @@ def batches(
             iterator.close()
 
 
-def _end_with_parent(worker_index: int, worker_count: int) -> None:
-    """Has Linux end this worker process when the one that started it is gone, however that ended."""
+def _prepare_worker(worker_index: int, worker_count: int) -> None:
+    """Leaves Ctrl-C to the parent, and has Linux end this process when the parent is gone, however it ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         end_signal_option = 1  # PR_SET_PDEATHSIG
         ctypes.CDLL(None).prctl(end_signal_option, signal.SIGKILL)

@@ -3,34 +3,30 @@
 import signal
 import time
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from detr_jax.checkpoints import Checkpoints
 from detr_jax.config import Config, ConfigError, check, differences, from_json, to_json
-from detr_jax.data import Batch, TrainPlan, ValPlan, batches, open_source
-from detr_jax.evaluation.coco import CocoEvaluator
+from detr_jax.data import Batch, TrainPlan, batches, open_source
+from detr_jax.evaluation.validator import Validator
 from detr_jax.matching import Targets, callbacks_may_starve
+from detr_jax.sharding import create_mesh, replicated, shared_out
 from detr_jax.training.log import RunLog
 from detr_jax.training.optimizer import create_optimizer
 from detr_jax.training.step import (
     DeviceBatch,
     Model,
     TrainState,
-    create_mesh,
     create_model,
-    create_predict_step,
     create_state,
     create_train_step,
 )
-from detr_jax.visualization import LabelledBoxes, comparison_sheet
 
 _STEPS_AHEAD = 2  # steps that the host may run ahead of the devices; each holds a batch in their memory
 
@@ -75,9 +71,9 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     model = create_model(config)
     optimizer = create_optimizer(config.optimizer, total_steps, plan.steps_per_epoch)
     state = create_state(model, optimizer, config, mesh)
-    frozen = jax.device_put(model.frozen, NamedSharding(mesh, P()))
+    frozen = jax.device_put(model.frozen, replicated(mesh))
     train_step = create_train_step(model, optimizer, config, mesh)
-    validator = Validator(config, val_source, model, mesh)
+    validator = Validator(config, val_source, model.graph, mesh)
 
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep_checkpoints)
@@ -103,7 +99,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
                 if step == total_steps or (every and step and step % every == 0):
                     known = log.validation_at(step)
                     with log.uncounted():
-                        metrics = known or validator(state, frozen)
+                        metrics = known or validator.metrics((state.evaluated, frozen))
                     if not known:
                         log.validation(step, metrics)
                 if step >= total_steps:
@@ -133,57 +129,15 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
                     _save(checkpoints, model, state, frozen, config)
                 if stopping:
                     raise Interrupted(step, stop[0])
-            validator.draw(state, frozen, workdir / "predictions.png")
+            validator.draw((state.evaluated, frozen), workdir / "predictions.png")
             log.say(f"finished; checkpoints, metrics.jsonl and predictions.png are in {workdir}")
     finally:
-        jax.block_until_ready(state)  # leaving with a host callback in flight would crash the interpreter
+        with suppress(RuntimeError):  # what a failed step leaves behind
+            jax.block_until_ready(state)  # leaving with a host callback in flight would crash the interpreter
         stream.close()
         checkpoints.close()
         log.close()
     return metrics
-
-
-class Validator:
-    """Runs a model over the validation images."""
-
-    def __init__(self, config: Config, source: Any, model: Model, mesh: Mesh):
-        self.config = config
-        self.source = source
-        self.plan = ValPlan(source, config.data, config.evaluation.batch_size)
-        self.predict = create_predict_step(model, mesh)
-
-    def __call__(self, state: TrainState, frozen: Any) -> dict[str, float]:
-        """The COCO metrics of the state's parameters, or of their moving average where there is one."""
-        evaluator = CocoEvaluator(self.source.ground_truth())
-        for batch, found in self._predictions(self.plan, state, frozen):
-            evaluator.add(batch.image_ids.tolist(), found.boxes, found.scores, found.labels)
-        return evaluator.metrics()
-
-    def draw(self, state: TrainState, frozen: Any, path: Path) -> None:
-        """Writes the first validation images with their ground truth and predictions as one picture."""
-        config = self.config.evaluation
-        images: list[np.ndarray] = []
-        truths: list[LabelledBoxes] = []
-        predictions: list[LabelledBoxes] = []
-        for batch, found in self._predictions(self.plan, state, frozen):
-            for i, image_id in enumerate(batch.image_ids.tolist()):
-                if len(images) == config.pictures or image_id < 0:
-                    break
-                image, objects = self.source[self.source.image_ids.index(image_id)]
-                sure = found.scores[i] >= config.picture_threshold
-                images.append(image)
-                truths.append(LabelledBoxes(objects.boxes, objects.labels))
-                predictions.append(LabelledBoxes(found.boxes[i][sure], found.labels[i][sure], found.scores[i][sure]))
-            if len(images) == config.pictures:
-                break
-        if images:
-            comparison_sheet(path, images, truths, predictions, self.source.categories)
-
-    def _predictions(self, plan: ValPlan, state: TrainState, frozen: Any) -> Iterator[tuple[Batch, Any]]:
-        params = state.params if state.ema is None else state.ema
-        for batch in batches(plan, self.source, self.config.evaluation.batch_size, self.config.data):
-            inputs = map(jnp.asarray, (batch.images, batch.sizes, batch.original_sizes))
-            yield batch, jax.device_get(self.predict(params, frozen, *inputs))
 
 
 def _check_devices(config: Config, mesh: Mesh) -> None:
@@ -270,10 +224,9 @@ def _save(checkpoints: Checkpoints, model: Model, state: TrainState, frozen: Any
 
 def _to_devices(stream: Iterable[Batch], mesh: Mesh) -> Generator[DeviceBatch]:
     """Sends batches to the devices, one ahead of the step that needs it."""
-    sharding = NamedSharding(mesh, P("data"))
     ahead: DeviceBatch | None = None
     for batch in stream:
-        images, sizes, *targets = jax.device_put(batch[:5], sharding)
+        images, sizes, *targets = jax.device_put(batch[:5], shared_out(mesh))
         sent = DeviceBatch(images, sizes, Targets(*targets))
         if ahead is not None:
             yield ahead

@@ -1,4 +1,4 @@
-"""The compiled training and prediction steps: pure functions over a mesh of devices."""
+"""The compiled training step: a pure function over a mesh of devices."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from detr_jax.config import Config
@@ -15,7 +15,7 @@ from detr_jax.losses import Normalizers, normalizers, set_loss
 from detr_jax.matching import Targets
 from detr_jax.models.detr import DETR
 from detr_jax.models.resnet import normalize_images
-from detr_jax.postprocess import Detections, detections
+from detr_jax.sharding import replicated, shared_out
 from detr_jax.training.optimizer import is_trainable
 
 Tree = Any
@@ -32,6 +32,11 @@ class TrainState(NamedTuple):
     optimizer: Tree
     ema: Tree | None
     """Moving average of the trainable parameters, if there is one."""
+
+    @property
+    def evaluated(self) -> Tree:
+        """What validation uses: the moving average where there is one, the parameters otherwise."""
+        return self.params if self.ema is None else self.ema
 
 
 class DeviceBatch(NamedTuple):
@@ -82,17 +87,11 @@ def create_model(config: Config) -> Model:
     return Model(graph, trainable, *initial_values())
 
 
-def create_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh of all (or the given) devices along one axis, "data"."""
-    devices = devices or jax.devices()
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-
-
 def create_state(model: Model, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh) -> TrainState:
     """The state before the first step, on every device of the mesh."""
     ema = jax.tree.map(jnp.copy, model.params) if config.training.ema_decay else None
     state = TrainState(jnp.zeros((), jnp.int32), model.params, optimizer.init(model.params), ema)
-    return jax.device_put(state, NamedSharding(mesh, P()))
+    return jax.device_put(state, replicated(mesh))
 
 
 TrainStep = Callable[[TrainState, Tree, DeviceBatch], tuple[TrainState, dict[str, jax.Array]]]
@@ -106,7 +105,6 @@ def create_train_step(model: Model, optimizer: optax.GradientTransformation, con
     ``gradient_norm`` (before clipping), all [] float32.
     """
     parts = config.training.accumulate
-    replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
 
     def loss_of(
         params: Tree, frozen: Tree, batch: DeviceBatch, norms: Normalizers, key: jax.Array
@@ -146,11 +144,12 @@ def create_train_step(model: Model, optimizer: optax.GradientTransformation, con
         terms = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, params, optimizer_state, ema), terms
 
+    everywhere = replicated(mesh)
     return jax.jit(
         step,
         donate_argnums=0,
-        in_shardings=(replicated, replicated, sharded),
-        out_shardings=(replicated, replicated),
+        in_shardings=(everywhere, everywhere, shared_out(mesh)),
+        out_shardings=(everywhere, everywhere),
     )
 
 
@@ -158,22 +157,3 @@ def _split_parts(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
     """[B, ...] to [parts, B / parts, ...], every device keeping its own images."""
     x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(None, "data")))
-
-
-PredictStep = Callable[[Tree, Tree, jax.Array, jax.Array, jax.Array], Detections]
-
-
-def create_predict_step(model: Model, mesh: Mesh) -> PredictStep:
-    """Builds ``predict(params, frozen, images, sizes, original_sizes) -> Detections``, sharded as training is.
-
-    images [B, H, W, 3] uint8, sizes and original_sizes [B, 2] int32 (height, width) in pixels.
-    """
-    replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
-
-    def predict(
-        params: Tree, frozen: Tree, images: jax.Array, sizes: jax.Array, original_sizes: jax.Array
-    ) -> Detections:
-        predictions = model.merge(params, frozen)(normalize_images(images, sizes), sizes)
-        return detections(predictions.logits[-1], predictions.boxes[-1], original_sizes)
-
-    return jax.jit(predict, in_shardings=(replicated, replicated, sharded, sharded, sharded), out_shardings=replicated)

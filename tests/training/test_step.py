@@ -8,8 +8,9 @@ from detr_jax.data import ShapesDataset, TrainPlan, batches
 from detr_jax.losses import set_loss
 from detr_jax.matching import Targets
 from detr_jax.models import DETR, normalize_images
+from detr_jax.sharding import create_mesh
 from detr_jax.training.optimizer import create_optimizer
-from detr_jax.training.step import DeviceBatch, create_mesh, create_model, create_state, create_train_step
+from detr_jax.training.step import DeviceBatch, create_model, create_state, create_train_step
 from tests.tiny import tiny_config
 
 
