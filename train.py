@@ -10,7 +10,8 @@ from ml_collections import config_flags
 from detr_jax.checkpoints import CheckpointError
 from detr_jax.config import ConfigError, unknown_field
 from detr_jax.data import DataError
-from detr_jax.training.loop import Interrupted, TrainingError, train
+from detr_jax.training.loop import TrainingError, train
+from detr_jax.training.signals import Interrupted
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, such as configs/shapes.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/NAME_OF_CONFIG.")

@@ -38,6 +38,7 @@ class Checkpoints:
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # never skip a save
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
         )
+        self._saving: tuple[int, Any] | None = None
 
     @property
     def latest_step(self) -> int | None:
@@ -46,14 +47,37 @@ class Checkpoints:
         return None if latest is None else latest.step
 
     def save(self, step: int, trees: dict[str, Tree], config: Config) -> None:
-        """Starts to save ``trees`` (parts by name) in the background; they may be changed or donated afterwards."""
-        self._checkpointer.save_checkpointables_async(
-            step,
-            {
-                **trees,
-                "progress": {"step": step, "data": {"step": step}},
-                "config": {"json": to_json(config)},
-            },
+        """Starts to save ``trees`` (parts by name) in the background; they may be changed or donated afterwards.
+
+        Raises:
+          CheckpointError: this save could not begin, or the one before could not be finished.
+        """
+        self.wait()
+        position = {"step": step, "data": {"step": step}}
+        parts = {**trees, "progress": position, "config": {"json": to_json(config)}}
+        try:
+            self._saving = step, self._checkpointer.save_checkpointables_async(step, parts)
+        except (OSError, ValueError) as error:
+            raise self._failure(step, error) from error
+
+    def wait(self) -> None:
+        """Waits until everything is written.
+
+        Raises:
+          CheckpointError: something could not be.
+        """
+        if self._saving is not None:
+            (step, response), self._saving = self._saving, None
+            try:
+                response.result()
+            except (OSError, ValueError) as error:
+                raise self._failure(step, error) from error
+
+    def _failure(self, step: int, error: Exception) -> "CheckpointError":
+        reason = str(error).strip().splitlines()[0]
+        return CheckpointError(
+            f"Checkpoint {step} could not be written to {self.folder} ({reason}): make room there, or choose another "
+            "--workdir; older checkpoints are whole."
         )
 
     def restore(self, step: int, targets: dict[str, Tree]) -> dict[str, Tree]:
@@ -72,8 +96,11 @@ class Checkpoints:
             ) from error
 
     def close(self) -> None:
-        """Waits until everything is written."""
-        self._checkpointer.close()
+        """Waits until everything is written, and lets go of the folder; raises what `wait` does."""
+        try:
+            self.wait()
+        finally:
+            self._checkpointer.close()
 
 
 def find_checkpoint(path: str | Path) -> Path:

@@ -15,6 +15,8 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
+LEARNED_CELLS = 50  # rows and columns in the original's tables of learned positions
+
 
 class ConfigError(ValueError):
     """A configuration that cannot work; the message names the field, its value and what would be right."""
@@ -266,8 +268,8 @@ def _field_faults(node: Any, path: str) -> typing.Iterator[str]:
                 yield f"{name}={value} is out of range: it must be a finite number, not below 0."
         elif isinstance(value, int) and not isinstance(value, bool):
             least = 0 if name in _MAY_BE_ZERO else 1
-            if value < least:
-                yield f"{name}={value} is too small: it must be at least {least}."
+            if not least <= value < 2**31:
+                yield f"{name}={value} is out of range: it must be at least {least} and below 2**31."
         elif hints[f.name] == tuple[int, ...] and min(value, default=1) < 1:
             yield f"{name}={value} holds a number that is too small: each must be at least 1."
 
@@ -316,6 +318,13 @@ def _relation_faults(config: Config) -> typing.Iterator[str]:
                 yield (
                     f"data.{name} holds {bucket}: each must be a (height, width) of positive multiples of "
                     f"{model.backbone.stride}, the stride of the backbone."
+                )
+    if model.position_embedding == "learned":
+        for bucket in (*data.train_buckets, *data.val_buckets):
+            if max(bucket) > LEARNED_CELLS * model.backbone.stride:
+                yield (
+                    f"model.position_embedding='learned' reaches {LEARNED_CELLS} x {LEARNED_CELLS} cells of "
+                    f"{model.backbone.stride} pixels, but the data's canvas {bucket} is larger: use 'sine'."
                 )
     if data.crop_short_sides and min(data.crop_short_sides) < data.crop_min:
         yield (
@@ -366,13 +375,17 @@ def from_json(text: str) -> Config:
     """The configuration that `to_json` wrote; fields that the text lacks take their defaults.
 
     Raises:
-      ConfigError: the text is not JSON, or holds a field that does not exist.
+      ConfigError: the text is not JSON, or holds a field that does not exist or a value that cannot be.
     """
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(f"The configuration is not JSON: {error}.") from None
-    return _from_values(Config, values, "")
+    config = _from_values(Config, values, "")
+    faults = list(_field_faults(config, ""))
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return config
 
 
 def _from_values(cls: type, values: Any, path: str) -> Any:

@@ -21,6 +21,8 @@ class Normalizers(NamedTuple):
 
     boxes: jax.Array
     """[] float32, number of target boxes, at least 1."""
+    matched: jax.Array
+    """[] float32, number of targets that find a query, at least 1."""
     class_weight: jax.Array
     """[] float32, total class weight of all queries: 1 for each matched, eos_coefficient for the others."""
 
@@ -31,6 +33,7 @@ def normalizers(count: jax.Array, num_queries: int, config: LossConfig) -> Norma
     unmatched = count.shape[0] * num_queries - matched
     return Normalizers(
         jnp.maximum(count.sum().astype(jnp.float32), 1.0),
+        jnp.maximum(matched, 1.0),
         jnp.maximum(matched + config.eos_coefficient * unmatched, 1e-6),
     )
 
@@ -97,7 +100,7 @@ def set_loss(
     terms = {name: values[-1] for name, values in per_layer.items()}
     for layer in range(layers - 1):
         terms |= {f"{name}_{layer}": values[layer] for name, values in per_layer.items()}
-    terms |= _diagnostics(logits[-1], targets, gather[-1], is_matched[-1])
+    terms |= _diagnostics(logits[-1], targets, gather[-1], is_matched[-1], norms)
     return loss, jax.lax.stop_gradient(terms)
 
 
@@ -119,19 +122,21 @@ def _classification_loss(
     return (weights * nll).sum(axis=(1, 2)) / norms.class_weight
 
 
-def _diagnostics(logits: jax.Array, targets: Targets, gather: jax.Array, is_matched: jax.Array) -> dict[str, jax.Array]:
+def _diagnostics(
+    logits: jax.Array, targets: Targets, gather: jax.Array, is_matched: jax.Array, norms: Normalizers
+) -> dict[str, jax.Array]:
     """Quantities for the log of one layer: logits [B, Q, C + 1], gather [B, T, 1], is_matched [B, T]."""
     no_object = logits.shape[-1] - 1
     objects_seen = (logits.argmax(axis=-1) != no_object).sum(axis=1)
     matched_logits = jnp.take_along_axis(logits, gather, axis=1)  # [B, T, C + 1]
-    matched = jnp.maximum(is_matched.sum(dtype=jnp.float32), 1.0)
+    right = matched_logits.argmax(axis=-1) == targets.labels
+    right_among_objects = matched_logits[..., :-1].argmax(axis=-1) == targets.labels
 
-    def percent_right(scores: jax.Array) -> jax.Array:
-        right = is_matched & (scores.argmax(axis=-1) == targets.labels)
-        return 100.0 * right.sum(dtype=jnp.float32) / matched
+    def percent(which: jax.Array) -> jax.Array:
+        return 100.0 * (is_matched & which).sum(dtype=jnp.float32) / norms.matched
 
     return {
         "cardinality_error": jnp.abs(objects_seen - targets.count).mean(dtype=jnp.float32),
-        "class_error": 100.0 - percent_right(matched_logits),
-        "class_accuracy": percent_right(matched_logits[..., :-1]),
+        "class_error": percent(~right),
+        "class_accuracy": percent(right_among_objects),
     }

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from configs import shapes
 from detr_jax.config import (
     Config,
     ConfigError,
@@ -226,3 +227,12 @@ def test_differences_are_the_changed_fields_by_path():
         "model.backbone.blocks": ((3, 4, 6, 3), (1, 2)),
         "data.crop_short_sides": ((400, 500, 600), ()),
     }
+
+
+def test_learned_positions_need_canvases_within_their_tables():
+    config = shapes.get_config()
+    config.model.position_embedding = "learned"
+    check(config)
+    config.data.train_buckets = ((64, 64), (512, 64))
+    with pytest.raises(ConfigError, match=r"learned.*50 x 50 cells.*\(512, 64\)"):
+        check(config)

@@ -68,7 +68,7 @@ def _check_fit(source: Source, index: int, size: tuple[int, int], buckets: Seque
     if bucket_for(size, buckets) is None:
         raise DataError(
             f"Image {source.image_ids[index]} is up to {size[0]} x {size[1]} pixels (height x width) after resizing, "
-            f"and no canvas of {field}={tuple(buckets)} holds that: add one."
+            f"and no canvas of {field}={tuple(buckets)} holds that: add one, or take the image out."
         )
 
 
@@ -127,9 +127,12 @@ class TrainPlan:
         batches, leftovers = self._full_batches(by_bucket)
         everyone = [image for images in by_bucket.values() for image in images]
         while len(batches) < self.steps_per_epoch:
-            bucket, images = leftovers.pop(0)
+            # by chance in proportion to their number, so that no image is left out more often than others
+            numbers = np.array([len(images) for _, images in leftovers])
+            bucket, images = leftovers.pop(order_rng.choice(len(leftovers), p=numbers / numbers.sum()))
             fitting = [image for image in everyone if _holds(bucket, image.geometry.size)]
-            extra = order_rng.choice(len(fitting), size=self.batch_size - len(images))
+            missing = self.batch_size - len(images)
+            extra = order_rng.choice(len(fitting), size=missing, replace=missing > len(fitting))
             batches.append(PlannedBatch(bucket, images + [fitting[i] for i in extra]))
         order = order_rng.permutation(len(batches))
         return [batches[i] for i in order]
@@ -137,7 +140,7 @@ class TrainPlan:
     def _full_batches(
         self, by_bucket: dict[Bucket, list[PlannedImage]]
     ) -> tuple[list[PlannedBatch], list[tuple[Bucket, list[PlannedImage]]]]:
-        """Full batches, and the leftovers of the largest buckets, most first."""
+        """Full batches, and the leftovers of the largest buckets."""
         batches: list[PlannedBatch] = []
         leftovers: list[tuple[Bucket, list[PlannedImage]]] = []
         waiting = {bucket: list(by_bucket.get(bucket, [])) for bucket in self.buckets}
@@ -151,7 +154,6 @@ class TrainPlan:
                 waiting[larger] += images
             elif images:
                 leftovers.append((bucket, images))
-        leftovers.sort(key=lambda item: -len(item[1]))
         return batches, leftovers
 
 

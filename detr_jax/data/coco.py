@@ -36,16 +36,13 @@ class CocoDataset:
             )
         content = _read_json(self.annotation_file)
         self.faults = Faults(str(self.annotation_file))
-        self.categories = {
-            self._field(item, "id", int, "category"): str(item.get("name", item["id"]))
-            for item in content["categories"]
-        }
+        self.categories = self._checked_categories(content["categories"])
         self._images = self._checked_images(content["images"])
         self.image_ids = list(self._images)
         self.sizes = np.array([(image["height"], image["width"]) for image in self._images.values()], np.int64).reshape(
             -1, 2
         )
-        self._content = content
+        self._annotations: list[dict[str, Any]] = []
         self._objects = self._checked_objects(content["annotations"])
         self.max_objects = max((len(objects.labels) for objects in self._objects.values()), default=0)
 
@@ -70,8 +67,15 @@ class CocoDataset:
         return Sample(image, self._objects[image_id])
 
     def ground_truth(self) -> dict[str, Any]:
-        """The instances JSON as it was read, crowds included."""
-        return self._content
+        """The fields of the instances JSON that an evaluation needs, unchanged; crowds are included."""
+        return {
+            "images": list(self._images.values()),
+            "annotations": self._annotations,
+            "categories": [{"id": label, "name": name} for label, name in self.categories.items()],
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_annotations": []}  # worker processes evaluate nothing
 
     def _field(self, item: Any, name: str, kind: type | tuple[type, ...], what: str) -> Any:
         if not isinstance(item, dict):
@@ -82,6 +86,15 @@ class CocoDataset:
             wanted = "a whole number" if kind is int else "text" if kind is str else "a list of four numbers"
             raise DataError(f"{self.annotation_file}: {known} has {name}={value!r}, which must be {wanted}.")
         return value
+
+    def _checked_categories(self, items: list[Any]) -> dict[int, str]:
+        categories: dict[int, str] = {}
+        for item in items:
+            label = self._field(item, "id", int, "category")
+            if label in categories:
+                raise DataError(f"{self.annotation_file}: two categories have the id {label}; ids must be unique.")
+            categories[label] = str(item.get("name", label))
+        return categories
 
     def _checked_images(self, items: list[Any]) -> dict[int, dict[str, Any]]:
         images: dict[int, dict[str, Any]] = {}
@@ -95,7 +108,9 @@ class CocoDataset:
                     )
             if image_id in images:
                 raise DataError(f"{self.annotation_file}: two images have the id {image_id}; ids must be unique.")
-            images[image_id] = item
+            if image_id < 0:
+                raise DataError(f"{self.annotation_file}: an image has the id {image_id}, which must not be negative.")
+            images[image_id] = {name: item[name] for name in ("id", "file_name", "height", "width")}
         if not images:
             raise DataError(f"{self.annotation_file} lists no image: at least one is needed.")
         return images
@@ -103,8 +118,13 @@ class CocoDataset:
     def _checked_objects(self, annotations: list[Any]) -> dict[int, Objects]:
         boxes: dict[int, list[tuple[float, ...]]] = collections.defaultdict(list)
         labels: dict[int, list[int]] = collections.defaultdict(list)
+        seen: set[int] = set()
         for item in annotations:
-            name = f"annotation {item.get('id')}" if isinstance(item, dict) else "an annotation"
+            annotation_id = self._field(item, "id", int, "annotation")
+            name = f"annotation {annotation_id}"
+            if annotation_id in seen:
+                raise DataError(f"{self.annotation_file}: two annotations have the id {annotation_id}; make it unique.")
+            seen.add(annotation_id)
             image_id = self._field(item, "image_id", int, "annotation")
             label = self._field(item, "category_id", int, "annotation")
             if image_id not in self._images:
@@ -121,7 +141,25 @@ class CocoDataset:
                     f"{self.annotation_file}: {name} has bbox={box}, which must be four finite numbers "
                     "[x, y, width, height] in pixels."
                 )
-            if item.get("iscrowd", 0):
+            crowd = item.get("iscrowd", 0)
+            if crowd not in (0, 1):
+                raise DataError(f"{self.annotation_file}: {name} has iscrowd={crowd!r}, which must be 0 or 1.")
+            area = item.get("area", box[2] * box[3])
+            if not _is_finite_number(area) or area < 0:
+                raise DataError(f"{self.annotation_file}: {name} has area={area!r}, which must be a number of pixels.")
+            if "area" not in item:
+                self.faults.add("annotations without area were given that of their box", name)
+            self._annotations.append(
+                {
+                    "id": annotation_id,
+                    "image_id": image_id,
+                    "category_id": label,
+                    "bbox": box,
+                    "area": area,
+                    "iscrowd": int(crowd),
+                }
+            )
+            if crowd:
                 continue
             clipped = self._clipped(box, self._images[image_id], f"{name} of image {image_id}")
             if clipped is not None:
@@ -163,7 +201,11 @@ def read_image(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as picture:
+            if picture.mode.startswith(("I", "F")):
+                raise DataError(f"The image file {path} has more than 8 bits a channel: convert it to 8 bits.")
             return np.asarray(picture.convert("RGB"))
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"The image file {path} does not exist, although the annotations list it.") from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

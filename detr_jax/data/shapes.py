@@ -10,7 +10,7 @@ from detr_jax.data.source import Faults, Objects, Sample
 
 CATEGORIES = {0: "circle", 1: "square", 2: "triangle"}
 _PLACEMENT_TRIES = 20
-_KEPT_SAMPLES = 8192  # drawn once, then kept in memory
+_KEPT_BYTES = 128 * 2**20  # images are drawn once, then kept as far as this reaches
 _LEAST_CONTRAST = 90  # of 255, in at least one channel, between an object and the background's mean
 
 
@@ -84,7 +84,7 @@ class ShapesDataset:
         if sample is None:
             image, _, objects = self.draw(index)
             sample = Sample(image, objects)
-            if len(self._kept) < _KEPT_SAMPLES:
+            if (len(self._kept) + 1) * 3 * self.config.max_size**2 <= _KEPT_BYTES:
                 self._kept[index] = sample
         return sample
 

@@ -37,7 +37,8 @@ def resized(size: tuple[int, int], short_side: int, max_long_side: int | None = 
     """The (height, width) to which an image is resized so that its shorter side is ``short_side``.
 
     Where the long side would pass ``max_long_side``, the short side is reduced, and **rounded first**; the long
-    side, truncated, can so pass the limit by some pixels (200 x 640 gives 417 x 1334), as in the original.
+    side, truncated, can so pass the limit (200 x 640 gives 417 x 1334), as in the original: by some pixels at
+    common aspects, by more where the short side is only a few pixels.
     """
     short, long = min(size), max(size)
     if max_long_side is not None and long / short * short_side > max_long_side:

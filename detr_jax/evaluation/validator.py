@@ -38,6 +38,8 @@ class Validator:
 
     def draw(self, values: Values, path: Path) -> None:
         """Writes the first validation images with their ground truth and a model's predictions as one picture."""
+        if not self.config.evaluation.pictures:
+            return
         images: list[np.ndarray] = []
         truths: list[LabelledBoxes] = []
         predictions: list[LabelledBoxes] = []

@@ -43,16 +43,16 @@ def _linear(fan_in: int, fan_out: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.
 
 
 class BoxHead(nnx.Module):
-    """Three linear layers with ReLU between them, and a sigmoid."""
+    """Three linear layers with ReLU between them, and a sigmoid; in float32 always."""
 
-    def __init__(self, dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.layers = nnx.List([_linear(dim, width, dtype, rngs) for width in (dim, dim, 4)])
+    def __init__(self, dim: int, *, rngs: nnx.Rngs):
+        self.layers = nnx.List([_linear(dim, width, jnp.dtype("float32"), rngs) for width in (dim, dim, 4)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] to cxcywh boxes [..., 4] in 0..1, float32."""
         for layer in self.layers[:-1]:
             x = jax.nn.relu(layer(x))
-        return jax.nn.sigmoid(self.layers[-1](x).astype(jnp.float32))
+        return jax.nn.sigmoid(self.layers[-1](x))
 
 
 def sample_padding_mask(sizes: jax.Array, canvas: tuple[int, int], cells: tuple[int, int]) -> jax.Array:
@@ -91,8 +91,8 @@ class DETR(nnx.Module):
         self.encoder = Encoder(config, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
         self.object_queries = nnx.Param(jax.random.normal(rngs.params(), (config.num_queries, config.hidden_dim)))
-        self.class_head = _linear(config.hidden_dim, config.num_classes + 1, dtype, rngs)
-        self.box_head = BoxHead(config.hidden_dim, dtype=dtype, rngs=rngs)
+        self.class_head = _linear(config.hidden_dim, config.num_classes + 1, jnp.dtype("float32"), rngs)
+        self.box_head = BoxHead(config.hidden_dim, rngs=rngs)
 
     def features(self, images: jax.Array, sizes: jax.Array) -> Features:
         """Backbone, projection, padding mask and position embedding of images [B, H, W, 3], sizes [B, 2]."""
@@ -130,7 +130,7 @@ class DETR(nnx.Module):
         """
         features = self.features(images, sizes)
         decoded = self.decode(self.encode(features, rngs=rngs), features, rngs=rngs)
-        return Predictions(self.class_head(decoded).astype(jnp.float32), self.box_head(decoded))
+        return Predictions(self.class_head(decoded), self.box_head(decoded))
 
 
 def _flatten_cells(x: jax.Array) -> jax.Array:

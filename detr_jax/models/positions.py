@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from detr_jax.config import LEARNED_CELLS
 from detr_jax.models.initializers import Initializer
-
-LEARNED_CELLS = 50  # the original's tables hold this many rows and columns
 
 
 def sine_position_embedding(padding_mask: jax.Array, dim: int, temperature: float = 10_000.0) -> jax.Array:

@@ -1,6 +1,7 @@
 """What a run tells: ``metrics.jsonl``, TensorBoard files, and a progress line on the terminal."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -36,18 +37,19 @@ class RunLog:
         return None
 
     @contextmanager
-    def uncounted(self) -> Iterator[None]:
-        """Leaves the time of what happens inside (compilation, validation) out of the rate of training."""
+    def uncounted(self, steps: int = 0) -> Iterator[None]:
+        """Leaves what happens inside (compilation and its step, validation) out of the rate of training."""
         started = time.monotonic()
         yield
         self._since_time += time.monotonic() - started
+        self._since_step += steps
 
     def training(self, step: int, terms: dict[str, float]) -> None:
         """Logs the mean terms of the steps since the last call, and shows the progress."""
         now = time.monotonic()
         steps, seconds = step - self._since_step, max(now - self._since_time, 1e-9)
         rate = steps * self.batch_size / seconds
-        left = (self.total_steps - step) * seconds / max(steps, 1)
+        left = (self.total_steps - step) * seconds / steps if steps else float("nan")
         self._write(step, {**{f"train/{name}": value for name, value in terms.items()}, "train/images_per_s": rate})
         line = (
             f"step {step}/{self.total_steps}  loss {terms['loss']:.3f}  ce {terms['loss_ce']:.3f}  "
@@ -61,6 +63,10 @@ class RunLog:
     def validation(self, step: int, metrics: dict[str, float]) -> None:
         """Logs and prints the metrics of a validation."""
         self._write(step, {f"val/{name}": value for name, value in metrics.items()})
+        self.say_validation(step, metrics)
+
+    def say_validation(self, step: int, metrics: dict[str, float]) -> None:
+        """Prints the metrics of a validation."""
         numbers = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if "/" not in name)
         self.say(f"validation at step {step}: {numbers}")
 
@@ -92,6 +98,8 @@ def _read_lines(path: Path) -> list[dict]:
 
 
 def _clock(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "unknown time"
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -1,9 +1,9 @@
 """A training run from its first step, or from its last checkpoint, to its last evaluation."""
 
-import signal
+import itertools
 import time
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from detr_jax.matching import Targets, callbacks_may_starve
 from detr_jax.sharding import create_mesh, replicated, shared_out
 from detr_jax.training.log import RunLog
 from detr_jax.training.optimizer import create_optimizer
+from detr_jax.training.signals import Interrupted, StopSignals
 from detr_jax.training.step import (
     DeviceBatch,
     Model,
@@ -33,14 +34,6 @@ _STEPS_AHEAD = 2  # steps that the host may run ahead of the devices; each holds
 
 class TrainingError(RuntimeError):
     """A run that cannot go on; the message says at which step, why, and what to try."""
-
-
-class Interrupted(Exception):
-    """A run was asked to stop (SIGINT or SIGTERM), and has saved what it reached."""
-
-    def __init__(self, step: int, signal_number: int):
-        super().__init__(f"Stopped at step {step}; the same command goes on from there.")
-        self.signal_number = signal_number
 
 
 def train(config: Config, workdir: str | Path) -> dict[str, float]:
@@ -75,12 +68,20 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     train_step = create_train_step(model, optimizer, config, mesh)
     validator = Validator(config, val_source, model.graph, mesh)
 
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--workdir={workdir} cannot be made ({error.strerror}): choose another folder.") from None
     checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep_checkpoints)
     if checkpoints.latest_step is not None:
         state, frozen = _restore(checkpoints, model, state, frozen)
     (workdir / "config.json").write_text(to_json(config))
     step = int(state.step)
+    if step > total_steps:
+        raise ConfigError(
+            f"training.steps={total_steps} is below the {step} steps that {workdir} has done: raise it, or choose "
+            "another --workdir."
+        )
 
     log = RunLog(workdir, step, total_steps, batch_size)
     _introduce(log, config, mesh, plan, model, step, total_steps, previous)
@@ -89,20 +90,28 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
             log.say(f"Data fault: {sentence}")
 
     every = config.evaluation.every_epochs * plan.steps_per_epoch
+    stale = any(name.startswith(("data.", "evaluation.", "model.")) for name in previous)
+
+    def validates(step: int) -> bool:
+        return step == total_steps or bool(every and step and step % every == 0)
+
     metrics: dict[str, float] = {}
     pending: list[dict[str, jax.Array]] = []
     canvases: set[tuple[int, ...]] = set()
-    stream = _to_devices(batches(plan, train_source, batch_size, config.data, start=step), mesh)
+    planned = batches(plan, train_source, batch_size, config.data, start=step)
+    stream = _to_devices(itertools.islice(planned, total_steps - step), mesh)
     try:
-        with _stop_signals() as stop:
+        with StopSignals() as stop:
             while True:
-                if step == total_steps or (every and step and step % every == 0):
-                    known = log.validation_at(step)
-                    with log.uncounted():
-                        metrics = known or validator.metrics((state.evaluated, frozen))
-                    if not known:
+                if validates(step):
+                    metrics = {} if stale else log.validation_at(step) or {}
+                    if metrics:
+                        log.say_validation(step, metrics)
+                    else:
+                        with log.uncounted(), stop.at_once(step):
+                            metrics = validator.metrics((state.evaluated, frozen))
                         log.validation(step, metrics)
-                if step >= total_steps:
+                if step == total_steps:
                     break
 
                 batch = next(stream)
@@ -111,7 +120,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
                     state, terms = train_step(state, frozen, batch)
                 else:
                     canvases.add(canvas)
-                    with log.uncounted():
+                    with log.uncounted(steps=1):
                         started = time.monotonic()
                         state, terms = jax.block_until_ready(train_step(state, frozen, batch))
                         log.say(f"compiled for canvas {canvas[0]} x {canvas[1]} in {time.monotonic() - started:.0f} s")
@@ -120,16 +129,17 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
                 if len(pending) > _STEPS_AHEAD:
                     jax.block_until_ready(pending[-1 - _STEPS_AHEAD]["loss"])
 
-                stopping = bool(stop) and step < total_steps
-                save = stopping or step == total_steps or step % config.training.checkpoint_every == 0
+                stopping = stop.received
+                save = bool(stopping) or validates(step) or step % config.training.checkpoint_every == 0
                 if save or step % config.training.log_every == 0:
                     log.training(step, _finite_means(pending, step))
                     pending = []
                 if save:
                     _save(checkpoints, model, state, frozen, config)
                 if stopping:
-                    raise Interrupted(step, stop[0])
-            validator.draw((state.evaluated, frozen), workdir / "predictions.png")
+                    raise Interrupted(step, stopping)
+            with stop.at_once(step):
+                validator.draw((state.evaluated, frozen), workdir / "predictions.png")
             log.say(f"finished; checkpoints, metrics.jsonl and predictions.png are in {workdir}")
     finally:
         with suppress(RuntimeError):  # what a failed step leaves behind
@@ -157,9 +167,12 @@ def _previous_config(workdir: Path, config: Config) -> dict[str, tuple[Any, Any]
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir={workdir} is a file: give a folder.")
     path = workdir / "config.json"
-    if not path.exists() or not (workdir / "checkpoints").exists():
+    if not path.exists() or not any(child.name.isdigit() for child in (workdir / "checkpoints").glob("*")):
         return {}
-    changed = differences(from_json(path.read_text()), config)
+    try:
+        changed = differences(from_json(path.read_text()), config)
+    except ConfigError as error:
+        raise ConfigError(f"{path} is damaged ({error}) Take it away to go on with the configuration given.") from None
     for name, (old, new) in changed.items():
         if name.startswith("model.") and name not in ("model.dropout", "model.dtype"):
             raise ConfigError(
@@ -246,26 +259,3 @@ def _finite_means(pending: list[dict[str, jax.Array]], step: int) -> dict[str, f
                 "optimizer.warmup_steps, or train in float32; the last checkpoint is from before."
             )
     return {name: float(np.mean([terms[name] for terms in values])) for name in values[0]}
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in a list; a second one ends the program as it always does."""
-    received: list[int] = []
-    previous: dict[int, Any] = {}
-
-    def receive(number: int, _: Any) -> None:
-        received.append(number)
-        for signal_number, handler in previous.items():
-            signal.signal(signal_number, handler)
-
-    try:
-        for number in map(int, (signal.SIGINT, signal.SIGTERM)):
-            previous[number] = signal.signal(number, receive)
-    except ValueError:  # signals can only be received in the main thread
-        previous.clear()
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -1,12 +1,13 @@
 """AdamW with a learning rate for the backbone, true freezing, clipping and schedules (DETR, section 4)."""
 
+import difflib
 from typing import Any
 
 import jax
 import optax
 from flax import nnx
 
-from detr_jax.config import OptimizerConfig
+from detr_jax.config import ConfigError, OptimizerConfig
 
 
 def is_trainable(config: OptimizerConfig) -> nnx.filterlib.Filter:
@@ -18,6 +19,26 @@ def is_trainable(config: OptimizerConfig) -> nnx.filterlib.Filter:
         return not any(name.startswith(prefix.rstrip("/") + "/") for prefix in frozen)
 
     return nnx.All(nnx.Param, not_frozen)
+
+
+def check_frozen(config: OptimizerConfig, params: Any) -> None:
+    """Refuses frozen paths that name nothing among a model's pure tree of parameters, and freezing everything.
+
+    Raises:
+      ConfigError: naming the path, and those that there are.
+    """
+    paths = ["/".join(str(part.key) for part in path) + "/" for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for prefix in config.frozen:
+        if not any(path.startswith(prefix.rstrip("/") + "/") for path in paths):
+            depth = prefix.rstrip("/").count("/") + 1
+            there = sorted({"/".join(path.split("/")[:depth]) for path in paths if path.count("/") >= depth})
+            close = difflib.get_close_matches(prefix, there, n=4, cutoff=0.3)
+            raise ConfigError(
+                f"optimizer.frozen holds {prefix!r}, but no parameter's path begins so: "
+                f"there is {', '.join(close or there)}."
+            )
+    if all(any(path.startswith(prefix.rstrip("/") + "/") for prefix in config.frozen) for path in paths):
+        raise ConfigError(f"optimizer.frozen={config.frozen} freezes every parameter: leave some to train.")
 
 
 def learning_rate_schedule(

@@ -16,7 +16,7 @@ from detr_jax.matching import Targets
 from detr_jax.models.detr import DETR
 from detr_jax.models.resnet import normalize_images
 from detr_jax.sharding import replicated, shared_out
-from detr_jax.training.optimizer import is_trainable
+from detr_jax.training.optimizer import check_frozen, is_trainable
 
 Tree = Any
 """A pure tree of arrays."""
@@ -73,7 +73,11 @@ class Model(NamedTuple):
 
 
 def create_model(config: Config) -> Model:
-    """A model with initial values from the seed, compiled as one program."""
+    """A model with initial values from the seed, compiled as one program.
+
+    Raises:
+      ConfigError: ``optimizer.frozen`` names parameters that the model has not.
+    """
     trainable = is_trainable(config.optimizer)
 
     def initial() -> DETR:
@@ -83,7 +87,9 @@ def create_model(config: Config) -> Model:
     def initial_values() -> list[Tree]:
         return [nnx.as_pure(state) for state in nnx.split(initial(), trainable, ...)[1:]]
 
-    graph = nnx.graphdef(nnx.eval_shape(initial))
+    abstract = nnx.eval_shape(initial)
+    check_frozen(config.optimizer, nnx.as_pure(nnx.state(abstract, nnx.Param)))
+    graph = nnx.graphdef(abstract)
     return Model(graph, trainable, *initial_values())
 
 
@@ -132,8 +138,8 @@ def create_train_step(model: Model, optimizer: optax.GradientTransformation, con
             shapes = jax.eval_shape(gradient_of, state.params, frozen, jax.tree.map(lambda x: x[0], split), norms, key)
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             ((loss, terms), gradient), _ = jax.lax.scan(add_part, zeros, (split, keys))
-            # losses are shares of the whole batch and add up; the diagnostics are means over a part
-            terms = {name: term if name.startswith("loss") else term / parts for name, term in terms.items()}
+            # all others are shares of the whole batch and add up; this one is a mean over the images of a part
+            terms["cardinality_error"] /= parts
 
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -248,3 +248,16 @@ def test_a_validation_stream_ends_after_its_plan(source, config):
     ids = np.concatenate([batch.image_ids for batch in stream])
     assert len(stream) == len(plan)
     assert sorted(ids[ids != NO_IMAGE]) == list(source.image_ids)
+
+
+def test_images_of_a_rare_shape_are_used_as_often_as_the_others(source, config):
+    """Two canvases of which none holds the other, and far fewer images for one than a batch has."""
+    source.sizes = np.array([[40, 60]] * 50 + [[60, 40]] * 7)
+    config.train_short_sides = config.crop_short_sides = ()
+    config.train_buckets = ((64, 96), (96, 64))
+    plan = TrainPlan(source, config, batch_size=20, seed=0)
+    epochs = 400
+    uses = collections.Counter(index for epoch in range(epochs) for index in indices(plan.epoch(epoch)))
+    expected = plan.steps_per_epoch * 20 / len(source)
+    rare = np.mean([uses[index] for index in range(50, 57)]) / epochs
+    assert 0.5 * expected < rare < 2 * expected

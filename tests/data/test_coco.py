@@ -56,7 +56,9 @@ def test_boxes_become_corners_crowds_are_left_out_and_empty_images_stay(write):
 
 def test_doubtful_boxes_are_clipped_or_dropped_counted_and_named(write, content):
     for i, box in enumerate(([5, 5, 0, 3], [50, 5, 4, 4], [30, 20, 20, 20], [38.5, 5, 1.9, 3], [5, 5, -2, 3])):
-        content["annotations"].append({"id": 100 + i, "image_id": 3, "category_id": 1, "bbox": box, "iscrowd": 0})
+        content["annotations"].append(
+            {"id": 100 + i, "image_id": 3, "category_id": 1, "bbox": box, "area": 9, "iscrowd": 0}
+        )
     dataset = write()
     np.testing.assert_allclose(dataset[1].objects.boxes, [[30, 20, 40, 30], [38.5, 5, 40, 8]])
     sentences = "\n".join(dataset.faults.sentences())
@@ -100,6 +102,12 @@ def _delete(*path):
         (_set(["images", 0, "id"], 3), ["two images", "3"]),
         (_set(["images", 0, "id"], "x"), ["id='x'", "whole number"]),
         (_set(["images"], []), ["instances.json", "no image"]),
+        (_set(["images", 0, "id"], -7), ["-7", "negative"]),
+        (_set(["annotations", 1, "id"], 1), ["two annotations", "1"]),
+        (_delete("annotations", 0, "id"), ["annotation without id", "id=None"]),
+        (_set(["annotations", 0, "area"], "big"), ["annotation 1", "area='big'"]),
+        (_set(["annotations", 0, "iscrowd"], 2), ["annotation 1", "iscrowd=2"]),
+        (_set(["categories", 0, "id"], 18), ["two categories", "18"]),
         (_delete("images", 0, "file_name"), ["image 7", "file_name"]),
         (_delete("categories"), ["instances.json", "categories"]),
     ],
@@ -117,6 +125,22 @@ def test_a_file_that_is_no_instances_json_is_refused(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(DataError, match=r"x\.json"):
         CocoDataset(tmp_path, tmp_path / "x.json")
+
+
+def test_names_and_areas_that_are_missing_are_filled_in_for_the_evaluation(write, content):
+    del content["categories"][0]["name"], content["annotations"][0]["area"]
+    dataset = write()
+    truth = dataset.ground_truth()
+    assert [category["name"] for category in truth["categories"]] == ["1", "dog"]
+    assert truth["annotations"][0]["area"] == 200
+    assert "annotation 1" in dataset.faults.sentences()[0]
+
+
+def test_more_than_8_bits_a_channel_are_refused(write, tmp_path):
+    dataset = write()
+    Image.fromarray(np.zeros((30, 40), np.uint16)).save(tmp_path / "images" / "a.png")
+    with pytest.raises(DataError, match=r"a\.png has more than 8 bits"):
+        dataset[0]
 
 
 def test_missing_folder_and_files_are_named(write, tmp_path):

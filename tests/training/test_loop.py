@@ -10,9 +10,11 @@ from PIL import Image
 from detr_jax import checkpoints
 from detr_jax.config import ConfigError
 from detr_jax.data import DataError
+from detr_jax.evaluation.validator import Validator
 from detr_jax.training import loop
 from detr_jax.training.log import RunLog
-from detr_jax.training.loop import Interrupted, TrainingError, train
+from detr_jax.training.loop import TrainingError, train
+from detr_jax.training.signals import Interrupted
 from tests.tiny import tiny_config
 
 
@@ -49,13 +51,13 @@ def test_a_run_leaves_metrics_checkpoints_config_and_a_picture(finished):
     lines = _lines(workdir)
     training = [line for line in lines if "train/loss" in line]
     validation = [line for line in lines if "val/AP" in line]
-    assert [line["step"] for line in training] == [4, 5, 8, 10, 12]
+    assert [line["step"] for line in training] == [4, 5, 6, 8, 10, 12]
     assert [line["step"] for line in validation] == [6, 12]
     assert {"val/AP", "val/AP50", "val/AP75", "val/APs", "val/APm", "val/APl", "val/AR1", "val/AP/circle"} <= set(
         validation[-1]
     )
     assert validation[-1]["val/AP"] == metrics["AP"]
-    assert sorted(int(path.name) for path in (workdir / "checkpoints").iterdir()) == [5, 10, 12]
+    assert sorted(int(path.name) for path in (workdir / "checkpoints").iterdir()) == [6, 10, 12]
     assert json.loads((workdir / "config.json").read_text())["training"]["steps"] == 12
     assert list((workdir / "tensorboard").iterdir())
     with Image.open(workdir / "predictions.png") as picture:
@@ -111,6 +113,34 @@ def test_a_run_killed_between_checkpoints_repeats_the_lost_steps(finished, tmp_p
         }
 
 
+def test_a_signal_during_a_validation_stops_at_once_and_the_validation_is_made_up_for(finished, tmp_path, monkeypatch):
+    evaluate = Validator.metrics
+
+    def stop_and_evaluate(self, values):
+        signal.raise_signal(signal.SIGINT)
+        return evaluate(self, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Validator, "metrics", stop_and_evaluate)
+        with pytest.raises(Interrupted, match="step 6") as stopped:
+            train(tiny_config(), tmp_path)
+    assert stopped.value.signal_number == signal.SIGINT
+    assert not [line for line in _lines(tmp_path) if "val/AP" in line]
+    assert train(tiny_config(), tmp_path) == finished[1]
+    assert [line["step"] for line in _lines(tmp_path) if "val/AP" in line] == [6, 12]
+
+
+def test_fewer_steps_than_done_and_a_damaged_config_file_are_refused(finished, tmp_path):
+    config = tiny_config()
+    config.training.steps = 10
+    with pytest.raises(ConfigError, match=r"training\.steps=10 is below the 12 steps"):
+        train(config, finished[0])
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    (tmp_path / "config.json").write_text('{"model": ')
+    with pytest.raises(ConfigError, match=r"config\.json is damaged"):
+        train(tiny_config(), tmp_path)
+
+
 def test_the_checkpoint_restores_for_inference_with_the_moving_average(finished):
     model, config = checkpoints.load_model(finished[0])
     plain, _ = checkpoints.load_model(finished[0] / "checkpoints" / "12", ema=False)
@@ -136,6 +166,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(tmp_path):
     config = tiny_config()
     config.optimizer.learning_rate = config.optimizer.backbone_learning_rate = 1e30
     config.optimizer.warmup_steps = 0
+    config.training.log_every = 50  # the validation after an epoch comes first, and must not meet the NaN
     with pytest.raises(TrainingError, match=r"loss is (nan|inf) at step \d+"):
         train(config, tmp_path)
     assert not any(path.name.isdigit() for path in (tmp_path / "checkpoints").iterdir())
@@ -156,6 +187,8 @@ def _changed(path, value):
     [
         ("training.batch_size", 0, ConfigError, "training.batch_size=0"),
         ("loss.matcher", "hungarian", ConfigError, "loss.matcher='hungarian'"),
+        ("optimizer.frozen", ("backbone/layer1",), ConfigError, "'backbone/layer1'"),
+        ("optimizer.frozen", ("backbone", "enc"), ConfigError, "'enc'"),
         ("model.num_classes", 2, DataError, "model.num_classes=2"),
         ("data.train_buckets", ((16, 16),), DataError, "data.train_buckets"),
         ("data.val_buckets", ((16, 16),), DataError, "data.val_buckets"),
