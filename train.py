@@ -8,7 +8,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from detr_jax.checkpoints import CheckpointError
-from detr_jax.config import ConfigError, unknown_field
+from detr_jax.config import Config, ConfigError, unknown_field
 from detr_jax.data import DataError
 from detr_jax.training.loop import TrainingError, train
 from detr_jax.training.signals import Interrupted
@@ -30,14 +30,18 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         filename = config_flags.get_config_filename(flags.FLAGS["config"]) if flags.FLAGS["config"].present else None
-    except (flags.Error, ValueError, SyntaxError) as error:
+    except flags.Error as error:
         _fail(error)
+    except Exception as error:  # a configuration file is anybody's code
+        _fail(f"The configuration could not be read ({type(error).__name__}: {error}).")
     if len(rest) > 1:
         _fail(f"{rest[1]!r} is not understood: every option begins with --, as --config.training.steps=100.")
     if filename is None:
         _fail("Give a configuration: python train.py --config configs/shapes.py")
     if not Path(filename).is_file():
         _fail(f"The configuration file {filename} does not exist: give one like configs/shapes.py.")
+    if not isinstance(_CONFIG.value, Config):
+        _fail(f"get_config() in {filename} returned {_CONFIG.value!r}, which must be a detr_jax.config.Config.")
     return rest
 
 

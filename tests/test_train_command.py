@@ -37,6 +37,26 @@ def test_bad_arguments_end_in_a_sentence_without_traceback(tmp_path, arguments, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["", "import nothing_of_this_name", "def get_config():\n  return {}", "def get_config():\n  return 1 / 0", "("],
+)
+def test_a_configuration_file_that_gives_no_config_is_refused(tmp_path, text):
+    (tmp_path / "odd.py").write_text(text)
+    result = _train("--config", tmp_path / "odd.py", "--workdir", tmp_path / "run")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = _train("--config", "configs/shapes.py", "--workdir", tmp_path / "file" / "run")
+    assert result.returncode == 1
+    assert str(tmp_path / "file" / "run") in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_a_short_run_ends_with_its_metrics(tmp_path):
     result = _train(
         *("--config", "configs/shapes.py", "--workdir", tmp_path / "run"),
