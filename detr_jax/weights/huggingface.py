@@ -105,7 +105,8 @@ def config_faults(config: Mapping[str, Any]) -> Iterator[str]:
     }
     for name, choices in wanted.items():
         if config.get(name, choices[0]) not in choices:
-            yield f"config.json has {name}={config[name]!r}, and only {' or '.join(map(repr, choices))} can be imported."
+            known = " or ".join(map(repr, choices))
+            yield f"config.json has {name}={config[name]!r}, and only {known} can be imported."
     encoder, decoder = (config.get(f"{part}_attention_heads", 8) for part in ("encoder", "decoder"))
     if encoder != decoder:
         yield f"config.json has {encoder} heads in the encoder and {decoder} in the decoder; they must be equal here."
