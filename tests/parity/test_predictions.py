@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-from flax import nnx
 
 from detr_jax.weights import load_pretrained
-from tests.parity.torch_models import RESNETS, SMALL, SMALL_BASIC, SMALL_TRANSFORMER, random_detr
+from tests.outputs import model_outputs
+from tests.parity.torch_models import RESNETS, SMALL, SMALL_BASIC, SMALL_TRANSFORMER, random_detr, reference_outputs
 
 TOLERANCE = 1e-4  # absolute; the issue's aim of 1e-5 is what the printed figures are compared with
 SIZES = ((187, 300), (224, 203))  # (height, width); neither is a multiple of 32
@@ -47,28 +46,6 @@ def padded(images, canvas):
     return batch
 
 
-@torch.no_grad()
-def torch_outputs(model, images, sizes):
-    """Last feature map [B, h, w, C], memory [B, h, w, D], logits and boxes of images [B, H, W, 3]."""
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    mask = torch.zeros(len(images), *images.shape[1:3], dtype=torch.long)
-    for place, (height, width) in zip(mask, sizes, strict=True):
-        place[:height, :width] = 1
-    features = model.model.backbone(pixels, mask)[-1][0].permute(0, 2, 3, 1).numpy()
-    out = model(pixels, pixel_mask=mask)
-    memory = out.encoder_last_hidden_state.numpy().reshape(*features.shape[:3], -1)
-    return {"features": features, "memory": memory, "logits": out.logits.numpy(), "boxes": out.pred_boxes.numpy()}
-
-
-@nnx.jit
-def jax_outputs(model, images, sizes):
-    stages, _ = model.backbone(images, sizes if model.mask_padding else None)
-    features = model.features(images, sizes)
-    memory = model.encode(features).reshape(features.projected.shape)
-    logits, boxes = model(images, sizes)
-    return {"features": stages[-1], "memory": memory, "logits": logits[-1], "boxes": boxes[-1]}
-
-
 def assert_close(found, expected, where):
     errors = {name: float(np.abs(np.asarray(found[name]) - expected[name]).max()) for name in expected}
     scale = {name: float(np.abs(expected[name]).max()) for name in expected}
@@ -80,17 +57,17 @@ def test_a_padded_batch_is_answered_as_the_original_does(pair, rng):
     model, folder, dc5 = pair
     images = padded([rng.normal(size=(*size, 3)) for size in SIZES], CANVAS)
     ours = load_pretrained(folder, dilation=dc5, mask_padding=False)
-    found = jax_outputs(ours, jnp.asarray(images), jnp.asarray(SIZES))
-    assert_close(found, torch_outputs(model, images, SIZES), "batch")
+    found = model_outputs(ours, jnp.asarray(images), jnp.asarray(SIZES))
+    assert_close(found, reference_outputs(model, images, SIZES), "batch")
 
 
 def test_an_image_in_a_bucket_is_answered_as_the_original_answers_it_alone(pair, rng):
     model, folder, dc5 = pair
     images = [rng.normal(size=(*size, 3)).astype(np.float32) for size in SIZES]
     ours = load_pretrained(folder, dilation=dc5)
-    together = jax.device_get(jax_outputs(ours, jnp.asarray(padded(images, BUCKET)), jnp.asarray(SIZES)))
+    together = jax.device_get(model_outputs(ours, jnp.asarray(padded(images, BUCKET)), jnp.asarray(SIZES)))
     for i, image in enumerate(images):
-        expected = torch_outputs(model, image[None], SIZES[i : i + 1])
+        expected = reference_outputs(model, image[None], SIZES[i : i + 1])
         height, width = expected["features"].shape[1:3]
         found = {name: value[i : i + 1] for name, value in together.items()}
         found |= {name: found[name][:, :height, :width] for name in ("features", "memory")}

@@ -43,12 +43,12 @@ def random_detr(rng: np.random.Generator, resnet: dict, *, dc5: bool = False, **
     config._attn_implementation = "eager"
     model = DetrForObjectDetection(config).eval()
     if dc5:
-        _dilate_last_stage(model)
+        dilate_last_stage(model)
     _randomise(model)
     return model
 
 
-def _dilate_last_stage(model: DetrForObjectDetection) -> None:
+def dilate_last_stage(model: DetrForObjectDetection) -> None:
     """DC5 as torchvision makes it: no stride, and all 3x3 convolutions but the first block's dilated by 2."""
     first, *others = model.model.backbone.model.encoder.stages[-1].layers
     first.layer[1].convolution.stride = first.shortcut.convolution.stride = (1, 1)
@@ -88,3 +88,21 @@ def _randomise(model: DetrForObjectDetection) -> None:
     model(torch.randn(1, 3, 160, 192))
     for hook in hooks:
         hook.remove()
+
+
+@torch.no_grad()
+def reference_outputs(model: DetrForObjectDetection, images: np.ndarray, sizes) -> dict[str, np.ndarray]:
+    """What the model makes of normalised images [B, H, W, 3] with valid sizes [B, 2] (height, width).
+
+    Returns:
+      ``features`` [B, h, w, C] of the last stage, ``memory`` [B, h, w, D] of the encoder, ``logits`` and ``boxes`` of
+      the last decoder layer.
+    """
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    mask = torch.zeros(len(images), *images.shape[1:3], dtype=torch.long)
+    for place, (height, width) in zip(mask, sizes, strict=True):
+        place[:height, :width] = 1
+    features = model.model.backbone(pixels, mask)[-1][0].permute(0, 2, 3, 1).numpy()
+    out = model(pixels, pixel_mask=mask)
+    memory = out.encoder_last_hidden_state.numpy().reshape(*features.shape[:3], -1)
+    return {"features": features, "memory": memory, "logits": out.logits.numpy(), "boxes": out.pred_boxes.numpy()}
