@@ -203,7 +203,7 @@ class Sorted:
         missing = {self.layout.name_of(path, names): None for path in expected if path not in given}
         parts = [
             f"  {len(lines)} {what}:\n" + "\n".join(f"    {line}" for line in lines)
-            for what, lines in (("missing", missing), ("unexpected", unexpected), ("of the wrong shape", wrong))
+            for what, lines in (("missing", missing), ("unexpected", unexpected), ("of the wrong shape or type", wrong))
             if lines
         ]
         if parts:
