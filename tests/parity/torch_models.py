@@ -1,6 +1,7 @@
 """DETR models of transformers with random weights and random batch-norm statistics, as the live reference."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ def random_detr(rng: np.random.Generator, resnet: dict, *, dc5: bool = False, **
     model = DetrForObjectDetection(config).eval()
     if dc5:
         dilate_last_stage(model)
-    _randomise(model)
+    randomise(model, model)
     return model
 
 
@@ -57,12 +58,16 @@ def dilate_last_stage(model: DetrForObjectDetection) -> None:
 
 
 @torch.no_grad()
-def _randomise(model: DetrForObjectDetection) -> None:
+def randomise(model: torch.nn.Module, run: Callable[[torch.Tensor], object]) -> None:
     """Values under which every tensor matters and activations stay of order one.
 
-    transformers starts with N(0, 0.02), under which all queries answer alike, and with batch norms that do nothing.
-    Here the statistics of a batch norm are those of its input on a random image, changed at random by up to a factor
-    of two: purely random ones would let a deep network's activations grow until an absolute tolerance means nothing.
+    A fresh model answers alike for all queries, and its batch norms do nothing. Here the statistics of a batch norm
+    are those of its input on a random image, changed at random by up to a factor of two: purely random ones would
+    let a deep network's activations grow until an absolute tolerance means nothing.
+
+    Args:
+      model: a detector of transformers or mmdetection.
+      run: runs it on images [1, 3, H, W].
     """
     for name, parameter in model.named_parameters():
         if "backbone" in name and "position" not in name:
@@ -71,7 +76,7 @@ def _randomise(model: DetrForObjectDetection) -> None:
             parameter.uniform_(0.5, 1.5)
         elif parameter.ndim == 1:
             parameter.normal_(0, 0.1)
-        elif "embeddings" in name:
+        elif "embedding" in name:
             parameter.normal_(0, 1)
         else:
             parameter.normal_(0, 1 / math.sqrt(parameter[0].numel()))
@@ -83,9 +88,9 @@ def _randomise(model: DetrForObjectDetection) -> None:
         norm.weight.uniform_(0.3, 1.2)
         norm.bias.normal_(0, 0.2)
 
-    norms = [module for module in model.model.backbone.modules() if hasattr(module, "running_mean")]
+    norms = [module for module in model.modules() if hasattr(module, "running_mean")]
     hooks = [norm.register_forward_pre_hook(fit) for norm in norms]
-    model(torch.randn(1, 3, 160, 192))
+    run(torch.randn(1, 3, 160, 192))
     for hook in hooks:
         hook.remove()
 

@@ -36,7 +36,7 @@ def test_text_is_no_checkpoint(tmp_path):
 def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(WeightsError, match=r"nowhere\.pth does not exist"):
         load_pretrained(tmp_path / "nowhere.pth")
-    with pytest.raises(WeightsError, match="holds no checkpoint: a directory must have model.safetensors or"):
+    with pytest.raises(WeightsError, match=r"holds no checkpoint: a directory must have model\.safetensors or"):
         load_pretrained(tmp_path)
     (tmp_path / "weights.npz").write_bytes(b"")
     with pytest.raises(WeightsError, match=r"weights\.npz is of an unknown kind.*\.safetensors, \.pth"):

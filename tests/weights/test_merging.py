@@ -93,7 +93,7 @@ def test_models_that_compute_something_else_are_refused(weights, rngs, fields, s
 def test_group_norm_does_not_take_a_batch_norm_s_scale(weights, rngs):
     backbone = dataclasses.replace(weights.config.backbone, norm="group")
     config = dataclasses.replace(weights.config, backbone=backbone)
-    with pytest.raises(WeightsError, match="model.backbone.norm is 'frozen_batch' in the checkpoint and 'group'"):
+    with pytest.raises(WeightsError, match=r"model\.backbone\.norm is 'frozen_batch' in the checkpoint and 'group'"):
         merge_pretrained(tree_of(config, rngs), weights, config)
 
 
