@@ -12,5 +12,6 @@ from detr_jax import config as config
 from detr_jax import losses as losses
 from detr_jax import matching as matching
 from detr_jax import models as models
+from detr_jax import weights as weights
 
 __version__ = "0.1.0"

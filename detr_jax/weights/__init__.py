@@ -1,0 +1,9 @@
+"""Weights of other frameworks: import them as a model, or as the start of a training."""
+
+from detr_jax.weights.files import WeightsError as WeightsError
+from detr_jax.weights.merging import Outcome as Outcome
+from detr_jax.weights.merging import merge_pretrained as merge_pretrained
+from detr_jax.weights.merging import outcome_table as outcome_table
+from detr_jax.weights.pretrained import ImportedWeights as ImportedWeights
+from detr_jax.weights.pretrained import load_pretrained as load_pretrained
+from detr_jax.weights.pretrained import read_pretrained as read_pretrained

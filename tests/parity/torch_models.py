@@ -1,0 +1,113 @@
+"""DETR models of transformers with random weights and random batch-norm statistics, as the live reference."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
+
+RESNETS = {
+    18: {"layer_type": "basic", "depths": (2, 2, 2, 2), "hidden_sizes": (64, 128, 256, 512)},
+    50: {"layer_type": "bottleneck", "depths": (3, 4, 6, 3), "hidden_sizes": (256, 512, 1024, 2048)},
+    101: {"layer_type": "bottleneck", "depths": (3, 4, 23, 3), "hidden_sizes": (256, 512, 1024, 2048)},
+}
+SMALL = {
+    "layer_type": "bottleneck",
+    "depths": (1, 2, 1, 2),
+    "hidden_sizes": (32, 64, 128, 256),
+    "embedding_size": 8,
+}
+SMALL_BASIC = {"layer_type": "basic", "depths": (1, 2, 1, 2), "hidden_sizes": (8, 16, 32, 64), "embedding_size": 8}
+SMALL_TRANSFORMER = {
+    "d_model": 32,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "num_queries": 9,
+    "num_labels": 6,
+}
+
+
+def random_detr(rng: np.random.Generator, resnet: dict, *, dc5: bool = False, **fields) -> DetrForObjectDetection:
+    """A detector of transformers in inference mode, without dropout, and with `auxiliary_loss` off."""
+    torch.manual_seed(int(rng.integers(2**31)))
+    config = DetrConfig(
+        use_timm_backbone=False,
+        backbone=None,
+        backbone_config=ResNetConfig(**resnet, out_features=["stage4"]),
+        **{"num_labels": 91, "auxiliary_loss": False, "dropout": 0.0, **fields},
+    )
+    config._attn_implementation = "eager"
+    model = DetrForObjectDetection(config).eval()
+    if dc5:
+        dilate_last_stage(model)
+    randomise(model, model)
+    return model
+
+
+def dilate_last_stage(model: DetrForObjectDetection) -> None:
+    """DC5 as torchvision makes it: no stride, and all 3x3 convolutions but the first block's dilated by 2."""
+    first, *others = model.model.backbone.model.encoder.stages[-1].layers
+    first.layer[1].convolution.stride = first.shortcut.convolution.stride = (1, 1)
+    for block in others:
+        block.layer[1].convolution.dilation = block.layer[1].convolution.padding = (2, 2)
+
+
+@torch.no_grad()
+def randomise(model: torch.nn.Module, run: Callable[[torch.Tensor], object]) -> None:
+    """Values under which every tensor matters and activations stay of order one.
+
+    A fresh model answers alike for all queries, and its batch norms do nothing. Here the statistics of a batch norm
+    are those of its input on a random image, changed at random by up to a factor of two: purely random ones would
+    let a deep network's activations grow until an absolute tolerance means nothing.
+
+    Args:
+      model: a detector of transformers or mmdetection.
+      run: runs it on images [1, 3, H, W].
+    """
+    for name, parameter in model.named_parameters():
+        if "backbone" in name and "position" not in name:
+            continue  # convolutions keep their Kaiming start; norms follow below
+        if "norm" in name and name.endswith("weight"):
+            parameter.uniform_(0.5, 1.5)
+        elif parameter.ndim == 1:
+            parameter.normal_(0, 0.1)
+        elif "embedding" in name:
+            parameter.normal_(0, 1)
+        else:
+            parameter.normal_(0, 1 / math.sqrt(parameter[0].numel()))
+
+    def fit(norm: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        mean, variance = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3)) + 1e-2
+        norm.running_mean.copy_(mean + variance.sqrt() * torch.randn_like(mean) * 0.3)
+        norm.running_var.copy_(variance * torch.empty_like(mean).uniform_(0.5, 2))
+        norm.weight.uniform_(0.3, 1.2)
+        norm.bias.normal_(0, 0.2)
+
+    norms = [module for module in model.modules() if hasattr(module, "running_mean")]
+    hooks = [norm.register_forward_pre_hook(fit) for norm in norms]
+    run(torch.randn(1, 3, 160, 192))
+    for hook in hooks:
+        hook.remove()
+
+
+@torch.no_grad()
+def reference_outputs(model: DetrForObjectDetection, images: np.ndarray, sizes) -> dict[str, np.ndarray]:
+    """What the model makes of normalised images [B, H, W, 3] with valid sizes [B, 2] (height, width).
+
+    Returns:
+      ``features`` [B, h, w, C] of the last stage, ``memory`` [B, h, w, D] of the encoder, ``logits`` and ``boxes`` of
+      the last decoder layer.
+    """
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    mask = torch.zeros(len(images), *images.shape[1:3], dtype=torch.long)
+    for place, (height, width) in zip(mask, sizes, strict=True):
+        place[:height, :width] = 1
+    features = model.model.backbone(pixels, mask)[-1][0].permute(0, 2, 3, 1).numpy()
+    out = model(pixels, pixel_mask=mask)
+    memory = out.encoder_last_hidden_state.numpy().reshape(*features.shape[:3], -1)
+    return {"features": features, "memory": memory, "logits": out.logits.numpy(), "boxes": out.pred_boxes.numpy()}

@@ -1,0 +1,20 @@
+"""The fixtures' images, normalised and padded with numpy alone."""
+
+import numpy as np
+
+SIZES = ((75, 120), (96, 83))
+"""(height, width) of the two images in pixels; only one side is a multiple of 32."""
+CANVAS = (96, 128)
+
+
+def normalized(image: np.ndarray) -> np.ndarray:
+    """A uint8 image [h, w, 3] as the models read it, float32."""
+    return ((image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).astype(np.float32)
+
+
+def padded(images: list[np.ndarray], canvas: tuple[int, int]) -> np.ndarray:
+    """uint8 images normalised, at the top left of canvases [B, H, W, 3] of zeros."""
+    batch = np.zeros((len(images), *canvas, 3), np.float32)
+    for place, image in zip(batch, images, strict=True):
+        place[: image.shape[0], : image.shape[1]] = normalized(image)
+    return batch

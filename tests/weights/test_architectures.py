@@ -1,0 +1,100 @@
+"""The configuration is read from the tensors, for every model of the original, and its counts are the original's."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import save_file
+
+from detr_jax.models import DETR, detr_resnet50, detr_resnet101, resnet
+from detr_jax.weights import load_pretrained, read_pretrained
+from detr_jax.weights.architecture import infer_model
+from detr_jax.weights.facebook import FACEBOOK
+from detr_jax.weights.layout import sort_tensors
+from detr_jax.weights.trees import abstract_model, by_path
+from tests.weights import foreign
+
+
+def facebook_tensors(config):
+    """A model's tensors in the original's layout, zeros that take no memory."""
+    shapes = {path: leaf.shape for path, leaf in by_path(abstract_model(config)[1]).items()}
+    zero = np.zeros((), np.float32)
+    return foreign.facebook_from_ours({path: np.broadcast_to(zero, shape) for path, shape in shapes.items()})
+
+
+@pytest.mark.parametrize(
+    ("config", "tensors", "parameters"),
+    [(detr_resnet50(), 458, 41_524_768), (detr_resnet101(), 713, 60_464_672)],
+    ids=["r50", "r101"],
+)
+def test_tensor_and_parameter_counts_are_the_original_s(config, tensors, parameters):
+    """Spec section 13 and 1; frozen statistics are tensors but, as in the original, no parameters."""
+    state = facebook_tensors(config)
+    assert len(state) == tensors
+    found = sort_tensors(state, FACEBOOK)
+    assert len(found.claims) == tensors
+    arrays = found.converted()
+    assert (
+        infer_model({path: x.shape for path, x in arrays.items()}, num_heads=8, dilation=False, mask_padding=True)
+        == config
+    )
+    assert sum(x.size for path, x in arrays.items() if not ("backbone" in path and "/norm/" in path)) == parameters
+
+
+def test_a_panoptic_checkpoint_has_490_tensors_of_which_32_are_the_mask_head_s():
+    state = {f"detr.{name}": value for name, value in facebook_tensors(detr_resnet50(num_classes=250)).items()}
+    head = ["bbox_attention.q_linear", "bbox_attention.k_linear", "mask_head.out_lay"]
+    head += [
+        f"mask_head.{part}{i}" for part, last in (("lay", 5), ("gn", 5), ("adapter", 3)) for i in range(1, last + 1)
+    ]
+    state |= {f"{name}.{kind}": np.zeros(1, np.float32) for name in head for kind in ("weight", "bias")}
+    assert len(state) == 490
+    found = sort_tensors(state, FACEBOOK)
+    assert (len(found.claims), len(found.aside), found.unexpected) == (458, 32, [])
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101])
+@pytest.mark.parametrize("fields", [{}, {"pre_norm": True, "position_embedding": "learned", "num_queries": 30}])
+def test_every_model_of_the_original_is_recognised(depth, fields):
+    config = detr_resnet50(backbone=resnet(depth), num_classes=11, encoder_layers=3, feedforward_dim=1024, **fields)
+    arrays = sort_tensors(facebook_tensors(config), FACEBOOK).converted()
+    shapes = {path: x.shape for path, x in arrays.items()}
+    assert infer_model(shapes, num_heads=8, dilation=False, mask_padding=True) == config
+
+
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+@pytest.mark.parametrize("pre_norm", [False, True], ids=["post-norm", "pre-norm"])
+@pytest.mark.parametrize("position_embedding", ["sine", "learned"])
+def test_a_model_comes_back_from_the_original_s_layout_bit_by_bit(
+    tmp_path, rng, rngs, tiny_model, tiny_backbone, block, pre_norm, position_embedding
+):
+    config = tiny_model(
+        backbone=tiny_backbone(block=block, blocks=(1, 2, 1, 1)),
+        num_heads=8,
+        pre_norm=pre_norm,
+        position_embedding=position_embedding,
+    )
+    model = DETR(config, rngs=rngs)
+    state = nnx.as_pure(nnx.state(model))
+    state = jax.tree.map(lambda x: x + jnp.asarray(rng.uniform(0, 0.1, x.shape), x.dtype), state)
+    nnx.update(model, state)
+    path = tmp_path / "model.safetensors"
+    tensors = foreign.facebook_from_ours({name: np.asarray(x) for name, x in by_path(state).items()})
+    save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, path)
+
+    weights = read_pretrained(path)
+    assert dataclasses.replace(weights.config, dropout=config.dropout) == config
+    loaded = by_path(nnx.as_pure(nnx.state(load_pretrained(path))))
+    for name, value in by_path(state).items():
+        np.testing.assert_array_equal(loaded[name], value)
+
+
+def test_the_width_of_the_heads_can_be_said(tmp_path, tiny_model, tiny_backbone):
+    config = tiny_model(num_heads=4)
+    path = tmp_path / "model.safetensors"
+    save_file({name: np.ascontiguousarray(x) for name, x in facebook_tensors(config).items()}, path)
+    assert read_pretrained(path).config.num_heads == 8
+    assert read_pretrained(path, num_heads=4).config.num_heads == 4

@@ -1,0 +1,126 @@
+"""Every layout gives the numbers that transformers computed from the same weights (see `make_fixtures`)."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from detr_jax.weights import load_pretrained, read_pretrained
+from tests.outputs import model_outputs
+from tests.weights import foreign
+from tests.weights.pixels import SIZES, padded
+
+LAYOUTS = {
+    "facebook": foreign.facebook,
+    "panoptic": lambda state: {f"detr.{name}": value for name, value in foreign.facebook(state).items()},
+    "distributed": lambda state: {f"module.{name}": value for name, value in foreign.facebook(state).items()},
+    "detectron2": foreign.detectron2,
+    "mmdetection": foreign.mmdetection,
+    "transformers4": foreign.transformers4,
+    "transformers4-timm": foreign.transformers_with_timm,
+    "transformers5": lambda state: state,
+}
+KINDS = {"panoptic": "facebook", "distributed": "facebook"}
+
+
+def save(path, state):
+    save_file({name: np.ascontiguousarray(value) for name, value in state.items()}, path)
+    return path
+
+
+def assert_outputs(model, images, sizes, expected, *, coco_ids=False):
+    found = {key: np.asarray(x) for key, x in model_outputs(model, jnp.asarray(images), jnp.asarray(sizes)).items()}
+    if coco_ids:
+        unused = np.delete(found["logits"], foreign.coco_outputs(), axis=-1)
+        assert unused.shape[-1] == 11
+        assert (np.exp(unused - found["logits"].max()) == 0).all(), "an unused id has a probability"
+        found["logits"] = found["logits"][..., foreign.coco_outputs()]
+    for key, value in expected.items():
+        np.testing.assert_allclose(found[key], value, atol=1e-4, err_msg=key)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("fixture", ["bottleneck", "basic_learned"])
+def test_every_layout_gives_the_original_s_predictions(request, tmp_path, fixture, name):
+    numbers = request.getfixturevalue(fixture)
+    path = save(tmp_path / "model.safetensors", LAYOUTS[name](numbers.weights))
+    weights = read_pretrained(path)
+    assert weights.kind == KINDS.get(name, name.split("-")[0].replace("transformers", "huggingface").rstrip("45"))
+    coco_ids = name in ("detectron2", "mmdetection")
+    assert weights.config.num_classes == (91 if coco_ids else 80)
+    images, sizes, expected = numbers.case("batch")
+    assert_outputs(load_pretrained(path, mask_padding=False), images, sizes, expected, coco_ids=coco_ids)
+
+
+@pytest.mark.parametrize("fixture", ["bottleneck", "basic_learned"])
+def test_an_image_in_a_bucket_gets_the_predictions_of_the_image_alone(request, tmp_path, fixture):
+    numbers = request.getfixturevalue(fixture)
+    model = load_pretrained(save(tmp_path / "model.safetensors", numbers.weights))
+    together = model_outputs(model, jnp.asarray(padded(numbers.images, (128, 160))), jnp.asarray(SIZES))
+    for i in range(2):
+        expected = numbers.case(f"alone{i}")[2]
+        for key in ("logits", "boxes"):
+            np.testing.assert_allclose(together[key][i], expected[key][0], atol=1e-4)
+
+
+def test_dilation_is_said_and_gives_dc5(bottleneck, tmp_path):
+    path = save(tmp_path / "model.safetensors", foreign.facebook(bottleneck.weights))
+    images, sizes, expected = bottleneck.case("dc5/batch")
+    plain, dilated = (load_pretrained(path, dilation=dilation, mask_padding=False) for dilation in (False, True))
+    assert_outputs(dilated, images, sizes, expected)
+    difference = plain(jnp.asarray(images), jnp.asarray(sizes)).logits[-1] - expected["logits"]
+    assert np.abs(difference).max() > 0.01
+
+
+def test_torchvision_gives_the_backbone_alone(bottleneck, tmp_path):
+    weights = read_pretrained(save(tmp_path / "resnet.safetensors", foreign.torchvision(bottleneck.weights)))
+    whole = read_pretrained(save(tmp_path / "detr.safetensors", foreign.facebook(bottleneck.weights)))
+    assert weights.kind == "torchvision"
+    assert weights.config is None
+    assert weights.backbone == whole.backbone
+    backbone = {path: value for path, value in whole.params.items() if path.startswith("backbone/")}
+    assert weights.params.keys() == backbone.keys()
+    for path, value in backbone.items():
+        np.testing.assert_array_equal(weights.params[path], value)
+
+
+def test_a_hugging_face_folder_says_what_its_tensors_do_not_show(bottleneck, tmp_path):
+    save(tmp_path / "model.safetensors", foreign.transformers_with_timm(bottleneck.weights))
+    config = {
+        "model_type": "detr",
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "dilation": True,
+        "use_timm_backbone": True,
+        "id2label": {"0": "cat", "1": "dog"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights = read_pretrained(tmp_path)
+    assert weights.config.num_heads == 4
+    assert weights.config.backbone.dilation
+    assert weights.class_names == {0: "cat", 1: "dog"}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "use_timm_backbone": False}))
+    assert not read_pretrained(tmp_path).config.backbone.dilation, "transformers dilates timm backbones only"
+
+
+def test_half_precision_becomes_float32(bottleneck, tmp_path):
+    state = foreign.facebook(bottleneck.weights)
+    half = {name: value.astype(np.float16) for name, value in state.items()}
+    weights = read_pretrained(save(tmp_path / "model.safetensors", half))
+    assert {value.dtype for value in weights.params.values()} == {np.dtype("float32")}
+    np.testing.assert_array_equal(weights.params["class_head/bias"], half["class_embed.bias"].astype(np.float32))
+
+
+def test_the_mask_head_of_a_panoptic_checkpoint_is_set_aside(bottleneck, tmp_path, rng):
+    state = LAYOUTS["panoptic"](bottleneck.weights)
+    mask_head = {
+        "bbox_attention.q_linear.weight": rng.normal(size=(16, 16)).astype(np.float32),
+        "mask_head.lay1.weight": rng.normal(size=(24, 24, 3, 3)).astype(np.float32),
+    }
+    weights = read_pretrained(save(tmp_path / "model.safetensors", state | mask_head))
+    assert weights.mask_head.keys() == mask_head.keys()
+    for name, value in mask_head.items():
+        np.testing.assert_array_equal(weights.mask_head[name], value)
+    assert any("2 tensors of a mask head" in note for note in weights.notes)

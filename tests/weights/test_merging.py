@@ -1,0 +1,102 @@
+"""Imported weights as the start of another model's training."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import save_file
+
+from detr_jax.models import DETR
+from detr_jax.weights import WeightsError, merge_pretrained, outcome_table, read_pretrained
+from detr_jax.weights.trees import by_path
+from tests.weights import foreign
+
+
+def read(folder, state):
+    path = folder / "model.safetensors"
+    save_file({name: np.ascontiguousarray(value) for name, value in state.items()}, path)
+    return read_pretrained(path)
+
+
+@pytest.fixture
+def weights(bottleneck, tmp_path):
+    return read(tmp_path, foreign.facebook(bottleneck.weights))
+
+
+def tree_of(config, rngs):
+    return nnx.as_pure(nnx.state(DETR(config, rngs=rngs)))
+
+
+def fates(outcomes):
+    """Paths by what became of them."""
+    return {what: {o.path for o in outcomes if o.what == what} for what in {o.what for o in outcomes}}
+
+
+def test_the_same_model_is_loaded_whole(weights, rngs):
+    tree, outcomes = merge_pretrained(tree_of(weights.config, rngs), weights, weights.config)
+    assert fates(outcomes) == {"loaded": set(weights.params)}
+    for path, value in by_path(tree).items():
+        np.testing.assert_array_equal(value, weights.params[path])
+
+
+def test_other_classes_and_queries_start_anew_and_the_table_says_why(weights, rngs):
+    config = dataclasses.replace(weights.config, num_classes=3, num_queries=11)
+    before = tree_of(config, rngs)
+    tree, outcomes = merge_pretrained(before, weights, config)
+    restarted = {"class_head/kernel", "class_head/bias", "object_queries"}
+    assert fates(outcomes) == {"loaded": set(weights.params) - restarted, "re-initialised": restarted}
+    before, after = by_path(before), by_path(tree)
+    for path, value in after.items():
+        np.testing.assert_array_equal(value, before[path] if path in restarted else weights.params[path])
+    table = outcome_table(outcomes)
+    assert "class_head" in table
+    assert "80 classes in the checkpoint, 3 here" in table
+    assert "7 queries in the checkpoint, 11 here" in table
+    assert len(table.splitlines()) < 12, "one line for neighbours of one fate"
+
+
+def test_layers_that_the_model_lacks_are_dropped(weights, rngs):
+    config = dataclasses.replace(weights.config, decoder_layers=2)
+    tree, outcomes = merge_pretrained(tree_of(config, rngs), weights, config)
+    assert {path.split("/")[2] for path in fates(outcomes)["dropped"]} == {"2"}
+    assert by_path(tree).keys() == {o.path for o in outcomes if o.what == "loaded"}
+
+
+def test_a_backbone_alone_starts_a_detector(weights, bottleneck, tmp_path, rngs):
+    backbone = read(tmp_path, foreign.torchvision(bottleneck.weights))
+    before = tree_of(weights.config, rngs)
+    tree, outcomes = merge_pretrained(before, backbone, weights.config)
+    assert fates(outcomes)["loaded"] == {path for path in weights.params if path.startswith("backbone/")}
+    assert all(o.why == "the checkpoint holds a backbone alone" for o in outcomes if o.what == "missing")
+    for path, value in by_path(tree).items():
+        expected = backbone.params.get(path, by_path(before)[path])
+        np.testing.assert_array_equal(value, expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"pre_norm": True}, "model.pre_norm is False in the checkpoint and True"),
+        ({"hidden_dim": 32}, "model.hidden_dim is 16 in the checkpoint and 32"),
+        ({"num_heads": 4}, "model.num_heads is 8 in the checkpoint and 4"),
+        ({"position_embedding": "learned"}, "model.position_embedding is 'sine'"),
+    ],
+)
+def test_models_that_compute_something_else_are_refused(weights, rngs, fields, said):
+    config = dataclasses.replace(weights.config, **fields)
+    with pytest.raises(WeightsError, match=said):
+        merge_pretrained(tree_of(config, rngs), weights, config)
+
+
+def test_group_norm_does_not_take_a_batch_norm_s_scale(weights, rngs):
+    backbone = dataclasses.replace(weights.config.backbone, norm="group")
+    config = dataclasses.replace(weights.config, backbone=backbone)
+    with pytest.raises(WeightsError, match=r"model\.backbone\.norm is 'frozen_batch' in the checkpoint and 'group'"):
+        merge_pretrained(tree_of(config, rngs), weights, config)
+
+
+def test_dtypes_of_the_model_are_kept(weights, rngs):
+    tree, _ = merge_pretrained(tree_of(weights.config, rngs), weights, weights.config)
+    assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {np.dtype("float32")}
