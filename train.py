@@ -12,6 +12,7 @@ from detr_jax.config import Config, ConfigError, unknown_field
 from detr_jax.data import DataError
 from detr_jax.training.loop import TrainingError, train
 from detr_jax.training.signals import Interrupted
+from detr_jax.weights import WeightsError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, such as configs/shapes.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/NAME_OF_CONFIG.")
@@ -53,7 +54,7 @@ def main(_: list[str]) -> None:
         train(_CONFIG.value, workdir)
     except Interrupted as stopped:
         _fail(stopped, 128 + stopped.signal_number)
-    except (ConfigError, DataError, CheckpointError, TrainingError) as error:
+    except (ConfigError, DataError, CheckpointError, TrainingError, WeightsError) as error:
         _fail(error)
 
 

@@ -182,6 +182,8 @@ class TrainingConfig:
     steps: int | None = None
     """Optimiser steps; takes the place of epochs where given."""
     seed: int = 0
+    init_from: str = ""
+    """A checkpoint to start from, of any kind that `detr_jax.weights.read_pretrained` reads; empty: start anew."""
     ema_decay: float = 0.0
     """Decay of the moving average of the parameters that is then evaluated; 0: none."""
     log_every: int = 50

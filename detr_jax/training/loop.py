@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -28,6 +29,7 @@ from detr_jax.training.step import (
     create_state,
     create_train_step,
 )
+from detr_jax.weights import merge_pretrained, outcome_table, read_pretrained
 
 _STEPS_AHEAD = 2  # steps that the host may run ahead of the devices; each holds a batch in their memory
 
@@ -62,6 +64,9 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     total_steps = config.training.steps or (config.training.epochs or 0) * plan.steps_per_epoch
 
     model = create_model(config)
+    started_from = ""
+    if config.training.init_from and not _has_checkpoint(workdir):
+        model, started_from = _start_from(model, config)
     optimizer = create_optimizer(config.optimizer, total_steps, plan.steps_per_epoch)
     state = create_state(model, optimizer, config, mesh)
     frozen = jax.device_put(model.frozen, replicated(mesh))
@@ -85,6 +90,8 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
 
     log = RunLog(workdir, step, total_steps, batch_size)
     _introduce(log, config, mesh, plan, model, step, total_steps, previous)
+    if started_from:
+        log.say(started_from)
     for source in (train_source, val_source):
         for sentence in source.faults.sentences():
             log.say(f"Data fault: {sentence}")
@@ -167,7 +174,7 @@ def _previous_config(workdir: Path, config: Config) -> dict[str, tuple[Any, Any]
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir={workdir} is a file: give a folder.")
     path = workdir / "config.json"
-    if not path.exists() or not any(child.name.isdigit() for child in (workdir / "checkpoints").glob("*")):
+    if not path.exists() or not _has_checkpoint(workdir):
         return {}
     try:
         changed = differences(from_json(path.read_text()), config)
@@ -180,6 +187,25 @@ def _previous_config(workdir: Path, config: Config) -> dict[str, tuple[Any, Any]
                 "set it back, or choose another --workdir."
             )
     return changed
+
+
+def _has_checkpoint(workdir: Path) -> bool:
+    return any(child.name.isdigit() for child in (workdir / "checkpoints").glob("*"))
+
+
+def _start_from(model: Model, config: Config) -> tuple[Model, str]:
+    """The model with the values of ``training.init_from``, and a table of what was loaded."""
+    source = config.training.init_from
+    weights = read_pretrained(
+        source,
+        dilation=config.model.backbone.dilation,
+        mask_padding=config.model.mask_padding,
+        num_heads=config.model.num_heads,
+    )
+    tree, outcomes = merge_pretrained(model.whole(model.params, model.frozen), weights, config.model)
+    params, frozen = model.split(jax.tree.map(jnp.asarray, tree))
+    table = "\n".join([f"starting from {source} ({weights.kind}):", outcome_table(outcomes), *weights.notes])
+    return model._replace(params=params, frozen=frozen), table
 
 
 def _introduce(
@@ -207,10 +233,10 @@ def _introduce(
             f"Matching on the device: with {mesh.size} simulated CPU devices, host callbacks can hang unless the "
             f"environment variable NPROC is at least {4 * mesh.size} when jax starts."
         )
-    if config.model.backbone.norm == "frozen_batch" and not step:
+    if config.model.backbone.norm == "frozen_batch" and not step and not config.training.init_from:
         log.say(
-            "The backbone's frozen batch norm starts without pretrained weights and will hardly train: load "
-            "weights, or set model.backbone.norm=group to train from scratch."
+            "The backbone's frozen batch norm starts without pretrained weights and will hardly train: load some with "
+            "training.init_from, or set model.backbone.norm=group to train from scratch."
         )
 
 

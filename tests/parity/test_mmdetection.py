@@ -40,7 +40,6 @@ def registry():
     for name in ("", *_OPERATORS):
         full_name = ".".join(filter(None, ("mmcv.ops", name)))
         sys.modules.setdefault(full_name, NoOperators(full_name))
-    import mmdet.models
     from mmdet.registry import MODELS
     from mmengine.registry import init_default_scope
 

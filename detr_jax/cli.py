@@ -1,0 +1,72 @@
+"""The ``detr-jax`` command, the same program as ``python -m detr_jax``."""
+
+from pathlib import Path
+
+import click
+
+import detr_jax
+from detr_jax.checkpoints import CheckpointError, Checkpoints
+from detr_jax.config import Config, to_json
+from detr_jax.weights.files import WeightsError
+from detr_jax.weights.pretrained import read_pretrained
+from detr_jax.weights.trees import abstract_model, with_leaves
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(detr_jax.__version__, prog_name="detr-jax")
+def main() -> None:
+    """DETR, end-to-end object detection with transformers, in JAX."""
+
+
+@main.command("import-weights")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--dilation", is_flag=True, help="The model is a DC5 one, which its tensors do not show.")
+@click.option(
+    "--mask-padding/--no-mask-padding",
+    default=True,
+    show_default=True,
+    help="Keep padding out of the backbone; without, a padded batch is answered as the original answers it.",
+)
+@click.option("--num-heads", type=click.IntRange(min=1), help="Attention heads, where the checkpoint does not tell: 8.")
+def import_weights(source: Path, out: Path, dilation: bool, mask_padding: bool, num_heads: int | None) -> None:
+    """Turn a detector trained elsewhere into a checkpoint of this package.
+
+    SOURCE is a .pth file of the original (or of its detectron2 wrapper) or of mmdetection 3, or a directory or file
+    of Hugging Face; the kind is recognised by itself. Files other than .safetensors need the extra "torch". OUT is a
+    new folder, ready for inference and for fine-tuning.
+
+    \b
+    Example:
+      detr-jax import-weights detr-r50-dc5.pth detr-r50-dc5 --dilation
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise click.ClickException(f"{out} exists already: give a new folder.")
+    try:
+        weights = read_pretrained(source, dilation=dilation, mask_padding=mask_padding, num_heads=num_heads)
+        if weights.config is None:
+            raise WeightsError(
+                f"{source} holds a backbone alone, not a detector: start a training from it with "
+                "--config.training.init_from."
+            )
+        _, abstract = abstract_model(weights.config)
+        config = Config(model=weights.config)
+        checkpoints = Checkpoints(out / "checkpoints", keep=1)
+        try:
+            checkpoints.save(0, {"params": with_leaves(abstract, weights.params)}, config)
+        finally:
+            checkpoints.close()
+    except (WeightsError, CheckpointError) as error:
+        raise click.ClickException(str(error)) from None
+    (out / "config.json").write_text(to_json(config))
+
+    for note in weights.notes:
+        click.echo(note)
+    if weights.class_names:
+        click.echo("classes (label, name):")
+        for label, name in sorted(weights.class_names.items()):
+            click.echo(f"  {label:3d}  {name}")
+    click.echo(
+        f"{len(weights.params)} tensors of a {weights.kind} checkpoint, {weights.config.num_classes} classes and "
+        f'"no object", written to {out}'
+    )
