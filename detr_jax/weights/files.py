@@ -21,6 +21,23 @@ from safetensors.numpy import load_file
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 _DIRECTORY_FILES = ("model.safetensors", "pytorch_model.bin")
 _WRAPPERS = ("model", "state_dict")  # what training checkpoints call the tensors
+_LOG_BOOKS = (  # what mmdetection's training checkpoints need to rebuild their record of losses
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "builtins.getattr",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    "numpy.ndarray",
+    "numpy.dtype",
+)
+
+
+class _Nothing:
+    """Stands in a pickle for something that is not wanted: it can be made and filled, and does nothing."""
+
+    def __init__(self, *_: Any):
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
 
 
 class WeightsError(ValueError):
@@ -76,8 +93,9 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 def _read_torch(path: Path) -> Any:
     torch = _import_torch(path)
     try:
-        # a training checkpoint of the original holds its command line as a Namespace: plain values, no code
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        # training checkpoints hold more than tensors: the original's its command line, a Namespace of plain values
+        allowed = [argparse.Namespace, *((_Nothing, name) for name in _LOG_BOOKS)]
+        with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.findall(r"GLOBAL (\S+)", str(error))

@@ -1,11 +1,15 @@
 """Geometries against the paper's rules, and that boxes stay on their pixels."""
 
 from fractions import Fraction
+from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from detr_jax.config import DataConfig
+from detr_jax.data.coco import CocoDataset
 from detr_jax.data.source import Objects
 from detr_jax.data.transforms import (
     DRAWS,
@@ -17,6 +21,7 @@ from detr_jax.data.transforms import (
     train_geometry,
     val_geometry,
 )
+from detr_jax.models import normalize_images
 
 BELOW_ONE = np.nextafter(1.0, 0.0)
 
@@ -221,3 +226,52 @@ def test_the_inputs_of_a_transform_are_left_alone(rng, small):
         apply(train_geometry((150, 200), draws, small), image, objects)
     np.testing.assert_array_equal(image, before[0])
     np.testing.assert_array_equal(objects.boxes, before[1])
+
+
+def triangle_weights(length, new_length):
+    """Weights [new_length, length] of antialiased linear resampling: a triangle as wide as the pixels it averages."""
+    scale = length / new_length
+    reach = max(scale, 1.0)
+    centers = (np.arange(new_length) + 0.5) * scale
+    distance = np.abs(np.arange(length) + 0.5 - centers[:, None]) / reach
+    weights = np.clip(1 - distance, 0, None)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(("height", "width"), [(97, 210), (300, 133), (640, 200)])
+def test_validation_pixels_are_the_antialiased_bilinear_ones_normalised(rng, height, width):
+    """Rows and columns averaged by numpy in float64; PIL rounds to whole levels after each of the two."""
+    rough = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    smooth = np.linspace(0, 255, height * width * 3).reshape(height, width, 3).astype(np.uint8)
+    for image in (rough, smooth):
+        config = DataConfig(val_short_side=128, max_long_side=213)
+        empty = Objects(np.zeros((0, 4), np.float32), np.zeros(0, np.int32))
+        found, _ = apply(val_geometry((height, width), config), image, empty)
+        size = resized_by_definition((height, width), 128, 213)
+        assert found.shape == (*size, 3)
+        rows, columns = triangle_weights(height, size[0]), triangle_weights(width, size[1])
+        expected = np.einsum("yh,hwc,xw->yxc", rows, image.astype(np.float64), columns, optimize=True)
+        assert np.abs(found - expected).max() <= 1 + 1e-6, "a level is 1/255"
+        normalised = np.asarray(normalize_images(jnp.asarray(found[None]), jnp.asarray([size])))[0]
+        wanted = (expected / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        assert (np.abs(normalised - wanted) * [0.229, 0.224, 0.225]).max() <= 1 / 255 + 1e-5
+
+
+COCO128 = Path(__file__).parents[2].with_name("shared") / "data" / "coco128"
+
+
+@pytest.mark.skipif(not COCO128.is_dir(), reason="needs COCO's first 128 images at ../shared/data/coco128")
+def test_every_image_of_coco128_has_the_validation_size_and_the_pixels_of_the_original():
+    dataset = CocoDataset(COCO128 / "train2017", COCO128 / "annotations" / "instances_train2017.json")
+    assert len(dataset) == 128
+    config = DataConfig()
+    for index, size in enumerate(map(tuple, dataset.sizes.tolist())):
+        geometry = val_geometry(size, config)
+        assert geometry.size == resized_by_definition(size, 800, 1333)
+        if index % 16 == 0:
+            image, objects = dataset[index]
+            found, _ = apply(geometry, image, objects)
+            path = dataset.image_folder / dataset.ground_truth()["images"][index]["file_name"]
+            with Image.open(path) as picture:
+                expected = picture.convert("RGB").resize(geometry.size[::-1], Image.Resampling.BILINEAR)
+            np.testing.assert_array_equal(found, np.asarray(expected))

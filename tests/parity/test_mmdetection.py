@@ -6,6 +6,7 @@ them, so empty stand-ins let it be imported.
 
 import sys
 import types
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +26,7 @@ _OPERATORS = ("carafe", "merge_cells", "modulated_deform_conv", "multi_scale_def
 class NoOperators(types.ModuleType):
     """A module in which every name is an empty class."""
 
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
@@ -40,6 +41,7 @@ def registry():
     for name in ("", *_OPERATORS):
         full_name = ".".join(filter(None, ("mmcv.ops", name)))
         sys.modules.setdefault(full_name, NoOperators(full_name))
+    import mmdet.models  # noqa: F401  (fills the registry)
     from mmdet.registry import MODELS
     from mmengine.registry import init_default_scope
 
@@ -103,7 +105,7 @@ def mmdetection_outputs(model, pixels, sizes):
     ]
     features = model.backbone(pixels)[-1].permute(0, 2, 3, 1)
     necked = model.extract_feat(pixels)
-    encoder_inputs, decoder_inputs = model.pre_transformer(necked, samples)
+    encoder_inputs, _ = model.pre_transformer(necked, samples)
     memory = model.forward_encoder(**encoder_inputs)["memory"]
     head_inputs = model.forward_transformer(necked, samples)
     logits, boxes = model.bbox_head(**head_inputs)

@@ -10,6 +10,7 @@ import torch
 from safetensors.numpy import save_file
 
 from detr_jax.weights import WeightsError, load_pretrained, read_pretrained
+from detr_jax.weights.files import read_file
 from tests.weights import foreign
 from tests.weights.conftest import load_fixture
 
@@ -92,6 +93,33 @@ def test_own_classes_of_mmdetection_are_not_taken_for_coco_s(tmp_path, weights):
     found = read_pretrained(tmp_path / "model.pth")
     assert found.config.num_classes == 80
     assert found.class_names == dict(enumerate(names))
+
+
+def test_a_training_checkpoint_of_mmdetection(tmp_path, weights):
+    """Its record of losses is made of mmengine's own objects, which are passed over."""
+    logging = pytest.importorskip("mmengine.logging", reason="pip install --no-deps -r tests/parity/mmdetection.txt")
+    hub = logging.MessageHub.get_instance("test")
+    for step in range(3):
+        hub.update_scalar("train/loss", 1 / (1 + step))
+        hub.update_info("iter", step)
+    state = foreign.mmdetection(weights)
+    content = {"meta": {"seed": 1}, "state_dict": as_torch(state), "message_hub": hub.state_dict()}
+    torch.save(content, tmp_path / "epoch_3.pth")
+    assert_reads_as(tmp_path / "epoch_3.pth", state, tmp_path)
+
+
+class FetchesAttribute:
+    """A pickle of it asks for an attribute of a function that is allowed: the way to anything else."""
+
+    def __reduce__(self):
+        return getattr, (argparse.Namespace, "__init__")
+
+
+def test_the_stand_ins_fetch_and_run_nothing(tmp_path, weights):
+    torch.save({"model": as_torch(foreign.facebook(weights)), "extra": FetchesAttribute()}, tmp_path / "model.pth")
+    extra = read_file(tmp_path / "model.pth").metadata["extra"]
+    assert type(extra).__name__ == "_Nothing"
+    assert not callable(extra)
 
 
 class RunsCode:

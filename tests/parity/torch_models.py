@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -63,7 +64,10 @@ def randomise(model: torch.nn.Module, run: Callable[[torch.Tensor], object]) -> 
 
     A fresh model answers alike for all queries, and its batch norms do nothing. Here the statistics of a batch norm
     are those of its input on a random image, changed at random by up to a factor of two: purely random ones would
-    let a deep network's activations grow until an absolute tolerance means nothing.
+    let a deep network's activations grow until an absolute tolerance means nothing. Residual branches are kept
+    smaller than what they are added to, and no channel's variance is near zero, as in a trained network; otherwise
+    each block would magnify rounding errors, and torch in float32 would differ from torch in float64 by more than
+    the tolerance.
 
     Args:
       model: a detector of transformers or mmdetection.
@@ -81,15 +85,19 @@ def randomise(model: torch.nn.Module, run: Callable[[torch.Tensor], object]) -> 
         else:
             parameter.normal_(0, 1 / math.sqrt(parameter[0].numel()))
 
-    def fit(norm: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        mean, variance = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3)) + 1e-2
+    def fit(norm: torch.nn.Module, inputs: tuple[torch.Tensor, ...], *, gain: tuple[float, float]) -> None:
+        mean, variance = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3))
+        variance = variance + 0.3 * inputs[0].square().mean()
         norm.running_mean.copy_(mean + variance.sqrt() * torch.randn_like(mean) * 0.3)
         norm.running_var.copy_(variance * torch.empty_like(mean).uniform_(0.5, 2))
-        norm.weight.uniform_(0.3, 1.2)
-        norm.bias.normal_(0, 0.2)
+        norm.weight.uniform_(*gain)
+        norm.bias.normal_(0, 0.1)
 
-    norms = [module for module in model.modules() if hasattr(module, "running_mean")]
-    hooks = [norm.register_forward_pre_hook(fit) for norm in norms]
+    hooks = []
+    for name, module in model.named_modules():
+        if hasattr(module, "running_mean"):
+            carries_on = "shortcut" in name or "downsample" in name or "layer" not in name  # else: a residual branch
+            hooks.append(module.register_forward_pre_hook(partial(fit, gain=(0.3, 0.8) if carries_on else (0.05, 0.2))))
     run(torch.randn(1, 3, 160, 192))
     for hook in hooks:
         hook.remove()
