@@ -23,7 +23,7 @@ def get_config() -> Config:
             num_heads=4,
             encoder_layers=2,
             decoder_layers=2,
-            feedforward_dim=256,
+            feedforward_dim=128,
             dropout=0.0,
         ),
         data=DataConfig(
@@ -36,12 +36,12 @@ def get_config() -> Config:
             val_buckets=((64, 64),),
         ),
         optimizer=OptimizerConfig(
-            learning_rate=1.5e-3,
-            backbone_learning_rate=1.5e-3,
+            learning_rate=1e-3,
+            backbone_learning_rate=1e-3,
             schedule="cosine",
-            warmup_steps=300,
+            warmup_steps=200,
             frozen=(),
         ),
-        training=TrainingConfig(batch_size=32, steps=4800, ema_decay=0.998, log_every=50, checkpoint_every=500),
+        training=TrainingConfig(batch_size=32, steps=5000, ema_decay=0.998, log_every=50, checkpoint_every=500),
         evaluation=EvaluationConfig(every_epochs=20, batch_size=64),
     )
