@@ -1,15 +1,12 @@
 """Geometries against the paper's rules, and that boxes stay on their pixels."""
 
 from fractions import Fraction
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 
 from detr_jax.config import DataConfig
-from detr_jax.data.coco import CocoDataset
 from detr_jax.data.source import Objects
 from detr_jax.data.transforms import (
     DRAWS,
@@ -255,23 +252,3 @@ def test_validation_pixels_are_the_antialiased_bilinear_ones_normalised(rng, hei
         normalised = np.asarray(normalize_images(jnp.asarray(found[None]), jnp.asarray([size])))[0]
         wanted = (expected / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
         assert (np.abs(normalised - wanted) * [0.229, 0.224, 0.225]).max() <= 1 / 255 + 1e-5
-
-
-COCO128 = Path(__file__).parents[2].with_name("shared") / "data" / "coco128"
-
-
-@pytest.mark.skipif(not COCO128.is_dir(), reason="needs COCO's first 128 images at ../shared/data/coco128")
-def test_every_image_of_coco128_has_the_validation_size_and_the_pixels_of_the_original():
-    dataset = CocoDataset(COCO128 / "train2017", COCO128 / "annotations" / "instances_train2017.json")
-    assert len(dataset) == 128
-    config = DataConfig()
-    for index, size in enumerate(map(tuple, dataset.sizes.tolist())):
-        geometry = val_geometry(size, config)
-        assert geometry.size == resized_by_definition(size, 800, 1333)
-        if index % 16 == 0:
-            image, objects = dataset[index]
-            found, _ = apply(geometry, image, objects)
-            path = dataset.image_folder / dataset.ground_truth()["images"][index]["file_name"]
-            with Image.open(path) as picture:
-                expected = picture.convert("RGB").resize(geometry.size[::-1], Image.Resampling.BILINEAR)
-            np.testing.assert_array_equal(found, np.asarray(expected))
