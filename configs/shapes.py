@@ -42,6 +42,6 @@ def get_config() -> Config:
             warmup_steps=200,
             frozen=(),
         ),
-        training=TrainingConfig(batch_size=32, steps=5000, ema_decay=0.998, log_every=50, checkpoint_every=500),
+        training=TrainingConfig(batch_size=32, steps=4700, ema_decay=0.998, log_every=50, checkpoint_every=500),
         evaluation=EvaluationConfig(every_epochs=20, batch_size=64),
     )

@@ -11,8 +11,9 @@ from detr_jax.config import Config, OptimizerConfig
 from detr_jax.losses import set_loss
 from detr_jax.matching import Targets
 from detr_jax.models import normalize_images
+from detr_jax.sharding import create_mesh
 from detr_jax.training.optimizer import create_optimizer
-from detr_jax.training.step import DeviceBatch, create_mesh, create_model, create_state, create_train_step
+from detr_jax.training.step import DeviceBatch, create_model, create_state, create_train_step
 from detr_jax.weights import merge_pretrained, read_pretrained
 from detr_jax.weights.huggingface import HUGGINGFACE
 from detr_jax.weights.layout import sort_tensors
