@@ -6,7 +6,7 @@ Command::
 
 Expected, as measured with jax 0.10.2 on 2 cores of an AMD EPYC that other work shared: AP 0.64, AP50 0.94 and
 AP75 0.81 on 512 held-out images after 10 minutes, with 1.3 GiB of memory; 220 to 370 images/s, the more the less else
-runs. Runs differ by some hundredths of AP, since sums over threads round differently.
+runs.
 """
 
 from detr_jax.config import (
