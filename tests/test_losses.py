@@ -80,7 +80,7 @@ def reference_layer(logits, boxes, targets, config):
         "loss_bbox": l1_sum / boxes_in_all,
         "loss_giou": giou_sum / boxes_in_all,
         "cardinality_error": cardinality,
-        "class_error": 100 - 100 * right / max(matched, 1),
+        "class_error": 100 * (matched - right) / max(matched, 1),
         "class_accuracy": 100 * right_objects / max(matched, 1),
     }
 
