@@ -18,17 +18,14 @@ from detr_jax.weights import merge_pretrained, read_pretrained
 from detr_jax.weights.huggingface import HUGGINGFACE
 from detr_jax.weights.layout import sort_tensors
 from detr_jax.weights.trees import by_path
-from tests.parity.torch_models import RESNETS, SMALL, SMALL_TRANSFORMER, random_detr
+from tests.parity.torch_models import SMALL, SMALL_TRANSFORMER, random_detr
 from tests.parity.torch_training import freeze_as_the_original, total_loss
 
 SIZES = np.array([[120, 190], [128, 101]], np.int32)
 CANVAS = (128, 192)
 LEARNING_RATE, BACKBONE_LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 1e-4, 1e-5, 1e-4, 0.1
 
-MODELS = {
-    "small": (SMALL, SMALL_TRANSFORMER),
-    "r50": (RESNETS[50], {"encoder_layers": 2, "decoder_layers": 3}),
-}
+MODELS = {"small": (SMALL, SMALL_TRANSFORMER)}
 
 
 @pytest.fixture(autouse=True)
