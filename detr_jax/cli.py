@@ -7,6 +7,7 @@ import click
 import detr_jax
 from detr_jax.checkpoints import CheckpointError, Checkpoints
 from detr_jax.config import Config, to_json
+from detr_jax.data.coco_classes import class_table
 from detr_jax.weights.files import WeightsError
 from detr_jax.weights.pretrained import read_pretrained
 from detr_jax.weights.trees import abstract_model, with_leaves
@@ -63,9 +64,7 @@ def import_weights(source: Path, out: Path, dilation: bool, mask_padding: bool, 
     for note in weights.notes:
         click.echo(note)
     if weights.class_names:
-        click.echo("classes (label, name):")
-        for label, name in sorted(weights.class_names.items()):
-            click.echo(f"  {label:3d}  {name}")
+        click.echo(f"classes (label, name):\n{class_table(weights.class_names)}")
     click.echo(
         f"{len(weights.params)} tensors of a {weights.kind} checkpoint, {weights.config.num_classes} classes and "
         f'"no object", written to {out}'

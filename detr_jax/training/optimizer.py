@@ -15,10 +15,14 @@ def is_trainable(config: OptimizerConfig) -> nnx.filterlib.Filter:
     frozen = config.frozen if config.backbone_learning_rate else (*config.frozen, "backbone")
 
     def not_frozen(path: tuple, _: Any) -> bool:
-        name = "/".join(map(str, path)) + "/"
-        return not any(name.startswith(prefix.rstrip("/") + "/") for prefix in frozen)
+        return not any(_begins_with("/".join(map(str, path)), prefix) for prefix in frozen)
 
     return nnx.All(nnx.Param, not_frozen)
+
+
+def _begins_with(path: str, prefix: str) -> bool:
+    """Whether a parameter's path begins with whole segments of ``prefix``."""
+    return f"{path}/".startswith(prefix.rstrip("/") + "/")
 
 
 def check_frozen(config: OptimizerConfig, params: Any) -> None:
@@ -27,17 +31,17 @@ def check_frozen(config: OptimizerConfig, params: Any) -> None:
     Raises:
       ConfigError: naming the path, and those that there are.
     """
-    paths = ["/".join(str(part.key) for part in path) + "/" for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    paths = ["/".join(str(part.key) for part in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for prefix in config.frozen:
-        if not any(path.startswith(prefix.rstrip("/") + "/") for path in paths):
+        if not any(_begins_with(path, prefix) for path in paths):
             depth = prefix.rstrip("/").count("/") + 1
-            there = sorted({"/".join(path.split("/")[:depth]) for path in paths if path.count("/") >= depth})
+            there = sorted({"/".join(path.split("/")[:depth]) for path in paths if path.count("/") >= depth - 1})
             close = difflib.get_close_matches(prefix, there, n=4, cutoff=0.3)
             raise ConfigError(
                 f"optimizer.frozen holds {prefix!r}, but no parameter's path begins so: "
                 f"there is {', '.join(close or there)}."
             )
-    if all(any(path.startswith(prefix.rstrip("/") + "/") for prefix in config.frozen) for path in paths):
+    if all(any(_begins_with(path, prefix) for prefix in config.frozen) for path in paths):
         raise ConfigError(f"optimizer.frozen={config.frozen} freezes every parameter: leave some to train.")
 
 
