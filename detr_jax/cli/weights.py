@@ -1,10 +1,9 @@
-"""The ``detr-jax`` command, the same program as ``python -m detr_jax``."""
+"""Weights of other projects."""
 
 from pathlib import Path
 
 import click
 
-import detr_jax
 from detr_jax.checkpoints import CheckpointError, Checkpoints
 from detr_jax.config import Config, to_json
 from detr_jax.data.coco_classes import class_table
@@ -13,13 +12,7 @@ from detr_jax.weights.pretrained import read_pretrained
 from detr_jax.weights.trees import abstract_model, with_leaves
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(detr_jax.__version__, prog_name="detr-jax")
-def main() -> None:
-    """DETR, end-to-end object detection with transformers, in JAX."""
-
-
-@main.command("import-weights")
+@click.command("import-weights")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--dilation", is_flag=True, help="The model is a DC5 one, which its tensors do not show.")

@@ -1,0 +1,15 @@
+"""The ``detr-jax`` command, the same program as ``python -m detr_jax``; one file for each group of subcommands."""
+
+import click
+
+import detr_jax
+from detr_jax.cli.weights import import_weights
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(detr_jax.__version__, prog_name="detr-jax")
+def main() -> None:
+    """DETR, end-to-end object detection with transformers, in JAX."""
+
+
+main.add_command(import_weights)
