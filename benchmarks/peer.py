@@ -1,6 +1,7 @@
 """Torch's side: the DETR of Hugging Face transformers with a ResNet-50, its forward pass and its training step."""
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -10,6 +11,7 @@ import torch
 from inputs import Inputs
 from timing import Candidate
 from transformers import DetrForObjectDetection
+from transformers.utils import logging
 
 from detr_jax.models.resnet import PIXEL_MEAN, PIXEL_STD
 from tests.parity.torch_models import RESNETS, random_detr
@@ -20,6 +22,8 @@ TRAINED_PARAMETERS = 41_302_368
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 torch.set_num_threads(environment.THREADS)
+logging.disable_progress_bar()
+warnings.filterwarnings("ignore", module="torch")
 
 
 def create_model(seed: int) -> DetrForObjectDetection:
@@ -121,6 +125,8 @@ class TrainSteps:
         optimizer = torch.optim.AdamW(
             [{"params": others}, {"params": backbone, "lr": 1e-5}], lr=1e-4, weight_decay=1e-4, fused=True
         )
+        if not kind.startswith("whole"):  # scipy in the loss would break the graph at every image
+            model.loss_function = torch.compiler.disable(model.loss_function)
         module, image_format = _as(kind, model)
         images = self._images.contiguous(memory_format=image_format)
         autocast = torch.autocast(DEVICE.type, torch.bfloat16) if self._dtype == "bfloat16" else nullcontext()
@@ -163,8 +169,7 @@ def _as(kind: str, model: DetrForObjectDetection) -> tuple[Callable, torch.memor
     image_format = torch.channels_last if kind.endswith("-nhwc") else torch.contiguous_format
     if image_format == torch.channels_last:
         model = copy.deepcopy(model).to(memory_format=image_format)
-    if kind.startswith("compile"):
-        return torch.compile(model, dynamic=False), image_format
-    if kind.startswith("graphs"):
-        return torch.compile(model, dynamic=False, mode="reduce-overhead"), image_format
-    return model, image_format
+    if kind.startswith("eager"):
+        return model, image_format
+    mode = "reduce-overhead" if kind.startswith("graphs") else "default"
+    return torch.compile(model, dynamic=False, mode=mode), image_format

@@ -171,8 +171,9 @@ def common_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write the figures here as one JSON object")
 
 
-PEERS = ("eager", "compile", "graphs", "eager-nhwc", "compile-nhwc", "graphs-nhwc")
-"""How torch runs: as it is, `torch.compile`, the same with CUDA graphs; "-nhwc": memory format channels_last."""
+PEERS = tuple(f"{mode}{layout}" for layout in ("", "-nhwc") for mode in ("eager", "compile", "graphs", "whole"))
+"""How torch runs. "eager": as it is. "compile": `torch.compile` of all but the loss. "graphs": the same with CUDA
+graphs. "whole": the loss too, as far as it compiles; in inference the same as "compile". "-nhwc": with channels last."""
 
 
 def size(text: str) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from inputs import random_inputs
 from ours import TrainStep, create_model, set_precision
 from timing import Report, against_peers, cell, common_flags, in_turn, matmul_rate, numbers
 
-LOSS_TOLERANCE = 0.25
+LOSS_TOLERANCE = 0.1
 """Largest relative difference of the first losses, which dropout and transformers' auxiliary outputs make unequal."""
 
 
