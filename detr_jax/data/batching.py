@@ -13,9 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import grain
 import numpy as np
-from absl import flags
 
 from detr_jax.config import DataConfig
 from detr_jax.data.source import DataError, Objects, Source
@@ -228,6 +226,9 @@ def batches(
     plan: TrainPlan | ValPlan, source: Source, batch_size: int, config: DataConfig, *, start: int = 0
 ) -> Iterator[Batch]:
     """The batches of a plan from ``start`` on, prepared ahead by threads or, if asked for, worker processes."""
+    import grain  # here: models and weights are of use without it
+    from absl import flags
+
     if not flags.FLAGS.is_parsed():  # grain reads absl flags, which a program without absl.app never parses
         flags.FLAGS.mark_as_parsed()
     dataset = grain.MapDataset.source(plan).map(BatchLoader(source, batch_size))[start:]
