@@ -9,6 +9,6 @@ from detr_jax.models.presets import detr_resnet50 as detr_resnet50
 from detr_jax.models.presets import detr_resnet50_dc5 as detr_resnet50_dc5
 from detr_jax.models.presets import detr_resnet101 as detr_resnet101
 from detr_jax.models.presets import detr_resnet101_dc5 as detr_resnet101_dc5
-from detr_jax.models.presets import resnet as resnet
+from detr_jax.models.presets import resnet_config as resnet_config
 from detr_jax.models.resnet import ResNet as ResNet
 from detr_jax.models.resnet import normalize_images as normalize_images

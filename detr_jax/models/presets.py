@@ -12,7 +12,7 @@ _RESNETS: dict[int, tuple[str, tuple[int, ...]]] = {
 }
 
 
-def resnet(depth: int, **fields: Any) -> BackboneConfig:
+def resnet_config(depth: int, **fields: Any) -> BackboneConfig:
     """ResNet-18, 34, 50 or 101; ``fields`` override those of `BackboneConfig`."""
     if depth not in _RESNETS:
         raise ValueError(f"There is no preset of a ResNet-{depth}: the depth must be one of {list(_RESNETS)}.")
@@ -22,19 +22,19 @@ def resnet(depth: int, **fields: Any) -> BackboneConfig:
 
 def detr_resnet50(**fields: Any) -> ModelConfig:
     """DETR R50: 42.0 AP on COCO at 500 epochs, 41M parameters. ``fields`` override those of `ModelConfig`."""
-    return ModelConfig(**{"backbone": resnet(50), **fields})
+    return ModelConfig(**{"backbone": resnet_config(50), **fields})
 
 
 def detr_resnet50_dc5(**fields: Any) -> ModelConfig:
     """DETR R50-DC5 (dilated last stage, stride 16): 43.3 AP."""
-    return ModelConfig(**{"backbone": resnet(50, dilation=True), **fields})
+    return ModelConfig(**{"backbone": resnet_config(50, dilation=True), **fields})
 
 
 def detr_resnet101(**fields: Any) -> ModelConfig:
     """DETR R101: 43.5 AP, 60M parameters."""
-    return ModelConfig(**{"backbone": resnet(101), **fields})
+    return ModelConfig(**{"backbone": resnet_config(101), **fields})
 
 
 def detr_resnet101_dc5(**fields: Any) -> ModelConfig:
     """DETR R101-DC5: 44.9 AP."""
-    return ModelConfig(**{"backbone": resnet(101, dilation=True), **fields})
+    return ModelConfig(**{"backbone": resnet_config(101, dilation=True), **fields})

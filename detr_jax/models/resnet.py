@@ -75,7 +75,10 @@ class Conv(nnx.Module):
         kernel = self.kernel[...].astype(self.dtype)
         size = kernel.shape[0]
         if size == 1:  # a matrix product: on the CPU its backward pass is far faster than a convolution's
-            return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+            if self.stride > 1:
+                # XLA for GPUs can crash where it fuses a strided slice into a product (openxla/xla#47381)
+                x = lax.optimization_barrier(x[:, :: self.stride, :: self.stride])
+            return x @ kernel[0, 0]
         pad = (size - 1) // 2 * self.dilation
         return lax.conv_general_dilated(
             x,

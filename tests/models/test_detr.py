@@ -15,7 +15,7 @@ from detr_jax.models import (
     detr_resnet101,
     detr_resnet101_dc5,
     normalize_images,
-    resnet,
+    resnet_config,
     transformer,
 )
 from detr_jax.models.detr import sample_padding_mask
@@ -194,7 +194,7 @@ def test_presets_are_the_published_models_and_take_other_fields(preset, blocks, 
 
 def test_there_is_no_preset_of_an_unknown_resnet():
     with pytest.raises(ValueError, match=r"ResNet-152.*18, 34, 50, 101"):
-        resnet(152)
+        resnet_config(152)
 
 
 def test_heads_and_queries_start_as_the_original(rngs, tiny_model, tiny_backbone):

@@ -8,7 +8,7 @@ from flax import nnx
 from scipy.signal import correlate2d
 
 from detr_jax.config import BackboneConfig
-from detr_jax.models import ResNet, normalize_images, resnet
+from detr_jax.models import ResNet, normalize_images, resnet_config
 from detr_jax.models.resnet import Conv, FrozenBatchNorm, GroupNorm, Stem, clear_padding, valid_cells
 
 FLOAT32 = jnp.dtype("float32")
@@ -110,7 +110,7 @@ def test_the_stem_has_its_stride_and_valid_sizes_follow(rng, rngs, kind, stride)
 @pytest.mark.parametrize(("height", "width"), [(800, 1333), (480, 640), (65, 33), (31, 97)])
 @pytest.mark.parametrize("dilation", [False, True], ids=["stride-32", "dc5"])
 def test_features_have_ceil_of_the_size_over_the_stride(height, width, dilation):
-    config = resnet(50, dilation=dilation)
+    config = resnet_config(50, dilation=dilation)
     features, valid = shapes_of(config, height, width)
     strides = [4, 8, 16, 16 if dilation else 32]
     expected = [(1, -(-height // s), -(-width // s), c) for s, c in zip(strides, (256, 512, 1024, 2048), strict=True)]
@@ -121,7 +121,7 @@ def test_features_have_ceil_of_the_size_over_the_stride(height, width, dilation)
 
 
 def test_dc5_dilates_the_last_stage_except_its_first_block():
-    model = nnx.eval_shape(lambda: ResNet(resnet(50, dilation=True), rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: ResNet(resnet_config(50, dilation=True), rngs=nnx.Rngs(0)))
     dilations = [[block.convs[1].conv.dilation for block in stage] for stage in model.stages]
     strides = [[block.convs[1].conv.stride for block in stage] for stage in model.stages]
     assert dilations == [[1] * 3, [1] * 4, [1] * 6, [1, 2, 2]]
