@@ -76,7 +76,7 @@ def test_the_defaults_lack_only_what_depends_on_the_data():
         ("loss.matcher", "hungarian"),
         ("loss.eos_coefficient", math.nan),
         ("loss.bbox_weight", math.inf),
-        ("data.dataset", "voc"),
+        ("data.dataset", "imagenet"),
         ("data.train_buckets", ()),
         ("data.val_buckets", ()),
         ("data.train_buckets", ((64, 65),)),

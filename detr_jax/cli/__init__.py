@@ -3,6 +3,7 @@
 import click
 
 import detr_jax
+from detr_jax.cli.data import make_shapes
 from detr_jax.cli.weights import import_weights
 
 
@@ -13,3 +14,4 @@ def main() -> None:
 
 
 main.add_command(import_weights)
+main.add_command(make_shapes)

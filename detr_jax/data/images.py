@@ -8,6 +8,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from detr_jax.data.source import DataError
 
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""What the files of a folder of images end in, in lower case."""
+
 _EXIF_ORIENTATION = 0x0112
 
 
