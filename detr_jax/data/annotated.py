@@ -21,6 +21,9 @@ class AnnotatedDataset:
       DataError: the first error of the annotations.
     """
 
+    rotate_as_displayed = False
+    """Whether boxes are of the image with its EXIF rotation in any case; otherwise the annotated size tells."""
+
     def __init__(self, instances: Instances, *, strict: bool = True):
         self.faults = instances.faults
         if strict:
@@ -44,8 +47,10 @@ class AnnotatedDataset:
         Raises:
           DataError: the image is missing, cannot be decoded, or has another size than the annotations say.
         """
-        image = read_image(self.image_bytes(index), self.image_name(index), size=tuple(self.sizes[index].tolist()))
         height, width = self.sizes[index].tolist()
+        image = read_image(
+            self.image_bytes(index), self.image_name(index), size=(height, width), rotate=self.rotate_as_displayed
+        )
         if image.shape[:2] != (height, width):
             raise SizeMismatch(
                 f"{self.image_name(index)} has {image.shape[0]} x {image.shape[1]} pixels (height x width), but "

@@ -14,7 +14,9 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _EXIF_ORIENTATION = 0x0112
 
 
-def read_image(file: Path | bytes, name: str | None = None, *, size: tuple[int, int] | None = None) -> np.ndarray:
+def read_image(
+    file: Path | bytes, name: str | None = None, *, size: tuple[int, int] | None = None, rotate: bool = False
+) -> np.ndarray:
     """Decodes an image file to RGB, [H, W, 3] uint8.
 
     A rotation noted in EXIF is not applied, as COCO's boxes expect, unless the (height, width) that the annotations
@@ -24,6 +26,7 @@ def read_image(file: Path | bytes, name: str | None = None, *, size: tuple[int, 
       file: a path, or the content of a file.
       name: how messages call it; the path where not given.
       size: the annotated (height, width) in pixels.
+      rotate: whether to apply the rotation noted in EXIF in any case.
 
     Raises:
       DataError: the file is missing or cannot be decoded.
@@ -33,7 +36,7 @@ def read_image(file: Path | bytes, name: str | None = None, *, size: tuple[int, 
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
             if picture.mode.startswith(("I", "F")):
                 raise DataError(f"{name} has more than 8 bits a channel: convert it to 8 bits.")
-            if size is not None and size != _stored_size(picture) and size == displayed_size(picture):
+            if rotate or (size is not None and size != _stored_size(picture) and size == displayed_size(picture)):
                 return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
             return np.asarray(picture.convert("RGB"))
     except DataError:

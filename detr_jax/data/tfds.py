@@ -194,7 +194,7 @@ def _records(builder: Any, folder: epath.Path, split: str) -> Any:
     """
     features = dict(builder.info.features.items())
     pictures = [key for key, feature in features.items() if isinstance(feature, tensorflow_datasets.features.Image)]
-    objects = features.get("objects")
+    objects: Any = features.get("objects")
     parts = set(objects.feature.keys()) if hasattr(getattr(objects, "feature", None), "keys") else set()
     if "image" not in pictures or not {"bbox", "label"} <= parts:
         raise DataError(

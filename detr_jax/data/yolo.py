@@ -37,6 +37,8 @@ class YoloDataset(AnnotatedFolder):
         has no readable header.
     """
 
+    rotate_as_displayed = True
+
     def __init__(self, data_file: str | Path, split: str, *, strict: bool = True):
         data_file = Path(data_file)
         content = _read_yaml(data_file)
