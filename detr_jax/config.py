@@ -363,6 +363,21 @@ def _relation_faults(config: Config) -> typing.Iterator[str]:
             f"data.shapes.min_size={data.shapes.min_size} must not be above "
             f"data.shapes.max_size={data.shapes.max_size}."
         )
+    yield from _source_faults(data)
+
+
+def check_data(data: DataConfig) -> None:
+    """Checks what says where a data set is, as `check` does for all of a configuration.
+
+    Raises:
+      ConfigError: something is missing or wrong; one sentence a fault.
+    """
+    faults = list(_field_faults(data, "data.")) or list(_source_faults(data))
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _source_faults(data: DataConfig) -> typing.Iterator[str]:
     if not data.root and _DATA_ROOTS[data.dataset]:
         yield f"data.root is empty: give {_DATA_ROOTS[data.dataset]}, as --config.data.root=FOLDER."
     if data.dataset == "tfds" and not data.tfds_name:

@@ -27,15 +27,23 @@ def open_source(config: Config, split: str, *, strict: bool = True) -> Source:
       DataError: the data cannot be used, or has labels for which ``model.num_classes`` is too small.
     """
     source = _open(config.data, split, strict)
-    out_of_range = [label for label in source.categories if not 0 <= label < config.model.num_classes]
-    if out_of_range and strict:
-        label = out_of_range[0]
-        raise DataError(
-            f"The data has category {label} ({source.categories[label]!r}), but model.num_classes="
-            f"{config.model.num_classes} only allows 0 to {config.model.num_classes - 1}: "
-            f"set it to the highest category id plus 1, which is {max(source.categories) + 1}."
-        )
+    if strict:
+        check_classes(source, config.model.num_classes)
     return source
+
+
+def check_classes(source: Source, num_classes: int) -> None:
+    """Checks that a model of ``num_classes`` can tell all classes of a data set.
+
+    Raises:
+      DataError: it cannot.
+    """
+    for label, name in source.categories.items():
+        if not 0 <= label < num_classes:
+            raise DataError(
+                f"The data has category {label} ({name!r}), but model.num_classes={num_classes} only allows 0 to "
+                f"{num_classes - 1}: set it to the highest category id plus 1, which is {max(source.categories) + 1}."
+            )
 
 
 def _open(data: DataConfig, split: str, strict: bool) -> Source:

@@ -63,6 +63,10 @@ class AnnotatedDataset:
         """The objects of an image to train on."""
         return self._objects[index]
 
+    def file_name(self, index: int) -> str:
+        """The file of an image, as the annotations name it."""
+        return self._images[index]["file_name"]
+
     def image_name(self, index: int) -> str:
         """How messages call an image."""
         raise NotImplementedError
