@@ -12,6 +12,7 @@ import difflib
 import json
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,10 +140,15 @@ class DataConfig:
     """Flip half of the training images left to right."""
 
     train_buckets: tuple[tuple[int, int], ...] = ()
-    """Canvas shapes (height, width) in pixels, one compilation each; an image goes into the smallest that holds it."""
+    """Canvas shapes (height, width) in pixels, one compilation each; empty: chosen from the data's own sizes."""
+    num_train_buckets: int = 12
+    """The most canvases to choose for training; more of them waste less on padding and take longer to compile."""
     val_buckets: tuple[tuple[int, int], ...] = ()
-    num_threads: int = 2
-    """Threads that read and prepare batches in this process."""
+    """The same for validation."""
+    num_val_buckets: int = 6
+    num_threads: int = 0
+    """Threads that read and prepare images in this process, or in each worker process; 0: one a core, shared among
+    the processes."""
     num_workers: int = 0
     """Worker processes in place of threads; 0: none."""
     prefetch: int = 2
@@ -234,6 +240,7 @@ _MAY_BE_ZERO = {
     "data.shapes.max_objects",
     "data.shapes.seed",
     "data.val_short_side",
+    "data.num_threads",
     "data.num_workers",
     "optimizer.warmup_steps",
     "training.seed",
@@ -312,22 +319,13 @@ def _relation_faults(config: Config) -> typing.Iterator[str]:
     if training.steps is None and training.epochs is None:
         yield "training.steps and training.epochs are both unset: give one of them."
     for name in ("train_buckets", "val_buckets"):
-        buckets = getattr(data, name)
-        if not buckets:
-            yield f"data.{name} is empty: give at least one canvas (height, width) in pixels."
-        for bucket in buckets:
+        for bucket in getattr(data, name):
             if len(bucket) != 2 or any(side < 1 or side % model.backbone.stride for side in bucket):
                 yield (
                     f"data.{name} holds {bucket}: each must be a (height, width) of positive multiples of "
                     f"{model.backbone.stride}, the stride of the backbone."
                 )
-    if model.position_embedding == "learned":
-        for bucket in (*data.train_buckets, *data.val_buckets):
-            if max(bucket) > LEARNED_CELLS * model.backbone.stride:
-                yield (
-                    f"model.position_embedding='learned' reaches {LEARNED_CELLS} x {LEARNED_CELLS} cells of "
-                    f"{model.backbone.stride} pixels, but the data's canvas {bucket} is larger: use 'sine'."
-                )
+    yield from _position_faults(model, (*data.train_buckets, *data.val_buckets))
     if data.crop_short_sides and min(data.crop_short_sides) < data.crop_min:
         yield (
             f"data.crop_min={data.crop_min} must not be above the smallest of "
@@ -345,6 +343,25 @@ def _relation_faults(config: Config) -> typing.Iterator[str]:
             "data.root is empty: give the folder that holds train2017/, val2017/ and annotations/, "
             "as --config.data.root=FOLDER."
         )
+
+
+def _position_faults(model: ModelConfig, buckets: Sequence[tuple[int, int]]) -> typing.Iterator[str]:
+    for bucket in buckets if model.position_embedding == "learned" else ():
+        if max(bucket) > LEARNED_CELLS * model.backbone.stride:
+            yield (
+                f"model.position_embedding='learned' reaches {LEARNED_CELLS} x {LEARNED_CELLS} cells of "
+                f"{model.backbone.stride} pixels, but the data's canvas {bucket} is larger: use 'sine'."
+            )
+
+
+def check_canvases(model: ModelConfig, buckets: Sequence[tuple[int, int]]) -> None:
+    """Checks canvases (height, width) in pixels that were chosen from the data, as `check` does those in the config.
+
+    Raises:
+      ConfigError: the model's learned positions do not reach over one of them.
+    """
+    for fault in _position_faults(model, buckets):
+        raise ConfigError(fault)
 
 
 def _has_type(value: Any, hint: Any) -> bool:

@@ -4,7 +4,6 @@ An epoch's plan is a function of (seed, epoch) alone, so a run resumes at a step
 the batches are the same for any number of threads or worker processes.
 """
 
-import collections
 import ctypes
 import functools
 import signal
@@ -18,10 +17,11 @@ import numpy as np
 from absl import flags
 
 from detr_jax.config import DataConfig
+from detr_jax.data.buckets import Bucket, bucket_for, train_buckets, val_buckets
+from detr_jax.data.grouping import group, group_all
 from detr_jax.data.source import DataError, Objects, Source
 from detr_jax.data.transforms import DRAWS, Geometry, apply, largest_sizes, train_geometry, val_geometry
 
-Bucket = tuple[int, int]
 NO_IMAGE = -1
 
 
@@ -58,12 +58,6 @@ class PlannedBatch(NamedTuple):
     images: list[PlannedImage]
 
 
-def bucket_for(size: tuple[int, int], buckets: Sequence[Bucket]) -> Bucket | None:
-    """The bucket of the smallest area that holds an image of this (height, width); None where none does."""
-    fitting = [bucket for bucket in buckets if bucket[0] >= size[0] and bucket[1] >= size[1]]
-    return min(fitting, key=lambda bucket: (bucket[0] * bucket[1], bucket), default=None)
-
-
 def _check_fit(source: Source, index: int, size: tuple[int, int], buckets: Sequence[Bucket], field: str) -> None:
     if bucket_for(size, buckets) is None:
         raise DataError(
@@ -75,20 +69,21 @@ def _check_fit(source: Source, index: int, size: tuple[int, int], buckets: Seque
 class TrainPlan:
     """All batches of a training run, by step: a random-access sequence of `PlannedBatch`.
 
-    An epoch has ``len(source) // batch_size`` batches (at least one). Its images are shuffled, augmented on
-    paper and gathered by bucket; what a bucket has left over moves on to the next larger one that holds it.
-    At the end a few images may be left out and a few used twice, other ones in each epoch.
+    An epoch has ``len(source) // batch_size`` batches (at least one). Its images are augmented on paper and shared
+    out over the canvases ``buckets`` by `group`. A few may be left out, other ones in each epoch.
     """
 
-    def __init__(self, source: Source, config: DataConfig, batch_size: int, seed: int):
+    def __init__(self, source: Source, config: DataConfig, batch_size: int, seed: int, stride: int = 32):
+        """``stride`` is the backbone's, of which chosen canvases are multiples."""
         self.source = source
         self.config = config
         self.batch_size = batch_size
         self.seed = seed
-        self.buckets = sorted(set(config.train_buckets), key=lambda bucket: (bucket[0] * bucket[1], bucket))
+        self.buckets = train_buckets(source, config, stride)
         self.steps_per_epoch = max(1, len(source) // batch_size)
-        for index, size in enumerate(source.sizes.tolist()):
-            for largest in largest_sizes(tuple(size), config):
+        sizes, first = np.unique(source.sizes, axis=0, return_index=True)
+        for index, (height, width) in zip(first.tolist(), sizes.tolist(), strict=True):
+            for largest in largest_sizes((height, width), config):
                 _check_fit(source, index, largest, self.buckets, "data.train_buckets")
         self._lock = threading.Lock()
         self._epoch_cached = functools.lru_cache(maxsize=2)(self._plan_epoch)
@@ -115,67 +110,31 @@ class TrainPlan:
 
     def _plan_epoch(self, epoch: int) -> list[PlannedBatch]:
         draws = np.random.default_rng((self.seed, epoch, 0)).random((len(self.source), DRAWS))
-        order_rng = np.random.default_rng((self.seed, epoch, 1))
-        by_bucket: dict[Bucket, list[PlannedImage]] = collections.defaultdict(list)
-        for index in order_rng.permutation(len(self.source)).tolist():
-            height, width = self.source.sizes[index].tolist()
-            geometry = train_geometry((height, width), draws[index], self.config)
-            bucket = bucket_for(geometry.size, self.buckets)
-            assert bucket is not None, "largest_sizes() was not large enough"
-            by_bucket[bucket].append(PlannedImage(index, geometry))
-
-        batches, leftovers = self._full_batches(by_bucket)
-        everyone = [image for images in by_bucket.values() for image in images]
-        while len(batches) < self.steps_per_epoch:
-            # by chance in proportion to their number, so that no image is left out more often than others
-            numbers = np.array([len(images) for _, images in leftovers])
-            bucket, images = leftovers.pop(order_rng.choice(len(leftovers), p=numbers / numbers.sum()))
-            fitting = [image for image in everyone if _holds(bucket, image.geometry.size)]
-            missing = self.batch_size - len(images)
-            extra = order_rng.choice(len(fitting), size=missing, replace=missing > len(fitting))
-            batches.append(PlannedBatch(bucket, images + [fitting[i] for i in extra]))
-        order = order_rng.permutation(len(batches))
-        return [batches[i] for i in order]
-
-    def _full_batches(
-        self, by_bucket: dict[Bucket, list[PlannedImage]]
-    ) -> tuple[list[PlannedBatch], list[tuple[Bucket, list[PlannedImage]]]]:
-        """Full batches, and the leftovers of the largest buckets."""
-        batches: list[PlannedBatch] = []
-        leftovers: list[tuple[Bucket, list[PlannedImage]]] = []
-        waiting = {bucket: list(by_bucket.get(bucket, [])) for bucket in self.buckets}
-        for i, bucket in enumerate(self.buckets):
-            images = waiting[bucket]
-            while len(images) >= self.batch_size:
-                batches.append(PlannedBatch(bucket, images[: self.batch_size]))
-                images = images[self.batch_size :]
-            larger = next((other for other in self.buckets[i + 1 :] if _holds(other, bucket)), None)
-            if larger is not None:
-                waiting[larger] += images
-            elif images:
-                leftovers.append((bucket, images))
-        return batches, leftovers
-
-
-def _holds(bucket: Bucket, size: tuple[int, int]) -> bool:
-    return bucket[0] >= size[0] and bucket[1] >= size[1]
+        geometries = [
+            train_geometry((height, width), draw, self.config)
+            for (height, width), draw in zip(np.asarray(self.source.sizes).tolist(), draws, strict=True)
+        ]
+        sizes = np.array([geometry.size for geometry in geometries])
+        rng = np.random.default_rng((self.seed, epoch, 1))
+        return [
+            PlannedBatch(bucket, [PlannedImage(index, geometries[index]) for index in indices.tolist()])
+            for bucket, indices in group(sizes, self.buckets, self.batch_size, rng)
+        ]
 
 
 class ValPlan:
-    """Every image once, in batches of one bucket; the last batch of a bucket may have fewer images."""
+    """All batches of one pass over the validation images, each image once, few batches only partly filled."""
 
-    def __init__(self, source: Source, config: DataConfig, batch_size: int):
-        by_bucket: dict[Bucket, list[PlannedImage]] = collections.defaultdict(list)
-        for index, (height, width) in enumerate(source.sizes.tolist()):
-            geometry = val_geometry((height, width), config)
-            _check_fit(source, index, geometry.size, config.val_buckets, "data.val_buckets")
-            bucket = bucket_for(geometry.size, config.val_buckets)
-            assert bucket is not None
-            by_bucket[bucket].append(PlannedImage(index, geometry))
+    def __init__(self, source: Source, config: DataConfig, batch_size: int, stride: int = 32):
+        """``stride`` is the backbone's, of which chosen canvases are multiples."""
+        self.buckets = val_buckets(source, config, stride)
+        geometries = [val_geometry((height, width), config) for height, width in np.asarray(source.sizes).tolist()]
+        for index, geometry in enumerate(geometries):
+            _check_fit(source, index, geometry.size, self.buckets, "data.val_buckets")
+        sizes = np.array([geometry.size for geometry in geometries])
         self.batches = [
-            PlannedBatch(bucket, images[start : start + batch_size])
-            for bucket, images in sorted(by_bucket.items())
-            for start in range(0, len(images), batch_size)
+            PlannedBatch(bucket, [PlannedImage(index, geometries[index]) for index in indices.tolist()])
+            for bucket, indices in group_all(sizes, self.buckets, batch_size)
         ]
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from detr_jax.checkpoints import Checkpoints
-from detr_jax.config import Config, ConfigError, check, differences, from_json, to_json
+from detr_jax.config import Config, ConfigError, check, check_canvases, differences, from_json, to_json
 from detr_jax.data import Batch, TrainPlan, batches, open_source
 from detr_jax.evaluation.validator import Validator
 from detr_jax.matching import Targets, callbacks_may_starve
@@ -60,7 +60,8 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
 
     train_source, val_source = open_source(config, "train"), open_source(config, "val")
     batch_size = config.training.batch_size
-    plan = TrainPlan(train_source, config.data, batch_size, config.training.seed)
+    plan = TrainPlan(train_source, config.data, batch_size, config.training.seed, config.model.backbone.stride)
+    check_canvases(config.model, plan.buckets)
     total_steps = config.training.steps or (config.training.epochs or 0) * plan.steps_per_epoch
 
     model = create_model(config)
@@ -72,6 +73,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     frozen = jax.device_put(model.frozen, replicated(mesh))
     train_step = create_train_step(model, optimizer, config, mesh)
     validator = Validator(config, val_source, model.graph, mesh)
+    check_canvases(config.model, validator.plan.buckets)
 
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -224,6 +226,7 @@ def _introduce(
         f"{parameters / 1e6:.2f}M trainable parameters, {len(plan.source)} training images, "
         f"{plan.steps_per_epoch} steps an epoch, {total_steps} steps, {mesh.size} {platform} device(s)"
     )
+    log.say(f"canvases (height x width): {', '.join(f'{height} x {width}' for height, width in plan.buckets)}")
     if step:
         log.say(f"resuming at step {step}")
     for name, (old, new) in changed.items():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from detr_jax.config import DataConfig, ShapesConfig
-from detr_jax.data.batching import NO_IMAGE, BatchLoader, TrainPlan, ValPlan, batches, bucket_for
+from detr_jax.data.batching import NO_IMAGE, BatchLoader, TrainPlan, ValPlan, batches
 from detr_jax.data.shapes import ShapesDataset
 from detr_jax.data.source import DataError
 from detr_jax.data.transforms import DRAWS, apply, train_geometry
@@ -55,25 +55,8 @@ def take(stream, count):
     return list(itertools.islice(stream, count))
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        ((48, 64), (48, 64)),
-        ((64, 48), (64, 48)),
-        ((10, 10), (48, 64)),
-        ((49, 49), (64, 64)),
-        ((65, 10), (96, 96)),
-        ((96, 96), (96, 96)),
-        ((97, 10), None),
-    ],
-)
-def test_the_bucket_is_the_smallest_that_holds_the_image(size, expected):
-    assert bucket_for(size, BUCKETS) == expected
-    assert bucket_for(size, BUCKETS[::-1]) == expected
-
-
 @pytest.mark.parametrize("augmentation", ["config", "cropping"])
-def test_an_epoch_has_its_number_of_full_batches_with_few_images_twice(source, augmentation, request):
+def test_an_epoch_has_its_number_of_full_batches_of_different_images(source, augmentation, request):
     plan = TrainPlan(source, request.getfixturevalue(augmentation), BATCH, seed=3)
     assert plan.steps_per_epoch == 57 // BATCH
     for number in range(3):
@@ -85,8 +68,7 @@ def test_an_epoch_has_its_number_of_full_batches_with_few_images_twice(source, a
             for image in images:
                 assert image.geometry.size[0] <= bucket[0]
                 assert image.geometry.size[1] <= bucket[1]
-        duplicates = 56 - len(set(indices(epoch)))
-        assert duplicates < BATCH, "only the leftovers of the largest bucket are filled up"
+        assert len(set(indices(epoch))) == 56, "one canvas holds all, so nothing is used twice"
 
 
 def test_geometries_of_a_plan_are_those_of_its_images(source, cropping):
@@ -105,11 +87,17 @@ def test_geometries_of_a_plan_are_those_of_its_images(source, cropping):
             assert geometry in reachable
 
 
-def test_batches_waste_little_when_buckets_fit(source, config):
-    """Most images stand on their own smallest canvas; the others moved on as leftovers, fewer than a batch a bucket."""
-    epoch = TrainPlan(source, config, BATCH, seed=5).epoch(0)
-    moved = sum(bucket_for(i.geometry.size, BUCKETS) != bucket for bucket, images in epoch for i in images)
-    assert moved < len(BUCKETS) * BATCH
+def test_canvases_are_chosen_from_the_data_where_none_are_given(source, cropping):
+    """A function of data and configuration alone, so that a run that is resumed has the same."""
+    cropping.train_buckets = cropping.val_buckets = ()
+    cropping.num_train_buckets, cropping.num_val_buckets = 5, 3
+    plan, same = TrainPlan(source, cropping, BATCH, 0, stride=8), TrainPlan(source, cropping, 8, 1, stride=8)
+    assert plan.buckets == same.buckets
+    assert 1 < len(plan.buckets) <= 5
+    assert {batch.bucket for epoch in range(5) for batch in plan.epoch(epoch)} <= set(plan.buckets)
+    val = ValPlan(source, cropping, BATCH, stride=8)
+    assert 1 <= len(val.buckets) <= 3
+    assert all(side % 8 == 0 for bucket in (*plan.buckets, *val.buckets) for side in bucket)
 
 
 def test_epochs_differ_and_follow_from_the_seed_alone(source, cropping):
@@ -163,10 +151,9 @@ def test_validation_covers_each_image_once(source, config):
     assert sorted(indices(plan)) == list(range(57))
     for bucket, images in plan:
         assert 1 <= len(images) <= BATCH
-        assert all(bucket_for(image.geometry.size, BUCKETS) == bucket for image in images)
+        assert all(np.less_equal(image.geometry.size, bucket).all() for image in images)
         assert not any(image.geometry.flip or image.geometry.crop for image in images)
-    partial = collections.Counter(bucket for bucket, images in plan if len(images) < BATCH)
-    assert max(partial.values()) == 1
+    assert len(plan) == -(-57 // BATCH), "the canvas of 96 holds all, so one batch at most is not full"
 
 
 def test_a_batch_holds_its_images_boxes_and_sizes_and_zeros_beyond(source, cropping):
