@@ -88,6 +88,10 @@ class ShapesDataset:
                 self._kept[index] = sample
         return sample
 
+    def objects(self, index: int) -> Objects:
+        """The objects of image ``index``."""
+        return self[index].objects
+
     @functools.cache  # noqa: B019 (one entry for as long as the data set lives)
     def ground_truth(self) -> dict[str, Any]:
         """All annotations in COCO's JSON form; an object's area is the number of its pixels."""
