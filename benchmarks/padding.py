@@ -38,7 +38,7 @@ def useful(batches: Iterable[PlannedBatch], batch_size: int) -> float:
     """Pixels of images over pixels of the batches that hold them."""
     pixels = [
         (sum(height * width for height, width in (image.geometry.size for image in images)), np.prod(bucket))
-        for bucket, images in batches
+        for bucket, images, _ in batches
     ]
     image, canvas = np.sum(pixels, axis=0)
     return float(image / (canvas * batch_size))

@@ -153,6 +153,14 @@ class DataConfig:
     """Worker processes in place of threads; 0: none."""
     prefetch: int = 2
     """Batches prepared ahead."""
+    scaled_decoding: bool = True
+    """Decode large training JPEGs to a half, quarter or eighth where that is not below the size needed: much faster
+    there, and a level or two apart. Validation images are always decoded whole."""
+    on_error: str = "raise"
+    """What a training image that cannot be read does: "raise" ends the run with its name, "skip" puts another image of
+    its batch in its place and tells. A validation image that cannot be read always ends the run."""
+    max_skipped: float = 0.01
+    """Share of the images, at least of an epoch's, that may be skipped before the run ends all the same."""
 
 
 @dataclass(kw_only=True)
@@ -232,6 +240,7 @@ _CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "loss.matcher": ("scipy", "device"),
     "data.dataset": ("coco", "shapes"),
+    "data.on_error": ("raise", "skip"),
     "optimizer.schedule": ("step", "cosine", "constant"),
 }
 
@@ -309,8 +318,12 @@ def _relation_faults(config: Config) -> typing.Iterator[str]:
     ):
         if value >= 1:
             yield f"{name}={value} must be at least 0 and below 1."
-    if config.evaluation.picture_threshold > 1:
-        yield f"evaluation.picture_threshold={config.evaluation.picture_threshold} must lie between 0 and 1."
+    for name, value in (
+        ("evaluation.picture_threshold", config.evaluation.picture_threshold),
+        ("data.max_skipped", data.max_skipped),
+    ):
+        if value > 1:
+            yield f"{name}={value} must lie between 0 and 1."
     if training.batch_size % training.accumulate:
         yield (
             f"training.accumulate={training.accumulate} must divide "

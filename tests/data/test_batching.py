@@ -62,7 +62,7 @@ def test_an_epoch_has_its_number_of_full_batches_of_different_images(source, aug
     for number in range(3):
         epoch = plan.epoch(number)
         assert len(epoch) == 57 // BATCH
-        for bucket, images in epoch:
+        for bucket, images, _ in epoch:
             assert len(images) == BATCH
             assert bucket in BUCKETS
             for image in images:
@@ -149,7 +149,7 @@ def test_validation_covers_each_image_once(source, config):
     config.val_short_side = 0
     plan = ValPlan(source, config, BATCH)
     assert sorted(indices(plan)) == list(range(57))
-    for bucket, images in plan:
+    for bucket, images, _ in plan:
         assert 1 <= len(images) <= BATCH
         assert all(np.less_equal(image.geometry.size, bucket).all() for image in images)
         assert not any(image.geometry.flip or image.geometry.crop for image in images)
@@ -162,7 +162,7 @@ def test_a_batch_holds_its_images_boxes_and_sizes_and_zeros_beyond(source, cropp
     batch = BatchLoader(source, BATCH)(planned)
     assert batch.images.shape == (BATCH, *planned.bucket, 3)
     assert batch.boxes.shape == (BATCH, 4, 4)
-    assert [array.dtype for array in batch] == ["u1", "i4", "f4", "i4", "i4", "i8", "i4"]
+    assert [array.dtype for array in batch] == ["u1", "i4", "f4", "i4", "i4", "i8", "i4", "i8"]
     for i, (index, geometry) in enumerate(planned.images):
         image, (boxes, labels) = apply(geometry, *source[index])
         height, width = image.shape[:2]
@@ -183,7 +183,7 @@ def test_a_batch_holds_its_images_boxes_and_sizes_and_zeros_beyond(source, cropp
 def test_places_without_an_image_have_no_id_and_no_boxes(source, config):
     config.val_short_side = 0
     plan = ValPlan(source, config, 100)
-    bucket, images = plan[0]
+    bucket, images, _ = plan[0]
     batch = BatchLoader(source, 100)(plan[0])
     used = len(images)
     np.testing.assert_array_equal(batch.image_ids[:used], [source.image_ids[image.source_index] for image in images])
