@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -284,14 +284,18 @@ def _normalized_cxcywh(objects: Objects, height: int, width: int) -> np.ndarray:
 
 
 def num_threads(config: DataConfig) -> int:
-    """``config.num_threads``, or where that is 0, this process's cores over the number of processes that read."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return config.num_threads or max(1, cores // max(1, config.num_workers))
+    """``config.num_threads``, or where that is 0, the cores over the number of processes that read."""
+    return config.num_threads or max(1, usable_cores() // max(1, config.num_workers))
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def batches(
     plan: TrainPlan | ValPlan, source: Source, batch_size: int, config: DataConfig, *, start: int = 0
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """The batches of a plan from number ``start`` on, prepared ahead by threads or worker processes.
 
     ``config.on_error`` and ``config.scaled_decoding`` hold for training. Of validation images none is ever left out,
