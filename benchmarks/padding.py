@@ -26,7 +26,7 @@ BATCH_SIZES = (1, 2, 4, 8, 16)
 SQUARE = (1344, 1344)
 
 
-def coco_source(root: Path, split: str) -> Source:
+def coco_source(root: Path, split: str) -> CocoDataset:
     """The split of a COCO folder; the training images where there are no others."""
     annotations = root / "annotations" / f"instances_{split}2017.json"
     if split != "train" and not annotations.exists():
