@@ -12,6 +12,7 @@ import difflib
 import json
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,14 +154,27 @@ class DataConfig:
     """Flip half of the training images left to right."""
 
     train_buckets: tuple[tuple[int, int], ...] = ()
-    """Canvas shapes (height, width) in pixels, one compilation each; an image goes into the smallest that holds it."""
+    """Canvas shapes (height, width) in pixels, one compilation each; empty: chosen from the data's own sizes."""
+    num_train_buckets: int = 12
+    """The most canvases to choose for training; more of them waste less on padding and take longer to compile."""
     val_buckets: tuple[tuple[int, int], ...] = ()
-    num_threads: int = 2
-    """Threads that read and prepare batches in this process."""
+    """The same for validation."""
+    num_val_buckets: int = 6
+    num_threads: int = 0
+    """Threads that read and prepare images in this process, or in each worker process; 0: one a core, shared among
+    the processes."""
     num_workers: int = 0
     """Worker processes in place of threads; 0: none."""
     prefetch: int = 2
     """Batches prepared ahead."""
+    scaled_decoding: bool = True
+    """Decode large training JPEGs to a half, quarter or eighth where that is not below the size needed: much faster
+    there, and a level or two apart. Validation images are always decoded whole."""
+    on_error: str = "raise"
+    """What a training image that cannot be read does: "raise" ends the run with its name, "skip" puts another image of
+    its batch in its place and tells. A validation image that cannot be read always ends the run."""
+    max_skipped: float = 0.01
+    """Share of the images, at least of an epoch's, that may be skipped before the run ends all the same."""
 
 
 @dataclass(kw_only=True)
@@ -249,6 +263,7 @@ _CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "loss.matcher": ("scipy", "device"),
     "data.dataset": tuple(_DATA_ROOTS),
+    "data.on_error": ("raise", "skip"),
     "optimizer.schedule": ("step", "cosine", "constant"),
 }
 
@@ -257,6 +272,7 @@ _MAY_BE_ZERO = {
     "data.shapes.max_objects",
     "data.shapes.seed",
     "data.val_short_side",
+    "data.num_threads",
     "data.num_workers",
     "optimizer.warmup_steps",
     "training.seed",
@@ -325,8 +341,12 @@ def _relation_faults(config: Config) -> typing.Iterator[str]:
     ):
         if value >= 1:
             yield f"{name}={value} must be at least 0 and below 1."
-    if config.evaluation.picture_threshold > 1:
-        yield f"evaluation.picture_threshold={config.evaluation.picture_threshold} must lie between 0 and 1."
+    for name, value in (
+        ("evaluation.picture_threshold", config.evaluation.picture_threshold),
+        ("data.max_skipped", data.max_skipped),
+    ):
+        if value > 1:
+            yield f"{name}={value} must lie between 0 and 1."
     if training.batch_size % training.accumulate:
         yield (
             f"training.accumulate={training.accumulate} must divide "
@@ -335,22 +355,13 @@ def _relation_faults(config: Config) -> typing.Iterator[str]:
     if training.steps is None and training.epochs is None:
         yield "training.steps and training.epochs are both unset: give one of them."
     for name in ("train_buckets", "val_buckets"):
-        buckets = getattr(data, name)
-        if not buckets:
-            yield f"data.{name} is empty: give at least one canvas (height, width) in pixels."
-        for bucket in buckets:
+        for bucket in getattr(data, name):
             if len(bucket) != 2 or any(side < 1 or side % model.backbone.stride for side in bucket):
                 yield (
                     f"data.{name} holds {bucket}: each must be a (height, width) of positive multiples of "
                     f"{model.backbone.stride}, the stride of the backbone."
                 )
-    if model.position_embedding == "learned":
-        for bucket in (*data.train_buckets, *data.val_buckets):
-            if max(bucket) > LEARNED_CELLS * model.backbone.stride:
-                yield (
-                    f"model.position_embedding='learned' reaches {LEARNED_CELLS} x {LEARNED_CELLS} cells of "
-                    f"{model.backbone.stride} pixels, but the data's canvas {bucket} is larger: use 'sine'."
-                )
+    yield from _position_faults(model, (*data.train_buckets, *data.val_buckets))
     if data.crop_short_sides and min(data.crop_short_sides) < data.crop_min:
         yield (
             f"data.crop_min={data.crop_min} must not be above the smallest of "
@@ -384,6 +395,25 @@ def _source_faults(data: DataConfig) -> typing.Iterator[str]:
         yield "data.tfds_name is empty: give the name of a prepared data set, as --config.data.tfds_name=coco/2017."
     if data.dataset in ("voc", "tfds") and not data.train_split:
         yield "data.train_split is empty: give the split to train on, as --config.data.train_split=train."
+
+
+def _position_faults(model: ModelConfig, buckets: Sequence[tuple[int, int]]) -> typing.Iterator[str]:
+    for bucket in buckets if model.position_embedding == "learned" else ():
+        if max(bucket) > LEARNED_CELLS * model.backbone.stride:
+            yield (
+                f"model.position_embedding='learned' reaches {LEARNED_CELLS} x {LEARNED_CELLS} cells of "
+                f"{model.backbone.stride} pixels, but the data's canvas {bucket} is larger: use 'sine'."
+            )
+
+
+def check_canvases(model: ModelConfig, buckets: Sequence[tuple[int, int]]) -> None:
+    """Checks canvases (height, width) in pixels that were chosen from the data, as `check` does those in the config.
+
+    Raises:
+      ConfigError: the model's learned positions do not reach over one of them.
+    """
+    for fault in _position_faults(model, buckets):
+        raise ConfigError(fault)
 
 
 def _has_type(value: Any, hint: Any) -> bool:

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from detr_jax.data.images import read_image
+from detr_jax.data.images import decode
 from detr_jax.data.instances import Instances
-from detr_jax.data.source import DataError, Objects, Sample, SizeMismatch
+from detr_jax.data.source import DataError, Objects, Sample
 
 
 class AnnotatedDataset:
@@ -47,17 +48,18 @@ class AnnotatedDataset:
         Raises:
           DataError: the image is missing, cannot be decoded, or has another size than the annotations say.
         """
-        height, width = self.sizes[index].tolist()
-        image = read_image(
-            self.image_bytes(index), self.image_name(index), size=(height, width), rotate=self.rotate_as_displayed
+        return Sample(np.asarray(self.picture(index)), self._objects[index])
+
+    def picture(self, index: int, least: tuple[int, int] | None = None) -> Image.Image:
+        """The image alone, RGB; with ``least``, perhaps at a smaller scale, as `decode` says."""
+        return decode(
+            self.image_bytes(index),
+            self.image_name(index),
+            size=tuple(self.sizes[index].tolist()),
+            size_source=f"image {self.image_ids[index]} of {self.faults.where}",
+            rotate=self.rotate_as_displayed,
+            least=least,
         )
-        if image.shape[:2] != (height, width):
-            raise SizeMismatch(
-                f"{self.image_name(index)} has {image.shape[0]} x {image.shape[1]} pixels (height x width), but "
-                f"{self.faults.where} says {height} x {width} of image {self.image_ids[index]}: correct the one that "
-                "is wrong."
-            )
-        return Sample(image, self._objects[index])
 
     def objects(self, index: int) -> Objects:
         """The objects of an image to train on."""

@@ -2,9 +2,10 @@
 
 import collections
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from PIL import Image
 
 
 class DataError(ValueError):
@@ -113,3 +114,11 @@ class Source(Protocol):
 
     def ground_truth(self) -> dict[str, Any]:
         """All annotations in COCO's JSON form, crowds included, for the evaluation."""
+
+
+@runtime_checkable
+class PictureSource(Source, Protocol):
+    """A data set that can decode an image for the size that is needed of it."""
+
+    def picture(self, index: int, least: tuple[int, int] | None = None) -> Image.Image:
+        """The image alone, RGB; with ``least``, perhaps at a smaller scale, as `detr_jax.data.images.decode` says."""

@@ -1,6 +1,5 @@
 """Data sets of TensorFlow Datasets, read by index and without TensorFlow."""
 
-import io
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets
 from etils import epath
-from PIL import Image
 
 from detr_jax.data.annotated import AnnotatedDataset
 from detr_jax.data.coco import read_instances_json
 from detr_jax.data.coco_classes import COCO_CLASSES
+from detr_jax.data.images import read_size
 from detr_jax.data.instances import check_instances
 from detr_jax.data.source import DataError, Faults
 
@@ -80,8 +79,7 @@ class TfdsDataset(AnnotatedDataset):
     def _example(self, place: int) -> "_Example":
         try:
             record = self._records[place]
-            with Image.open(io.BytesIO(record["image"])) as picture:
-                size = picture.height, picture.width
+            size = read_size(record["image"], "its image")
         except Exception as error:  # storage, protocol buffers and image headers fail in ways of their own
             return _Example(place, fault=" ".join(str(error).split()) or type(error).__name__)
         filename = record.get("image/filename", b"")

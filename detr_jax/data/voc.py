@@ -5,10 +5,8 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from detr_jax.data.annotated import AnnotatedFolder
-from detr_jax.data.images import IMAGE_SUFFIXES, displayed_size
+from detr_jax.data.images import IMAGE_SUFFIXES, read_size
 from detr_jax.data.instances import check_instances, shown
 from detr_jax.data.source import DataError, Faults
 
@@ -191,8 +189,7 @@ def _number(text: str | None) -> float:
 
 def _size_in_header(path: Path, faults: Faults) -> tuple[int, int] | None:
     try:
-        with Image.open(path) as picture:
-            return displayed_size(picture)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        faults.error("images without a readable header", f"{path} cannot be opened ({error})")
+        return read_size(path, rotate=True)
+    except DataError as error:
+        faults.error("images without a readable header", str(error).rstrip("."))
         return None

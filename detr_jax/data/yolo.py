@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from PIL import Image
 
 from detr_jax.data.annotated import AnnotatedFolder
-from detr_jax.data.images import IMAGE_SUFFIXES, displayed_size
+from detr_jax.data.images import IMAGE_SUFFIXES, read_size
 from detr_jax.data.instances import check_instances, shown
 from detr_jax.data.source import DataError, Faults
 
@@ -56,7 +55,7 @@ class YoloDataset(AnnotatedFolder):
         with ThreadPoolExecutor(_THREADS) as threads:
             for image_id, (path, read) in enumerate(zip(images, threads.map(_read, images), strict=True), start=1):
                 if read.size is None:
-                    faults.error("images without a readable header", f"{path} cannot be opened ({read.fault})")
+                    faults.error("images without a readable header", read.fault)
                     continue
                 if read.fault:
                     faults.error(
@@ -90,10 +89,9 @@ class _Read(NamedTuple):
 
 def _read(path: Path) -> _Read:
     try:
-        with Image.open(path) as picture:
-            size = displayed_size(picture)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return _Read(None, "", str(error))
+        size = read_size(path, rotate=True)
+    except DataError as error:
+        return _Read(None, "", str(error).rstrip("."))
     try:
         return _Read(size, _label_file(path).read_text(encoding="utf-8", errors="replace"))
     except FileNotFoundError:
