@@ -8,8 +8,9 @@ import click
 import numpy as np
 
 from detr_jax.cli.configuration import read_config
-from detr_jax.config import ConfigError, ShapesConfig, check_data
-from detr_jax.data import DataError, Source, check_classes, open_source
+from detr_jax.config import Config, ConfigError, ShapesConfig, check_data
+from detr_jax.data import DataError, Source, TrainPlan, ValPlan, check_classes, open_source
+from detr_jax.data.buckets import train_sizes, useful_share, val_sizes
 from detr_jax.data.checking import Progress, check_source
 from detr_jax.data.shapes import write_coco
 from detr_jax.visualization import LabelledBoxes, sample_sheet
@@ -57,15 +58,19 @@ def check_data_command(
     categories: dict[int, str] = {}
     splits = [split] if split else ["train", "val"]
     for name in splits:
+        if name != splits[0]:
+            click.echo()
         try:
             source = open_source(config, name, strict=False)
             report = check_source(source, config.model.num_queries, threads=threads, progress=_progress(name))
-            click.echo(f"{name}: " + "\n".join(report.lines()) + "\n")
+            click.echo(f"{name}: " + "\n".join(report.lines()))
             fine &= not report.faults.errors
+            if len(source):
+                click.echo(_canvases(source, name, config))
             if file is not None:
                 check_classes(source, config.model.num_classes)
         except DataError as error:
-            click.echo(f"{name}: {error}\n", err=True)
+            click.echo(f"{name}: {error}", err=True)
             fine = False
             continue
         samples += _samples(source, name, _SAMPLES // len(splits)) if picture else []
@@ -79,6 +84,20 @@ def check_data_command(
         click.echo(f"{len(samples)} images drawn into {picture}")
     click.echo("The data can be trained on." if fine else "The data cannot be trained on as it is.")
     raise SystemExit(0 if fine else 1)
+
+
+def _canvases(source: Source, split: str, config: Config) -> str:
+    """The canvases that the sizes imply, or that are configured, as a training would use them."""
+    data, stride = config.data, config.model.backbone.stride
+    if split == "train":
+        plan: TrainPlan | ValPlan = TrainPlan(source, data, config.training.batch_size, config.training.seed, stride)
+        share, given = useful_share(train_sizes(source, data), plan.buckets), data.train_buckets
+    else:
+        plan = ValPlan(source, data, config.evaluation.batch_size, stride)
+        share, given = useful_share(val_sizes(source, data), plan.buckets), data.val_buckets
+    canvases = ", ".join(f"{height} x {width}" for height, width in plan.buckets)
+    which = "that are configured" if given else "that the sizes imply after resizing"
+    return f"canvases {which} (height x width; {share:.0%} of their pixels are image): {canvases}"
 
 
 def _progress(label: str) -> Progress:
