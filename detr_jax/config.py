@@ -116,13 +116,27 @@ class DataConfig:
     """Where images come from and how they are prepared."""
 
     dataset: str = "coco"
-    """"coco" (a folder of images and an instances JSON) or "shapes" (drawn on the fly)."""
+    """"coco" (a folder of images and an instances JSON), "yolo" (images, text files and a data.yaml), "voc" (images and
+    XML files), "tfds" (prepared by TensorFlow Datasets) or "shapes" (drawn on the fly)."""
     root: str = ""
-    """Root of the COCO layout; the four paths below are relative to it unless absolute."""
+    """Folder of the data set: for "coco" and "yolo" the paths below are relative to it unless absolute, for "voc" it
+    holds ImageSets/ or one folder a split, for "tfds" it is TFDS's data_dir (empty: TFDS's default)."""
     train_images: str = "train2017"
+    """This and the next three: the paths of "coco"."""
     train_annotations: str = "annotations/instances_train2017.json"
     val_images: str = "val2017"
     val_annotations: str = "annotations/instances_val2017.json"
+    yolo_file: str = "data.yaml"
+    """File that names the classes and the images of both splits of "yolo"."""
+    train_split: str = "train"
+    """Split of "voc" (its list in ImageSets/Main, or its folder) or "tfds" (such as "train[:90%]") to train on."""
+    val_split: str = ""
+    """Split to evaluate on; empty: "val" of "voc", "validation" of "tfds"."""
+    tfds_name: str = ""
+    """Name of a "tfds" data set, such as "coco/2017"."""
+    tfds_val_annotations: str = ""
+    """Instances JSON to evaluate "tfds" against, joined by image id, as areas of coco/2017 are cut to whole numbers in
+    TFDS; relative to root unless absolute; empty: what TFDS says."""
     shapes: ShapesConfig = field(default_factory=ShapesConfig)
 
     train_short_sides: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
@@ -232,6 +246,15 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
+_DATA_ROOTS = {
+    "coco": "the folder that holds train2017/, val2017/ and annotations/",
+    "yolo": "the folder that holds data.yaml",
+    "voc": "the folder that holds ImageSets/, JPEGImages/ and Annotations/, or one folder a split",
+    "tfds": "",
+    "shapes": "",
+}
+"""What ``data.root`` must be, by data set; nothing where it may be empty."""
+
 _CHOICES = {
     "model.backbone.block": ("basic", "bottleneck"),
     "model.backbone.stem": ("imagenet", "small"),
@@ -239,7 +262,7 @@ _CHOICES = {
     "model.position_embedding": ("sine", "learned"),
     "model.dtype": ("float32", "bfloat16"),
     "loss.matcher": ("scipy", "device"),
-    "data.dataset": ("coco", "shapes"),
+    "data.dataset": tuple(_DATA_ROOTS),
     "data.on_error": ("raise", "skip"),
     "optimizer.schedule": ("step", "cosine", "constant"),
 }
@@ -351,11 +374,27 @@ def _relation_faults(config: Config) -> typing.Iterator[str]:
             f"data.shapes.min_size={data.shapes.min_size} must not be above "
             f"data.shapes.max_size={data.shapes.max_size}."
         )
-    if data.dataset == "coco" and not data.root:
-        yield (
-            "data.root is empty: give the folder that holds train2017/, val2017/ and annotations/, "
-            "as --config.data.root=FOLDER."
-        )
+    yield from _source_faults(data)
+
+
+def check_data(data: DataConfig) -> None:
+    """Checks what says where a data set is, as `check` does for all of a configuration.
+
+    Raises:
+      ConfigError: something is missing or wrong; one sentence a fault.
+    """
+    faults = list(_field_faults(data, "data.")) or list(_source_faults(data))
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _source_faults(data: DataConfig) -> typing.Iterator[str]:
+    if not data.root and _DATA_ROOTS[data.dataset]:
+        yield f"data.root is empty: give {_DATA_ROOTS[data.dataset]}, as --config.data.root=FOLDER."
+    if data.dataset == "tfds" and not data.tfds_name:
+        yield "data.tfds_name is empty: give the name of a prepared data set, as --config.data.tfds_name=coco/2017."
+    if data.dataset in ("voc", "tfds") and not data.train_split:
+        yield "data.train_split is empty: give the split to train on, as --config.data.train_split=train."
 
 
 def _position_faults(model: ModelConfig, buckets: Sequence[tuple[int, int]]) -> typing.Iterator[str]:

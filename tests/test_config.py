@@ -77,7 +77,7 @@ def test_the_defaults_lack_only_what_depends_on_the_data():
         ("loss.matcher", "hungarian"),
         ("loss.eos_coefficient", math.nan),
         ("loss.bbox_weight", math.inf),
-        ("data.dataset", "voc"),
+        ("data.dataset", "imagenet"),
         ("data.num_train_buckets", 0),
         ("data.num_val_buckets", -1),
         ("data.train_buckets", ((64, 65),)),

@@ -3,6 +3,7 @@
 import click
 
 import detr_jax
+from detr_jax.cli.data import check_data_command, make_shapes
 from detr_jax.cli.weights import import_weights
 
 
@@ -13,3 +14,5 @@ def main() -> None:
 
 
 main.add_command(import_weights)
+main.add_command(check_data_command)
+main.add_command(make_shapes)

@@ -22,6 +22,9 @@ class AnnotatedDataset:
       DataError: the first error of the annotations.
     """
 
+    rotate_as_displayed = False
+    """Whether boxes are of the image with its EXIF rotation in any case; otherwise the annotated size tells."""
+
     def __init__(self, instances: Instances, *, strict: bool = True):
         self.faults = instances.faults
         if strict:
@@ -54,12 +57,17 @@ class AnnotatedDataset:
             self.image_name(index),
             size=tuple(self.sizes[index].tolist()),
             size_source=f"image {self.image_ids[index]} of {self.faults.where}",
+            rotate=self.rotate_as_displayed,
             least=least,
         )
 
     def objects(self, index: int) -> Objects:
         """The objects of an image to train on."""
         return self._objects[index]
+
+    def file_name(self, index: int) -> str:
+        """The file of an image, as the annotations name it."""
+        return self._images[index]["file_name"]
 
     def image_name(self, index: int) -> str:
         """How messages call an image."""

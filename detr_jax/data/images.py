@@ -10,6 +10,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from detr_jax.data.source import DataError, SizeMismatch
 
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""What the files of a folder of images end in, in lower case."""
+
 _EXIF_ORIENTATION = 0x0112
 _UNREADABLE = (
     *(UnidentifiedImageError, OSError, ValueError, TypeError, SyntaxError, EOFError, IndexError, KeyError),
@@ -58,7 +61,7 @@ def decode(
       name: how messages call it; the path where not given.
       size: the annotated (height, width) in pixels.
       size_source: how messages call what says ``size``.
-      rotate: where no ``size`` is given, whether to apply the rotation noted in EXIF.
+      rotate: whether to apply what EXIF notes in any case, half turns and mirroring included.
       least: where given, a JPEG that needs no rotation may be decoded to a half, a quarter or an eighth of its sides,
         rounded up, but not below this (height, width); see `covered`.
 
@@ -73,8 +76,8 @@ def decode(
             limit = Image.MAX_IMAGE_PIXELS
             if limit and picture.height * picture.width > limit:
                 raise DataError(f"{name} has {stored[0]} x {stored[1]} pixels, more than the limit of {limit} in all.")
-            turned = rotate if size is None else size != stored
-            if turned and size is not None and (size != stored[::-1] or size != displayed_size(picture)):
+            turned = (rotate or (size is not None and size != stored)) and _orientation(picture) != 1
+            if size is not None and size != (_displayed_size(picture) if turned else stored):
                 raise SizeMismatch(
                     f"{name} has {stored[0]} x {stored[1]} pixels (height x width), but {size_source} says "
                     f"{size[0]} x {size[1]}: correct the one that is wrong."
@@ -91,10 +94,35 @@ def decode(
         raise DataError(f"{name} cannot be decoded ({error}): replace it or take it out.") from None
 
 
-def displayed_size(picture: Image.Image) -> tuple[int, int]:
-    """(height, width) in pixels of an opened image, of which nothing but the header is read, with its EXIF rotation."""
+def read_size(file: Path | bytes, name: str | None = None, *, rotate: bool = False) -> tuple[int, int]:
+    """(height, width) in pixels of an image file, of which nothing but the header is read.
+
+    Args:
+      file: a path, or the content of a file.
+      name: how messages call it; the path where not given.
+      rotate: whether to apply the rotation noted in EXIF.
+
+    Raises:
+      DataError: the file is missing, or has no header that can be read.
+    """
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
+            return _displayed_size(picture) if rotate else (picture.height, picture.width)
+    except _UNREADABLE as error:
+        raise DataError(f"{name or f'The image file {file!s}'} cannot be opened ({error}).") from None
+
+
+def _orientation(picture: Image.Image) -> int:
+    """What EXIF notes, 1 (as it is stored) to 8, where no pixel has to be decoded to find it."""
+    if picture.format == "PNG" and not picture.info.keys() & {"exif", "Raw profile type exif"}:
+        return 1  # Pillow would look for it behind the pixels
+    noted = picture.getexif().get(_EXIF_ORIENTATION, 1)
+    return noted if noted in range(1, 9) else 1
+
+
+def _displayed_size(picture: Image.Image) -> tuple[int, int]:
     height, width = picture.height, picture.width
-    return (width, height) if picture.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8) else (height, width)
+    return (width, height) if _orientation(picture) >= 5 else (height, width)
 
 
 def covered(picture: Image.Image, size: tuple[int, int]) -> tuple[float, float]:

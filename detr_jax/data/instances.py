@@ -19,8 +19,10 @@ _LARGEST_ID = 2**53  # the evaluation keeps ids as float64
 _LARGEST = 2**31  # labels and sizes are kept as int32
 _UNUSABLE_TEXT = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # control characters and halves of characters
 
+_SHOWN = 100  # characters of a value in a message
+
 _short = reprlib.Repr()
-_short.maxstring = _short.maxother = _short.maxlong = 80
+_short.maxstring = _short.maxother = _short.maxlong = _SHOWN
 
 
 class Instances(NamedTuple):
@@ -57,7 +59,8 @@ def check_instances(content: dict[str, Any], faults: Faults) -> Instances:
 
 def shown(value: Any) -> str:
     """A value of unknown kind and length, in one short line."""
-    return _short.repr(value)
+    text = _short.repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def _field(item: Any, name: str, kind: type, what: str) -> Any:
