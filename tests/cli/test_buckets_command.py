@@ -1,7 +1,6 @@
 import re
 
 import jax
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -59,7 +58,7 @@ def test_memory_is_told_of_each_training_canvas(folder, monkeypatch):
     assert {objects for _, objects in asked} == {source.max_objects}
     for (height, width), _ in asked:
         assert re.search(rf"{height} x {width} +5 MiB: 1 of state and batch, 4 within the step", result.output)
-    assert np.shape(asked)[0] == result.output.count("MiB:")
+    assert 1 <= len(asked) == result.output.count("MiB:") <= 3
 
 
 @pytest.mark.parametrize(
