@@ -14,9 +14,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import grain
 import numpy as np
-from absl import flags
 from PIL import Image
 
 from detr_jax.config import DataConfig
@@ -305,6 +303,9 @@ def batches(
       DataError: an image cannot be read.
       LoaderError: a worker process was killed.
     """
+    import grain  # here: models and weights are of use without it
+    from absl import flags
+
     if not flags.FLAGS.is_parsed():  # grain reads absl flags, which a program without absl.app never parses
         flags.FLAGS.mark_as_parsed()
     training = isinstance(plan, TrainPlan)

@@ -55,7 +55,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     workdir = Path(workdir)
     mesh = create_mesh()
     check(config)
-    _check_devices(config, mesh)
+    check_devices(config, mesh)
     previous = _previous_config(workdir, config)
 
     train_source, val_source = open_source(config, "train"), open_source(config, "val")
@@ -186,7 +186,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     return metrics
 
 
-def _check_devices(config: Config, mesh: Mesh) -> None:
+def check_devices(config: Config, mesh: Mesh) -> None:
     for name, size, parts in (
         ("training.batch_size", config.training.batch_size, config.training.accumulate),
         ("evaluation.batch_size", config.evaluation.batch_size, 1),

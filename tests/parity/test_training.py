@@ -1,5 +1,7 @@
 """Losses, gradients and a stretch of training against torch, from the same weights and targets."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,14 +20,18 @@ from detr_jax.weights import merge_pretrained, read_pretrained
 from detr_jax.weights.huggingface import HUGGINGFACE
 from detr_jax.weights.layout import sort_tensors
 from detr_jax.weights.trees import by_path
-from tests.parity.torch_models import SMALL, SMALL_TRANSFORMER, random_detr
+from tests.conftest import SEED
+from tests.parity.torch_models import RESNETS, SMALL, SMALL_TRANSFORMER, random_detr
 from tests.parity.torch_training import freeze_as_the_original, total_loss
 
 SIZES = np.array([[120, 190], [128, 101]], np.int32)
 CANVAS = (128, 192)
 LEARNING_RATE, BACKBONE_LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 1e-4, 1e-5, 1e-4, 0.1
 
-MODELS = {"small": (SMALL, SMALL_TRANSFORMER)}
+MODELS = {
+    "small": (SMALL, SMALL_TRANSFORMER),
+    "r50": (RESNETS[50], {"encoder_layers": 2, "decoder_layers": 3, "decided": True}),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -35,13 +41,15 @@ def standard_promotion():
         yield
 
 
-@pytest.fixture(params=MODELS)
-def pair(request, tmp_path, rng):
+@pytest.fixture(scope="module", params=MODELS)
+def imported(request, tmp_path_factory):
     """transformers' model, and ours with its weights as a training starts with them, without dropout."""
     resnet, fields = MODELS[request.param]
-    reference = random_detr(rng, resnet, **fields)
-    reference.save_pretrained(tmp_path)
-    weights = read_pretrained(tmp_path, mask_padding=False)
+    print(f"TEST_SEED={SEED}")
+    reference = random_detr(np.random.default_rng(SEED), resnet, **fields)
+    folder = tmp_path_factory.mktemp(request.param)
+    reference.save_pretrained(folder)
+    weights = read_pretrained(folder, mask_padding=False)
     weights.config.dropout = 0.0
     config = Config(
         model=weights.config,
@@ -58,6 +66,13 @@ def pair(request, tmp_path, rng):
     assert {outcome.what for outcome in outcomes} == {"loaded"}
     params, frozen = model.split(tree)
     return reference, model._replace(params=params, frozen=frozen), config
+
+
+@pytest.fixture
+def pair(imported):
+    """The same, with a copy of transformers' model that a test may train."""
+    reference, model, config = imported
+    return copy.deepcopy(reference), model, config
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def layer_loss(logits: torch.Tensor, boxes: torch.Tensor, targets: list[dict]) -
         found, wanted = boxes[i, queries], target["boxes"][columns]
         l1 = l1 + (found - wanted).abs().sum()
         giou = giou + (1 - giou_of_pairs(corners(found), corners(wanted)).diagonal()).sum()
-    weight = torch.ones(no_object + 1)
+    weight = torch.ones(no_object + 1, dtype=logits.dtype)
     weight[no_object] = 0.1
     ce = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), weight)
     return ce + 5 * l1 / num_boxes + 2 * giou / num_boxes

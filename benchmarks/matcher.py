@@ -1,0 +1,107 @@
+"""Time of the matching of six decoder layers: scipy in a host callback, and the solver on the device.
+
+Run::
+
+    python benchmarks/matcher.py --json matcher.json
+
+The rows "coco" have COCO's numbers of objects (mean 7.3, padded to 100), the others the same number in each image.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+import environment  # noqa: F401  # before jax starts
+import jax
+import jax.numpy as jnp
+import numpy as np
+from inputs import MAX_OBJECTS, coco_counts, random_objects
+from timing import Candidate, Report, cell, in_turn, numbers
+
+from detr_jax.config import LossConfig
+from detr_jax.matching import Targets, match, matching_cost, solve_with_scipy
+
+LAYERS, QUERIES, CLASSES = 6, 100, 91
+
+
+def main() -> int:
+    """Runs the benchmark; 1 where a solver fails or the solvers' costs differ."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=numbers, default=[8, 64], metavar="N,...", help="images")
+    parser.add_argument("--boxes", default="coco,7,20,100", metavar="N,...", help="objects of each image, or coco")
+    parser.add_argument("--repeats", type=int, default=15, help="rounds that medians are taken over")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", metavar="FILE", help="write the figures here as one JSON object")
+    args = parser.parse_args()
+
+    columns = {"boxes": 6, "batch": 5, "columns": 7, "scipy ms": 9, "callback ms": 11, "device ms": 10}
+    report = Report(columns, args.json, benchmark="matcher", layers=LAYERS, queries=QUERIES)
+    rng, exit_code = np.random.default_rng(args.seed), 0
+    for boxes in args.boxes.split(","):
+        for batch in args.batch:
+            count = coco_counts(rng, batch) if boxes == "coco" else np.full(batch, int(boxes), np.int32)
+            columns_given = MAX_OBJECTS if boxes == "coco" else int(boxes)
+            cost = random_cost(rng, count, columns_given)
+            host_cost, device_count = np.asarray(cost), jnp.asarray(count)
+            solvers = {
+                "scipy": lambda cost=host_cost, count=count: solve_with_scipy(cost, count),
+                "callback": lambda cost=cost, count=device_count: with_callback(cost, count),
+                "device": lambda cost=cost, count=device_count: on_device(cost, count),
+            }
+            totals = {name: total_cost(host_cost, np.asarray(solve())) for name, solve in solvers.items()}
+            if not np.allclose(list(totals.values()), totals["scipy"], rtol=1e-5):
+                print(f"{boxes} boxes, batch {batch}: the total costs differ, {totals}.")
+                exit_code = 1
+            timings = in_turn({name: repeated(solve) for name, solve in solvers.items()}, repeats=args.repeats)
+            row = {"boxes": boxes, "batch": batch, "columns": columns_given, "objects": int(count.sum())}
+            row |= {f"{name}_ms": 1e3 * seconds for name, seconds in timings.seconds.items()}
+            row |= {"failed": timings.failed}
+            cells = {"boxes": boxes, "batch": str(batch), "columns": str(columns_given)}
+            cells |= {f"{name} ms": cell(row.get(f"{name}_ms")) for name in solvers}
+            report.add(row, cells)
+            exit_code |= bool(timings.failed)
+    return exit_code
+
+
+def repeated(solve: Callable[[], jax.Array | np.ndarray]) -> Candidate:
+    """A solver as a candidate."""
+
+    def run(calls: int) -> None:
+        for _ in range(calls):
+            jax.block_until_ready(solve())
+
+    return run
+
+
+@jax.jit
+def with_callback(cost: jax.Array, count: jax.Array) -> jax.Array:
+    """The matching that training uses."""
+    return match(cost, count, "scipy")
+
+
+@jax.jit
+def on_device(cost: jax.Array, count: jax.Array) -> jax.Array:
+    """The same optimum without the host."""
+    return match(cost, count, "device")
+
+
+def random_cost(rng: np.random.Generator, count: np.ndarray, columns: int) -> jax.Array:
+    """The cost [L, B, Q, T] of random predictions and random objects."""
+    batch = len(count)
+    logits = rng.normal(size=(LAYERS, batch, QUERIES, CLASSES + 1)).astype(np.float32)
+    extent = rng.uniform(0.02, 0.6, (LAYERS, batch, QUERIES, 2))
+    center = rng.uniform(extent / 2, 1 - extent / 2)
+    predicted = np.concatenate([center, extent], -1).astype(np.float32)
+    boxes, labels = random_objects(rng, batch, CLASSES)
+    targets = Targets(boxes[:, :columns], labels[:, :columns], count)
+    return jax.jit(lambda *args: matching_cost(*args, LossConfig()))(logits, predicted, targets)
+
+
+def total_cost(cost: np.ndarray, assigned: np.ndarray) -> float:
+    """Sum of the cost of all assigned pairs."""
+    picked = np.take_along_axis(cost, np.maximum(assigned, 0)[:, :, None], axis=2)[:, :, 0]
+    return float(np.where(assigned >= 0, picked, 0).sum(dtype=np.float64))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
