@@ -19,25 +19,7 @@ def get_config() -> Config:
     """Batch 64, 300 epochs, learning rates a tenth from epoch 200 on."""
     return Config(
         model=detr_resnet50(),
-        data=DataConfig(
-            dataset="coco",
-            train_buckets=(
-                (544, 736),
-                (608, 864),
-                (640, 672),
-                (672, 992),
-                (736, 800),
-                (768, 640),
-                (768, 1120),
-                (800, 960),
-                (800, 1344),
-                (928, 800),
-                (1152, 800),
-                (1344, 800),
-            ),
-            val_buckets=((800, 1088), (800, 1216), (800, 1344), (1088, 800), (1216, 800), (1344, 800)),
-            num_threads=8,
-        ),
+        data=DataConfig(dataset="coco"),
         optimizer=OptimizerConfig(learning_rate=1e-4, backbone_learning_rate=1e-5, schedule="step", drop_epoch=200),
         training=TrainingConfig(batch_size=64, epochs=300),
         evaluation=EvaluationConfig(every_epochs=1, batch_size=8),

@@ -12,6 +12,7 @@ import difflib
 import json
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,13 +116,27 @@ class DataConfig:
     """Where images come from and how they are prepared."""
 
     dataset: str = "coco"
-    """"coco" (a folder of images and an instances JSON) or "shapes" (drawn on the fly)."""
+    """"coco" (a folder of images and an instances JSON), "yolo" (images, text files and a data.yaml), "voc" (images and
+    XML files), "tfds" (prepared by TensorFlow Datasets) or "shapes" (drawn on the fly)."""
     root: str = ""
-    """Root of the COCO layout; the four paths below are relative to it unless absolute."""
+    """Folder of the data set: for "coco" and "yolo" the paths below are relative to it unless absolute, for "voc" it
+    holds ImageSets/ or one folder a split, for "tfds" it is TFDS's data_dir (empty: TFDS's default)."""
     train_images: str = "train2017"
+    """This and the next three: the paths of "coco"."""
     train_annotations: str = "annotations/instances_train2017.json"
     val_images: str = "val2017"
     val_annotations: str = "annotations/instances_val2017.json"
+    yolo_file: str = "data.yaml"
+    """File that names the classes and the images of both splits of "yolo"."""
+    train_split: str = "train"
+    """Split of "voc" (its list in ImageSets/Main, or its folder) or "tfds" (such as "train[:90%]") to train on."""
+    val_split: str = ""
+    """Split to evaluate on; empty: "val" of "voc", "validation" of "tfds"."""
+    tfds_name: str = ""
+    """Name of a "tfds" data set, such as "coco/2017"."""
+    tfds_val_annotations: str = ""
+    """Instances JSON to evaluate "tfds" against, joined by image id, as areas of coco/2017 are cut to whole numbers in
+    TFDS; relative to root unless absolute; empty: what TFDS says."""
     shapes: ShapesConfig = field(default_factory=ShapesConfig)
 
     train_short_sides: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
@@ -139,14 +154,27 @@ class DataConfig:
     """Flip half of the training images left to right."""
 
     train_buckets: tuple[tuple[int, int], ...] = ()
-    """Canvas shapes (height, width) in pixels, one compilation each; an image goes into the smallest that holds it."""
+    """Canvas shapes (height, width) in pixels, one compilation each; empty: chosen from the data's own sizes."""
+    num_train_buckets: int = 12
+    """The most canvases to choose for training; more of them waste less on padding and take longer to compile."""
     val_buckets: tuple[tuple[int, int], ...] = ()
-    num_threads: int = 2
-    """Threads that read and prepare batches in this process."""
+    """The same for validation."""
+    num_val_buckets: int = 6
+    num_threads: int = 0
+    """Threads that read and prepare images in this process, or in each worker process; 0: one a core, shared among
+    the processes."""
     num_workers: int = 0
     """Worker processes in place of threads; 0: none."""
     prefetch: int = 2
     """Batches prepared ahead."""
+    scaled_decoding: bool = True
+    """Decode large training JPEGs to a half, quarter or eighth where that is not below the size needed: much faster
+    there, and a level or two apart. Validation images are always decoded whole."""
+    on_error: str = "raise"
+    """What a training image that cannot be read does: "raise" ends the run with its name, "skip" puts another image of
+    its batch in its place and tells. A validation image that cannot be read always ends the run."""
+    max_skipped: float = 0.01
+    """Share of the images, at least of an epoch's, that may be skipped before the run ends all the same."""
 
 
 @dataclass(kw_only=True)
@@ -218,6 +246,15 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
+_DATA_ROOTS = {
+    "coco": "the folder that holds train2017/, val2017/ and annotations/",
+    "yolo": "the folder that holds data.yaml",
+    "voc": "the folder that holds ImageSets/, JPEGImages/ and Annotations/, or one folder a split",
+    "tfds": "",
+    "shapes": "",
+}
+"""What ``data.root`` must be, by data set; nothing where it may be empty."""
+
 _CHOICES = {
     "model.backbone.block": ("basic", "bottleneck"),
     "model.backbone.stem": ("imagenet", "small"),
@@ -225,7 +262,8 @@ _CHOICES = {
     "model.position_embedding": ("sine", "learned"),
     "model.dtype": ("float32", "bfloat16"),
     "loss.matcher": ("scipy", "device"),
-    "data.dataset": ("coco", "shapes"),
+    "data.dataset": tuple(_DATA_ROOTS),
+    "data.on_error": ("raise", "skip"),
     "optimizer.schedule": ("step", "cosine", "constant"),
 }
 
@@ -234,6 +272,7 @@ _MAY_BE_ZERO = {
     "data.shapes.max_objects",
     "data.shapes.seed",
     "data.val_short_side",
+    "data.num_threads",
     "data.num_workers",
     "optimizer.warmup_steps",
     "training.seed",
@@ -302,8 +341,12 @@ def _relation_faults(config: Config) -> typing.Iterator[str]:
     ):
         if value >= 1:
             yield f"{name}={value} must be at least 0 and below 1."
-    if config.evaluation.picture_threshold > 1:
-        yield f"evaluation.picture_threshold={config.evaluation.picture_threshold} must lie between 0 and 1."
+    for name, value in (
+        ("evaluation.picture_threshold", config.evaluation.picture_threshold),
+        ("data.max_skipped", data.max_skipped),
+    ):
+        if value > 1:
+            yield f"{name}={value} must lie between 0 and 1."
     if training.batch_size % training.accumulate:
         yield (
             f"training.accumulate={training.accumulate} must divide "
@@ -312,22 +355,13 @@ def _relation_faults(config: Config) -> typing.Iterator[str]:
     if training.steps is None and training.epochs is None:
         yield "training.steps and training.epochs are both unset: give one of them."
     for name in ("train_buckets", "val_buckets"):
-        buckets = getattr(data, name)
-        if not buckets:
-            yield f"data.{name} is empty: give at least one canvas (height, width) in pixels."
-        for bucket in buckets:
+        for bucket in getattr(data, name):
             if len(bucket) != 2 or any(side < 1 or side % model.backbone.stride for side in bucket):
                 yield (
                     f"data.{name} holds {bucket}: each must be a (height, width) of positive multiples of "
                     f"{model.backbone.stride}, the stride of the backbone."
                 )
-    if model.position_embedding == "learned":
-        for bucket in (*data.train_buckets, *data.val_buckets):
-            if max(bucket) > LEARNED_CELLS * model.backbone.stride:
-                yield (
-                    f"model.position_embedding='learned' reaches {LEARNED_CELLS} x {LEARNED_CELLS} cells of "
-                    f"{model.backbone.stride} pixels, but the data's canvas {bucket} is larger: use 'sine'."
-                )
+    yield from _position_faults(model, (*data.train_buckets, *data.val_buckets))
     if data.crop_short_sides and min(data.crop_short_sides) < data.crop_min:
         yield (
             f"data.crop_min={data.crop_min} must not be above the smallest of "
@@ -340,11 +374,46 @@ def _relation_faults(config: Config) -> typing.Iterator[str]:
             f"data.shapes.min_size={data.shapes.min_size} must not be above "
             f"data.shapes.max_size={data.shapes.max_size}."
         )
-    if data.dataset == "coco" and not data.root:
-        yield (
-            "data.root is empty: give the folder that holds train2017/, val2017/ and annotations/, "
-            "as --config.data.root=FOLDER."
-        )
+    yield from _source_faults(data)
+
+
+def check_data(data: DataConfig) -> None:
+    """Checks what says where a data set is, as `check` does for all of a configuration.
+
+    Raises:
+      ConfigError: something is missing or wrong; one sentence a fault.
+    """
+    faults = list(_field_faults(data, "data.")) or list(_source_faults(data))
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _source_faults(data: DataConfig) -> typing.Iterator[str]:
+    if not data.root and _DATA_ROOTS[data.dataset]:
+        yield f"data.root is empty: give {_DATA_ROOTS[data.dataset]}, as --config.data.root=FOLDER."
+    if data.dataset == "tfds" and not data.tfds_name:
+        yield "data.tfds_name is empty: give the name of a prepared data set, as --config.data.tfds_name=coco/2017."
+    if data.dataset in ("voc", "tfds") and not data.train_split:
+        yield "data.train_split is empty: give the split to train on, as --config.data.train_split=train."
+
+
+def _position_faults(model: ModelConfig, buckets: Sequence[tuple[int, int]]) -> typing.Iterator[str]:
+    for bucket in buckets if model.position_embedding == "learned" else ():
+        if max(bucket) > LEARNED_CELLS * model.backbone.stride:
+            yield (
+                f"model.position_embedding='learned' reaches {LEARNED_CELLS} x {LEARNED_CELLS} cells of "
+                f"{model.backbone.stride} pixels, but the data's canvas {bucket} is larger: use 'sine'."
+            )
+
+
+def check_canvases(model: ModelConfig, buckets: Sequence[tuple[int, int]]) -> None:
+    """Checks canvases (height, width) in pixels that were chosen from the data, as `check` does those in the config.
+
+    Raises:
+      ConfigError: the model's learned positions do not reach over one of them.
+    """
+    for fault in _position_faults(model, buckets):
+        raise ConfigError(fault)
 
 
 def _has_type(value: Any, hint: Any) -> bool:

@@ -66,18 +66,48 @@ def comparison_sheet(
       categories: names of the labels.
       columns: pairs in a row.
     """
-    cell_width, cell_height = 2 * _TILE + 3 * _MARGIN, _TILE + _TITLE + _MARGIN
-    columns = min(columns, max(len(images), 1))
-    rows = -(-max(len(images), 1) // columns)
+    cells = [
+        [("ground truth", _fitted(image, truth, categories)), ("predictions", _fitted(image, found, categories))]
+        for image, truth, found in zip(images, truths, predictions, strict=True)
+    ]
+    _save_sheet(path, cells, columns)
+
+
+def sample_sheet(
+    path: Path,
+    titles: Sequence[str],
+    images: Sequence[np.ndarray],
+    items: Sequence[LabelledBoxes],
+    categories: dict[int, str],
+    *,
+    columns: int = 6,
+) -> None:
+    """Writes one picture of all images, each with its boxes and, above it, its title; arguments as above."""
+    cells = [
+        [(title, _fitted(image, boxes, categories))] for title, image, boxes in zip(titles, images, items, strict=True)
+    ]
+    _save_sheet(path, cells, columns)
+
+
+def _fitted(image: np.ndarray, items: LabelledBoxes, categories: dict[int, str]) -> Image.Image:
+    """An image [H, W, 3] uint8 with its boxes, as large as a sheet shows it."""
+    return draw_boxes(image, items, categories, scale=_TILE / max(image.shape[:2]))
+
+
+def _save_sheet(path: Path, cells: Sequence[Sequence[tuple[str, Image.Image]]], columns: int) -> None:
+    """Writes cells of one or more titled pictures side by side, ``columns`` of them in a row."""
+    columns = min(columns, max(len(cells), 1))
+    side_by_side = max(map(len, cells), default=1)
+    cell_width, cell_height = side_by_side * (_TILE + _MARGIN) + _MARGIN, _TILE + _TITLE + _MARGIN
+    rows = -(-max(len(cells), 1) // columns)
     sheet = Image.new("RGB", (columns * cell_width, rows * cell_height), "white")
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=14)
-    for i, (image, truth, predicted) in enumerate(zip(images, truths, predictions, strict=True)):
+    for i, cell in enumerate(cells):
         row, column = divmod(i, columns)
-        scale = _TILE / max(image.shape[:2])
-        for side, (title, items) in enumerate((("ground truth", truth), ("predictions", predicted))):
+        for side, (title, picture) in enumerate(cell):
             x = column * cell_width + _MARGIN + side * (_TILE + _MARGIN)
             y = row * cell_height
             pen.text((x, y + 3), title, fill="black", font=font)
-            sheet.paste(draw_boxes(image, items, categories, scale=scale), (x, y + _TITLE))
+            sheet.paste(picture, (x, y + _TITLE))
     sheet.save(path)

@@ -13,6 +13,7 @@ from detr_jax.config import (
     DataConfig,
     ModelConfig,
     check,
+    check_canvases,
     differences,
     from_json,
     to_json,
@@ -44,7 +45,7 @@ def test_the_defaults_lack_only_what_depends_on_the_data():
     with pytest.raises(ConfigError) as error:
         check(Config())
     lines = str(error.value).splitlines()
-    assert [line.split()[0] for line in lines] == ["data.train_buckets", "data.val_buckets", "data.root"]
+    assert [line.split()[0] for line in lines] == ["data.root"]
 
 
 @pytest.mark.parametrize(
@@ -76,9 +77,9 @@ def test_the_defaults_lack_only_what_depends_on_the_data():
         ("loss.matcher", "hungarian"),
         ("loss.eos_coefficient", math.nan),
         ("loss.bbox_weight", math.inf),
-        ("data.dataset", "voc"),
-        ("data.train_buckets", ()),
-        ("data.val_buckets", ()),
+        ("data.dataset", "imagenet"),
+        ("data.num_train_buckets", 0),
+        ("data.num_val_buckets", -1),
         ("data.train_buckets", ((64, 65),)),
         ("data.val_buckets", ((0, 64),)),
         ("data.val_buckets", ((64,),)),
@@ -88,7 +89,7 @@ def test_the_defaults_lack_only_what_depends_on_the_data():
         ("data.crop_min", 401),
         ("data.crop_max", 383),
         ("data.val_short_side", -1),
-        ("data.num_threads", 0),
+        ("data.num_threads", -1),
         ("data.num_workers", -1),
         ("data.shapes.min_size", 65),
         ("data.shapes.max_objects", -1),
@@ -136,6 +137,7 @@ def test_a_real_number_may_be_zero_written_either_way(path, zero):
     [
         "model.encoder_layers",
         "data.val_short_side",
+        "data.num_threads",
         "data.num_workers",
         "optimizer.warmup_steps",
         "training.seed",
@@ -236,3 +238,7 @@ def test_learned_positions_need_canvases_within_their_tables():
     config.data.train_buckets = ((64, 64), (512, 64))
     with pytest.raises(ConfigError, match=r"learned.*50 x 50 cells.*\(512, 64\)"):
         check(config)
+    with pytest.raises(ConfigError, match=r"learned.*50 x 50 cells.*\(512, 64\)"):
+        check_canvases(config.model, [(64, 64), (512, 64)])
+    config.model.position_embedding = "sine"
+    check_canvases(config.model, [(64, 64), (512, 64)])

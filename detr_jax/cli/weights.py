@@ -6,7 +6,7 @@ import click
 
 from detr_jax.checkpoints import CheckpointError, Checkpoints
 from detr_jax.config import Config, to_json
-from detr_jax.data.coco_classes import class_table
+from detr_jax.data.class_table import format_classes
 from detr_jax.weights.files import WeightsError
 from detr_jax.weights.pretrained import read_pretrained
 from detr_jax.weights.trees import abstract_model, with_leaves
@@ -57,7 +57,7 @@ def import_weights(source: Path, out: Path, dilation: bool, mask_padding: bool, 
     for note in weights.notes:
         click.echo(note)
     if weights.class_names:
-        click.echo(f"classes (label, name):\n{class_table(weights.class_names)}")
+        click.echo(f"classes (label, name):\n{format_classes(weights.class_names)}")
     click.echo(
         f"{len(weights.params)} tensors of a {weights.kind} checkpoint, {weights.config.num_classes} classes and "
         f'"no object", written to {out}'

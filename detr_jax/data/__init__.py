@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from detr_jax.config import Config
+from detr_jax.config import Config, DataConfig
 from detr_jax.data.batching import Batch as Batch
 from detr_jax.data.batching import TrainPlan as TrainPlan
 from detr_jax.data.batching import ValPlan as ValPlan
@@ -13,33 +13,56 @@ from detr_jax.data.source import DataError as DataError
 from detr_jax.data.source import Objects as Objects
 from detr_jax.data.source import Sample as Sample
 from detr_jax.data.source import Source as Source
+from detr_jax.data.voc import VocDataset as VocDataset
+from detr_jax.data.yolo import YoloDataset as YoloDataset
 
 
-def open_source(config: Config, split: str) -> Source:
+def open_source(config: Config, split: str, *, strict: bool = True) -> Source:
     """The data set of a configuration, "train" or "val", checked against the model's classes.
+
+    Without ``strict``, what is wrong with single annotations is left out and counted in the source's ``faults``, and
+    the number of classes is not looked at.
 
     Raises:
       DataError: the data cannot be used, or has labels for which ``model.num_classes`` is too small.
     """
-    data = config.data
-    source: Source
-    if data.dataset == "shapes":
-        source = ShapesDataset(data.shapes, split)
-    else:
-        root = Path(data.root)
-        images, annotations = {
-            "train": (data.train_images, data.train_annotations),
-            "val": (data.val_images, data.val_annotations),
-        }[split]
-        if not root.is_dir():
-            raise DataError(f"The folder data.root={data.root} does not exist: give the root of the COCO layout.")
-        source = CocoDataset(root / images, root / annotations)
-    out_of_range = [label for label in source.categories if not 0 <= label < config.model.num_classes]
-    if out_of_range:
-        label = out_of_range[0]
-        raise DataError(
-            f"The data has category {label} ({source.categories[label]!r}), but model.num_classes="
-            f"{config.model.num_classes} only allows 0 to {config.model.num_classes - 1}: "
-            f"set it to the highest category id plus 1, which is {max(source.categories) + 1}."
-        )
+    source = _open(config.data, split, strict)
+    if strict:
+        check_classes(source, config.model.num_classes)
     return source
+
+
+def check_classes(source: Source, num_classes: int) -> None:
+    """Checks that a model of ``num_classes`` can tell all classes of a data set.
+
+    Raises:
+      DataError: it cannot.
+    """
+    for label, name in source.categories.items():
+        if not 0 <= label < num_classes:
+            raise DataError(
+                f"The data has category {label} ({name!r}), but model.num_classes={num_classes} only allows 0 to "
+                f"{num_classes - 1}: set it to the highest category id plus 1, which is {max(source.categories) + 1}."
+            )
+
+
+def _open(data: DataConfig, split: str, strict: bool) -> Source:
+    train, root = split == "train", Path(data.root)
+    if data.dataset == "shapes":
+        return ShapesDataset(data.shapes, split)
+    if data.dataset == "tfds":
+        from detr_jax.data.tfds import TfdsDataset  # takes a second to import, and much memory
+
+        name = data.train_split if train else data.val_split or "validation"
+        official = "" if train or not data.tfds_val_annotations else root / data.tfds_val_annotations
+        return TfdsDataset(data.root, data.tfds_name, name, annotation_file=official, strict=strict)
+    if not root.is_dir():
+        raise DataError(f"The folder data.root={data.root} does not exist: give the root of the data set.")
+    if data.dataset == "yolo":
+        return YoloDataset(root / data.yolo_file, split, strict=strict)
+    if data.dataset == "voc":
+        return VocDataset(root, data.train_split if train else data.val_split or "val", strict=strict)
+    images, annotations = (
+        (data.train_images, data.train_annotations) if train else (data.val_images, data.val_annotations)
+    )
+    return CocoDataset(root / images, root / annotations, strict=strict)

@@ -4,22 +4,34 @@ An epoch's plan is a function of (seed, epoch) alone, so a run resumes at a step
 the batches are the same for any number of threads or worker processes.
 """
 
-import collections
 import ctypes
 import functools
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from detr_jax.config import DataConfig
-from detr_jax.data.source import DataError, Objects, Source
-from detr_jax.data.transforms import DRAWS, Geometry, apply, largest_sizes, train_geometry, val_geometry
+from detr_jax.data.buckets import Bucket, bucket_for, train_buckets, val_buckets
+from detr_jax.data.grouping import group, group_all
+from detr_jax.data.source import DataError, Objects, PictureSource, Source
+from detr_jax.data.transforms import (
+    DRAWS,
+    Geometry,
+    first_size,
+    largest_sizes,
+    train_geometry,
+    transform_objects,
+    transform_picture,
+    val_geometry,
+)
 
-Bucket = tuple[int, int]
 NO_IMAGE = -1
 
 
@@ -40,6 +52,8 @@ class Batch(NamedTuple):
     """[B] int64; -1 where a validation batch has no image left."""
     original_sizes: np.ndarray
     """[B, 2] int32, (height, width) in pixels before any resizing."""
+    skipped: np.ndarray
+    """[B] int64, the id of the image that stood here in the plan and could not be read; -1 where all is well."""
 
 
 class PlannedImage(NamedTuple):
@@ -54,12 +68,12 @@ class PlannedBatch(NamedTuple):
 
     bucket: Bucket
     images: list[PlannedImage]
+    spares: Sequence[PlannedImage] = ()
+    """Images that fit as well, for places whose own image cannot be read and has no readable neighbour."""
 
 
-def bucket_for(size: tuple[int, int], buckets: Sequence[Bucket]) -> Bucket | None:
-    """The bucket of the smallest area that holds an image of this (height, width); None where none does."""
-    fitting = [bucket for bucket in buckets if bucket[0] >= size[0] and bucket[1] >= size[1]]
-    return min(fitting, key=lambda bucket: (bucket[0] * bucket[1], bucket), default=None)
+class LoaderError(RuntimeError):
+    """The pipeline itself broke; the message says how and what to try."""
 
 
 def _check_fit(source: Source, index: int, size: tuple[int, int], buckets: Sequence[Bucket], field: str) -> None:
@@ -73,20 +87,21 @@ def _check_fit(source: Source, index: int, size: tuple[int, int], buckets: Seque
 class TrainPlan:
     """All batches of a training run, by step: a random-access sequence of `PlannedBatch`.
 
-    An epoch has ``len(source) // batch_size`` batches (at least one). Its images are shuffled, augmented on
-    paper and gathered by bucket; what a bucket has left over moves on to the next larger one that holds it.
-    At the end a few images may be left out and a few used twice, other ones in each epoch.
+    An epoch has ``len(source) // batch_size`` batches (at least one). Its images are augmented on paper and shared
+    out over the canvases ``buckets`` by `group`. A few may be left out, other ones in each epoch.
     """
 
-    def __init__(self, source: Source, config: DataConfig, batch_size: int, seed: int):
+    def __init__(self, source: Source, config: DataConfig, batch_size: int, seed: int, stride: int = 32):
+        """``stride`` is the backbone's, of which chosen canvases are multiples."""
         self.source = source
         self.config = config
         self.batch_size = batch_size
         self.seed = seed
-        self.buckets = sorted(set(config.train_buckets), key=lambda bucket: (bucket[0] * bucket[1], bucket))
+        self.buckets = train_buckets(source, config, stride)
         self.steps_per_epoch = max(1, len(source) // batch_size)
-        for index, size in enumerate(source.sizes.tolist()):
-            for largest in largest_sizes(tuple(size), config):
+        sizes, first = np.unique(source.sizes, axis=0, return_index=True)
+        for index, (height, width) in zip(first.tolist(), sizes.tolist(), strict=True):
+            for largest in largest_sizes((height, width), config):
                 _check_fit(source, index, largest, self.buckets, "data.train_buckets")
         self._lock = threading.Lock()
         self._epoch_cached = functools.lru_cache(maxsize=2)(self._plan_epoch)
@@ -113,46 +128,26 @@ class TrainPlan:
 
     def _plan_epoch(self, epoch: int) -> list[PlannedBatch]:
         draws = np.random.default_rng((self.seed, epoch, 0)).random((len(self.source), DRAWS))
-        order_rng = np.random.default_rng((self.seed, epoch, 1))
-        by_bucket: dict[Bucket, list[PlannedImage]] = collections.defaultdict(list)
-        for index in order_rng.permutation(len(self.source)).tolist():
-            height, width = self.source.sizes[index].tolist()
-            geometry = train_geometry((height, width), draws[index], self.config)
-            bucket = bucket_for(geometry.size, self.buckets)
-            assert bucket is not None, "largest_sizes() was not large enough"
-            by_bucket[bucket].append(PlannedImage(index, geometry))
+        geometries = [
+            train_geometry((height, width), draw, self.config)
+            for (height, width), draw in zip(np.asarray(self.source.sizes).tolist(), draws, strict=True)
+        ]
+        sizes = np.array([geometry.size for geometry in geometries])
+        rng = np.random.default_rng((self.seed, epoch, 1))
+        grouped = [
+            (bucket, [PlannedImage(index, geometries[index]) for index in indices.tolist()])
+            for bucket, indices in group(sizes, self.buckets, self.batch_size, rng)
+        ]
+        steps = len(grouped)
+        return [
+            PlannedBatch(bucket, images, _spares(bucket, (grouped[(i + j) % steps] for j in range(1, steps))))
+            for i, (bucket, images) in enumerate(grouped)
+        ]
 
-        batches, leftovers = self._full_batches(by_bucket)
-        everyone = [image for images in by_bucket.values() for image in images]
-        while len(batches) < self.steps_per_epoch:
-            # by chance in proportion to their number, so that no image is left out more often than others
-            numbers = np.array([len(images) for _, images in leftovers])
-            bucket, images = leftovers.pop(order_rng.choice(len(leftovers), p=numbers / numbers.sum()))
-            fitting = [image for image in everyone if _holds(bucket, image.geometry.size)]
-            missing = self.batch_size - len(images)
-            extra = order_rng.choice(len(fitting), size=missing, replace=missing > len(fitting))
-            batches.append(PlannedBatch(bucket, images + [fitting[i] for i in extra]))
-        order = order_rng.permutation(len(batches))
-        return [batches[i] for i in order]
 
-    def _full_batches(
-        self, by_bucket: dict[Bucket, list[PlannedImage]]
-    ) -> tuple[list[PlannedBatch], list[tuple[Bucket, list[PlannedImage]]]]:
-        """Full batches, and the leftovers of the largest buckets."""
-        batches: list[PlannedBatch] = []
-        leftovers: list[tuple[Bucket, list[PlannedImage]]] = []
-        waiting = {bucket: list(by_bucket.get(bucket, [])) for bucket in self.buckets}
-        for i, bucket in enumerate(self.buckets):
-            images = waiting[bucket]
-            while len(images) >= self.batch_size:
-                batches.append(PlannedBatch(bucket, images[: self.batch_size]))
-                images = images[self.batch_size :]
-            larger = next((other for other in self.buckets[i + 1 :] if _holds(other, bucket)), None)
-            if larger is not None:
-                waiting[larger] += images
-            elif images:
-                leftovers.append((bucket, images))
-        return batches, leftovers
+def _spares(bucket: Bucket, others: Iterator[tuple[Bucket, list[PlannedImage]]]) -> Sequence[PlannedImage]:
+    """The images of the first batch whose canvas fits into this one."""
+    return next((images for other, images in others if _holds(bucket, other)), ())
 
 
 def _holds(bucket: Bucket, size: tuple[int, int]) -> bool:
@@ -160,20 +155,18 @@ def _holds(bucket: Bucket, size: tuple[int, int]) -> bool:
 
 
 class ValPlan:
-    """Every image once, in batches of one bucket; the last batch of a bucket may have fewer images."""
+    """All batches of one pass over the validation images, each image once, few batches only partly filled."""
 
-    def __init__(self, source: Source, config: DataConfig, batch_size: int):
-        by_bucket: dict[Bucket, list[PlannedImage]] = collections.defaultdict(list)
-        for index, (height, width) in enumerate(source.sizes.tolist()):
-            geometry = val_geometry((height, width), config)
-            _check_fit(source, index, geometry.size, config.val_buckets, "data.val_buckets")
-            bucket = bucket_for(geometry.size, config.val_buckets)
-            assert bucket is not None
-            by_bucket[bucket].append(PlannedImage(index, geometry))
+    def __init__(self, source: Source, config: DataConfig, batch_size: int, stride: int = 32):
+        """``stride`` is the backbone's, of which chosen canvases are multiples."""
+        self.buckets = val_buckets(source, config, stride)
+        geometries = [val_geometry((height, width), config) for height, width in np.asarray(source.sizes).tolist()]
+        for index, geometry in enumerate(geometries):
+            _check_fit(source, index, geometry.size, self.buckets, "data.val_buckets")
+        sizes = np.array([geometry.size for geometry in geometries])
         self.batches = [
-            PlannedBatch(bucket, images[start : start + batch_size])
-            for bucket, images in sorted(by_bucket.items())
-            for start in range(0, len(images), batch_size)
+            PlannedBatch(bucket, [PlannedImage(index, geometries[index]) for index in indices.tolist()])
+            for bucket, indices in group_all(sizes, self.buckets, batch_size)
         ]
 
     def __len__(self) -> int:
@@ -184,15 +177,51 @@ class ValPlan:
 
 
 class BatchLoader:
-    """Reads, transforms and pads the images of a planned batch."""
+    """Fills planned batches with pixels and boxes.
 
-    def __init__(self, source: Source, batch_size: int):
+    Args:
+      source: the data set.
+      batch_size: places of a batch.
+      num_threads: images that are read at the same time.
+      scaled_decoding: decode JPEGs to the smallest scale that the plan allows.
+      skip: put a readable image of the same batch (or a spare one) where one cannot be read, rather than end with its
+        `DataError`. Which one follows from the plan and from what is readable alone.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        *,
+        num_threads: int = 1,
+        scaled_decoding: bool = False,
+        skip: bool = False,
+    ):
         self.source = source
         self.batch_size = batch_size
         self.max_objects = max(1, source.max_objects)
+        self.num_threads = num_threads
+        self.scaled_decoding = scaled_decoding
+        self.skip = skip
+        self._pictures = source if isinstance(source, PictureSource) else None
+        self._start_threads()
+
+    def _start_threads(self) -> None:
+        self._threads = ThreadPoolExecutor(self.num_threads, "images") if self.num_threads > 1 else None
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_threads": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._start_threads()
 
     def __call__(self, plan: PlannedBatch) -> Batch:
-        """A `Batch` of ``batch_size`` images; places without an image have ``image_ids`` -1 and no boxes."""
+        """A `Batch` of ``batch_size`` images; places without an image have ``image_ids`` -1 and no boxes.
+
+        Raises:
+          DataError: an image cannot be read or, with ``skip``, no image at all.
+        """
         size, targets = self.batch_size, self.max_objects
         batch = Batch(
             images=np.zeros((size, *plan.bucket, 3), np.uint8),
@@ -202,19 +231,49 @@ class BatchLoader:
             count=np.zeros(size, np.int32),
             image_ids=np.full(size, NO_IMAGE, np.int64),
             original_sizes=np.ones((size, 2), np.int32),
+            skipped=np.full(size, NO_IMAGE, np.int64),
         )
-        for i, (index, geometry) in enumerate(plan.images):
-            image, objects = apply(geometry, *self.source[index])
-            height, width = image.shape[:2]
-            count = len(objects.labels)
-            batch.images[i, :height, :width] = image
-            batch.sizes[i] = height, width
-            batch.boxes[i, :count] = _normalized_cxcywh(objects, height, width)
-            batch.labels[i, :count] = objects.labels
-            batch.count[i] = count
-            batch.image_ids[i] = self.source.image_ids[index]
-            batch.original_sizes[i] = self.source.sizes[index]
+        each = map if self._threads is None else self._threads.map
+        errors = list(each(functools.partial(self._fill, batch), range(len(plan.images)), plan.images))
+        for place, error in enumerate(errors):
+            if error is None:
+                continue
+            if not self.skip:
+                raise error
+            batch.skipped[place] = self.source.image_ids[plan.images[place].source_index]
+            others = (*range(place + 1, len(errors)), *range(place))
+            neighbour = next((other for other in others if errors[other] is None), None)
+            if neighbour is not None:
+                for array in batch[:-1]:
+                    array[place] = array[neighbour]
+            elif all(self._fill(batch, place, spare) is not None for spare in plan.spares):
+                raise error
         return batch
+
+    def _fill(self, batch: Batch, place: int, planned: PlannedImage) -> DataError | None:
+        """Puts an image into its place; the error where it cannot be read, with the place as it was."""
+        index, geometry = planned
+        original_size = tuple(self.source.sizes[index].tolist())
+        try:
+            if self._pictures is not None:
+                least = first_size(geometry) if self.scaled_decoding else None
+                picture, objects = self._pictures.picture(index, least), self._pictures.objects(index)
+            else:
+                image, objects = self.source[index]
+                picture = Image.fromarray(image)
+        except DataError as error:
+            return error
+        height, width = geometry.size
+        batch.images[place, :height, :width] = transform_picture(geometry, picture, original_size)
+        objects = transform_objects(geometry, objects, original_size)
+        count = len(objects.labels)
+        batch.sizes[place] = height, width
+        batch.boxes[place, :count] = _normalized_cxcywh(objects, height, width)
+        batch.labels[place, :count] = objects.labels
+        batch.count[place] = count
+        batch.image_ids[place] = self.source.image_ids[index]
+        batch.original_sizes[place] = original_size
+        return None
 
 
 def _normalized_cxcywh(objects: Objects, height: int, width: int) -> np.ndarray:
@@ -222,17 +281,44 @@ def _normalized_cxcywh(objects: Objects, height: int, width: int) -> np.ndarray:
     return np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], axis=1)
 
 
+def num_threads(config: DataConfig) -> int:
+    """``config.num_threads``, or where that is 0, the cores over the number of processes that read."""
+    return config.num_threads or max(1, usable_cores() // max(1, config.num_workers))
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def batches(
     plan: TrainPlan | ValPlan, source: Source, batch_size: int, config: DataConfig, *, start: int = 0
-) -> Iterator[Batch]:
-    """The batches of a plan from ``start`` on, prepared ahead by threads or, if asked for, worker processes."""
+) -> Generator[Batch]:
+    """The batches of a plan from number ``start`` on, prepared ahead by threads or worker processes.
+
+    ``config.on_error`` and ``config.scaled_decoding`` hold for training. Of validation images none is ever left out,
+    and each is decoded whole.
+
+    Raises:
+      DataError: an image cannot be read.
+      LoaderError: a worker process was killed.
+    """
     import grain  # here: models and weights are of use without it
     from absl import flags
 
     if not flags.FLAGS.is_parsed():  # grain reads absl flags, which a program without absl.app never parses
         flags.FLAGS.mark_as_parsed()
-    dataset = grain.MapDataset.source(plan).map(BatchLoader(source, batch_size))[start:]
-    options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
+    training = isinstance(plan, TrainPlan)
+    loader = BatchLoader(
+        source,
+        batch_size,
+        num_threads=num_threads(config),
+        scaled_decoding=training and config.scaled_decoding,
+        skip=training and config.on_error == "skip",
+    )
+    dataset = grain.MapDataset.source(plan).map(loader)[start:]
+    # the images of a batch are shared out among threads already; a second batch fills the gaps between two
+    options = grain.ReadOptions(num_threads=min(2, config.prefetch), prefetch_buffer_size=config.prefetch)
     iterable = dataset.to_iter_dataset(options)
     if config.num_workers:
         workers = grain.MultiprocessingOptions(num_workers=config.num_workers, per_worker_buffer_size=1)
@@ -240,6 +326,13 @@ def batches(
     iterator = iter(iterable)
     try:
         yield from iterator
+    except RuntimeError as error:
+        if "Worker process" not in str(error):
+            raise
+        raise LoaderError(
+            f"A process that loads data ended by itself ({str(error).strip().rstrip('.')}): it may have run out of "
+            f"memory; lower data.num_workers={config.num_workers} or data.prefetch={config.prefetch}."
+        ) from None
     finally:
         if config.num_workers:
             iterator.close()

@@ -91,8 +91,3 @@ COCO_CLASSES: dict[int, str] = {
 
 NUM_COCO_LABELS = max(COCO_CLASSES) + 1
 """``num_classes`` of a model whose labels are the raw ids."""
-
-
-def class_table(names: dict[int, str]) -> str:
-    """Labels and class names in columns, one class a line, for a terminal."""
-    return "\n".join(f"{label:>5}  {name}" for label, name in sorted(names.items()))

@@ -2,36 +2,65 @@
 
 import collections
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from PIL import Image
 
 
 class DataError(ValueError):
     """Data that cannot be used; the message names the file, field or id and what would be right."""
 
 
+class SizeMismatch(DataError):
+    """An image that has another size than its annotations say."""
+
+
 class Faults:
-    """Faults of the data that do not end a run, counted by kind, with the first ones by name."""
+    """Faults of the data, counted by kind, with the first ones by name.
+
+    ``errors`` end a training; what is in ``counts`` was mended, as its kind says.
+    """
 
     NAMED = 3
 
     def __init__(self, where: str):
         self.where = where
         self.counts: collections.Counter[str] = collections.Counter()
+        self.errors: collections.Counter[str] = collections.Counter()
         self.first: dict[str, list[str]] = collections.defaultdict(list)
 
     def add(self, kind: str, name: str) -> None:
-        """Counts a fault of this kind, and keeps its name if it is among the first."""
+        """Counts a fault that was mended, and keeps its name if it is among the first."""
         self.counts[kind] += 1
+        self._keep(kind, name)
+
+    def error(self, kind: str, sentence: str) -> None:
+        """Counts a fault that cannot be mended; the sentence, without full stop, names it and what would be right."""
+        self.errors[kind] += 1
+        self._keep(kind, sentence)
+
+    def raise_first(self) -> None:
+        """Raises the first error as a `DataError`, if there is one."""
+        for kind in self.errors:
+            raise DataError(f"{self.where}: {self.first[kind][0]}.")
+
+    def sentences(self) -> list[str]:
+        """One sentence a kind of what was mended."""
+        return self._sentences(self.counts)
+
+    def error_sentences(self) -> list[str]:
+        """One sentence a kind of error."""
+        return self._sentences(self.errors)
+
+    def _keep(self, kind: str, name: str) -> None:
         if len(self.first[kind]) < self.NAMED:
             self.first[kind].append(name)
 
-    def sentences(self) -> list[str]:
-        """One sentence a kind."""
+    def _sentences(self, counts: collections.Counter[str]) -> list[str]:
         return [
             f"{self.where}: {count} {kind} ({'; '.join(self.first[kind])}{'; ...' if count > self.NAMED else ''})."
-            for kind, count in self.counts.items()
+            for kind, count in counts.items()
         ]
 
 
@@ -73,12 +102,23 @@ class Source(Protocol):
 
     @property
     def faults(self) -> Faults:
-        """What was found wrong with the data and mended."""
+        """What was found wrong with the annotations."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample:
         """An image and the objects to train on; crowds are not among them."""
 
+    def objects(self, index: int) -> Objects:
+        """The objects of an image to train on, without its pixels."""
+
     def ground_truth(self) -> dict[str, Any]:
         """All annotations in COCO's JSON form, crowds included, for the evaluation."""
+
+
+@runtime_checkable
+class PictureSource(Source, Protocol):
+    """A data set that can decode an image for the size that is needed of it."""
+
+    def picture(self, index: int, least: tuple[int, int] | None = None) -> Image.Image:
+        """The image alone, RGB; with ``least``, perhaps at a smaller scale, as `detr_jax.data.images.decode` says."""

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from detr_jax.config import DataConfig
+from detr_jax.data.images import covered
 from detr_jax.data.source import Objects
 
 DRAWS = 8  # random numbers in [0, 1) that one training geometry takes
@@ -110,30 +111,68 @@ def apply(geometry: Geometry, image: np.ndarray, objects: Objects) -> tuple[np.n
       The new image [h, w, 3] uint8, and its objects: boxes in its own pixels, clipped by a crop; those that the
       crop left without area are gone.
     """
-    picture = Image.fromarray(image)
-    boxes, labels = objects.boxes.astype(np.float32), objects.labels
+    size = image.shape[0], image.shape[1]
+    picture = transform_picture(geometry, Image.fromarray(image), size)
+    return np.asarray(picture), transform_objects(geometry, objects, size)
+
+
+def first_size(geometry: Geometry) -> tuple[int, int]:
+    """The (height, width) in pixels to which a geometry first resizes the whole image."""
+    return geometry.crop_from or geometry.size
+
+
+def transform_picture(geometry: Geometry, picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The pixels' part of `apply`.
+
+    A crop is resized alone, without the rest of the image: within a level or two of resizing first and cropping then.
+
+    Args:
+      picture: the image, perhaps decoded to a smaller scale (`detr_jax.data.images.decode`).
+      size: (height, width) of the image itself in pixels.
+    """
+    height, width = covered(picture, size)
+    left = 0.0
     if geometry.flip:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        x0, y0, x1, y1 = boxes.T
-        boxes = np.stack([picture.width - x1, y0, picture.width - x0, y1], axis=1)
+        left = picture.width - width
     if geometry.crop is not None and geometry.crop_from is not None:
-        picture, boxes = _resize(picture, boxes, geometry.crop_from)
+        crop, vertical, horizontal = geometry.crop, height / geometry.crop_from[0], width / geometry.crop_from[1]
+        box = (
+            left + crop.left * horizontal,
+            crop.top * vertical,
+            left + (crop.left + crop.width) * horizontal,
+            (crop.top + crop.height) * vertical,
+        )
+        picture = _resize(picture, (crop.height, crop.width), box)
+        height, width, left = crop.height, crop.width, 0.0
+    return _resize(picture, geometry.size, (left, 0.0, left + width, height))
+
+
+def _resize(picture: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
+    """The part ``box`` (left, top, right, bottom) of a picture, resized to (height, width)."""
+    box = (box[0], box[1], min(box[2], picture.width), min(box[3], picture.height))  # against rounding
+    return picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box)  # a copy where nothing changes
+
+
+def transform_objects(geometry: Geometry, objects: Objects, size: tuple[int, int]) -> Objects:
+    """The objects' part of `apply`; ``size`` is the image's (height, width) in pixels."""
+    boxes, labels = objects.boxes.astype(np.float32), objects.labels
+    if geometry.flip:
+        x0, y0, x1, y1 = boxes.T
+        boxes = np.stack([size[1] - x1, y0, size[1] - x0, y1], axis=1)
+    if geometry.crop is not None and geometry.crop_from is not None:
+        boxes = boxes * _scale(size, geometry.crop_from)
         top, left, height, width = geometry.crop
-        picture = picture.crop((left, top, left + width, top + height))
         corner, limit = np.array([left, top] * 2, np.float32), np.array([width, height] * 2, np.float32)
         boxes = np.clip(boxes - corner, 0, limit)
         kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        boxes, labels = boxes[kept], labels[kept]
-    picture, boxes = _resize(picture, boxes, geometry.size)
-    return np.asarray(picture), Objects(boxes, labels)
+        boxes, labels, size = boxes[kept], labels[kept], (height, width)
+    return Objects(boxes * _scale(size, geometry.size), labels)
 
 
-def _resize(picture: Image.Image, boxes: np.ndarray, size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
-    height, width = size
-    scale = np.array([width / picture.width, height / picture.height] * 2, np.float32)
-    if (picture.height, picture.width) != size:
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    return picture, boxes * scale
+def _scale(size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
+    """Factors of x and y of both corners."""
+    return np.array([new_size[1] / size[1], new_size[0] / size[0]] * 2, np.float32)
 
 
 def _choose(values: tuple[int, ...], draw: float) -> int:

@@ -26,7 +26,7 @@ class Validator:
     def __init__(self, config: Config, source: Source, graph: nnx.GraphDef, mesh: Mesh):
         self.config = config
         self.source = source
-        self.plan = ValPlan(source, config.data, config.evaluation.batch_size)
+        self.plan = ValPlan(source, config.data, config.evaluation.batch_size, config.model.backbone.stride)
         self._predict = create_predict_step(graph, mesh)
 
     def metrics(self, values: Values) -> dict[str, float]:

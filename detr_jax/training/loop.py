@@ -2,7 +2,6 @@
 
 import itertools
 import time
-from collections.abc import Generator, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from detr_jax.checkpoints import Checkpoints
-from detr_jax.config import Config, ConfigError, check, differences, from_json, to_json
-from detr_jax.data import Batch, TrainPlan, batches, open_source
+from detr_jax.config import Config, ConfigError, check, check_canvases, differences, from_json, to_json
+from detr_jax.data import DataError, TrainPlan, batches, open_source
+from detr_jax.data.batching import LoaderError
 from detr_jax.evaluation.validator import Validator
-from detr_jax.matching import Targets, callbacks_may_starve
-from detr_jax.sharding import create_mesh, replicated, shared_out
+from detr_jax.matching import callbacks_may_starve
+from detr_jax.sharding import create_mesh, replicated
+from detr_jax.training.feed import Feed, Pace
 from detr_jax.training.log import RunLog
 from detr_jax.training.optimizer import create_optimizer
 from detr_jax.training.signals import Interrupted, StopSignals
 from detr_jax.training.step import (
-    DeviceBatch,
     Model,
     TrainState,
     create_model,
@@ -49,18 +49,19 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
 
     Raises:
       ConfigError, DataError, CheckpointError: something given does not fit.
-      TrainingError: the loss is not finite.
+      TrainingError: the loss is not finite, or a process that loads data was killed.
       Interrupted: after SIGINT or SIGTERM, with everything saved.
     """
     workdir = Path(workdir)
     mesh = create_mesh()
     check(config)
-    _check_devices(config, mesh)
+    check_devices(config, mesh)
     previous = _previous_config(workdir, config)
 
     train_source, val_source = open_source(config, "train"), open_source(config, "val")
     batch_size = config.training.batch_size
-    plan = TrainPlan(train_source, config.data, batch_size, config.training.seed)
+    plan = TrainPlan(train_source, config.data, batch_size, config.training.seed, config.model.backbone.stride)
+    check_canvases(config.model, plan.buckets)
     total_steps = config.training.steps or (config.training.epochs or 0) * plan.steps_per_epoch
 
     model = create_model(config)
@@ -72,6 +73,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     frozen = jax.device_put(model.frozen, replicated(mesh))
     train_step = create_train_step(model, optimizer, config, mesh)
     validator = Validator(config, val_source, model.graph, mesh)
+    check_canvases(config.model, validator.plan.buckets)
 
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -106,7 +108,17 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     pending: list[dict[str, jax.Array]] = []
     canvases: set[tuple[int, ...]] = set()
     planned = batches(plan, train_source, batch_size, config.data, start=step)
-    stream = _to_devices(itertools.islice(planned, total_steps - step), mesh)
+    feed = Feed(itertools.islice(planned, total_steps - step), mesh, train_source, config.data, log.say)
+    pace = Pace(batch_size, config.data)
+
+    def line(step: int) -> None:
+        """A line of the log, after a check that all losses since the last are finite."""
+        terms = _finite_means(pending, step)
+        pending.clear()
+        if config.data.on_error == "skip":
+            terms["skipped_images"] = feed.skipped
+        log.training(step, terms)
+
     try:
         with StopSignals() as stop:
             while True:
@@ -121,10 +133,22 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
                 if step == total_steps:
                     break
 
-                batch = next(stream)
+                began = time.monotonic()
+                try:
+                    batch = next(feed)
+                except (DataError, LoaderError):
+                    if pending:  # what was learned since the last checkpoint is not lost with the data
+                        line(step)
+                        _save(checkpoints, model, state, frozen, config)
+                    raise
+                received = time.monotonic()
                 canvas = batch.images.shape[1:3]
-                if canvas in canvases:
+                known = canvas in canvases
+                if known:
                     state, terms = train_step(state, frozen, batch)
+                    if not pending:  # the devices were idle
+                        jax.block_until_ready(terms)
+                        pace.alone = time.monotonic() - received
                 else:
                     canvases.add(canvas)
                     with log.uncounted(steps=1):
@@ -135,12 +159,15 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
                 pending.append(terms)
                 if len(pending) > _STEPS_AHEAD:
                     jax.block_until_ready(pending[-1 - _STEPS_AHEAD]["loss"])
+                if known:
+                    pace.add(time.monotonic() - began, received - began)
 
                 stopping = stop.received
                 save = bool(stopping) or validates(step) or step % config.training.checkpoint_every == 0
                 if save or step % config.training.log_every == 0:
-                    log.training(step, _finite_means(pending, step))
-                    pending = []
+                    line(step)
+                    if slow := pace.sentence():
+                        log.say(slow)
                 if save:
                     _save(checkpoints, model, state, frozen, config)
                 if stopping:
@@ -148,16 +175,18 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
             with stop.at_once(step):
                 validator.draw((state.evaluated, frozen), workdir / "predictions.png")
             log.say(f"finished; checkpoints, metrics.jsonl and predictions.png are in {workdir}")
+    except LoaderError as error:
+        raise TrainingError(f"{error} The same command goes on from the last checkpoint.") from None
     finally:
         with suppress(RuntimeError):  # what a failed step leaves behind
             jax.block_until_ready(state)  # leaving with a host callback in flight would crash the interpreter
-        stream.close()
+        planned.close()
         checkpoints.close()
         log.close()
     return metrics
 
 
-def _check_devices(config: Config, mesh: Mesh) -> None:
+def check_devices(config: Config, mesh: Mesh) -> None:
     for name, size, parts in (
         ("training.batch_size", config.training.batch_size, config.training.accumulate),
         ("evaluation.batch_size", config.evaluation.batch_size, 1),
@@ -224,6 +253,7 @@ def _introduce(
         f"{parameters / 1e6:.2f}M trainable parameters, {len(plan.source)} training images, "
         f"{plan.steps_per_epoch} steps an epoch, {total_steps} steps, {mesh.size} {platform} device(s)"
     )
+    log.say(f"canvases (height x width): {', '.join(f'{height} x {width}' for height, width in plan.buckets)}")
     if step:
         log.say(f"resuming at step {step}")
     for name, (old, new) in changed.items():
@@ -259,19 +289,6 @@ def _save(checkpoints: Checkpoints, model: Model, state: TrainState, frozen: Any
     if state.ema is not None:
         trees["ema"] = model.whole(state.ema, frozen)
     checkpoints.save(int(state.step), trees, config)
-
-
-def _to_devices(stream: Iterable[Batch], mesh: Mesh) -> Generator[DeviceBatch]:
-    """Sends batches to the devices, one ahead of the step that needs it."""
-    ahead: DeviceBatch | None = None
-    for batch in stream:
-        images, sizes, *targets = jax.device_put(batch[:5], shared_out(mesh))
-        sent = DeviceBatch(images, sizes, Targets(*targets))
-        if ahead is not None:
-            yield ahead
-        ahead = sent
-    if ahead is not None:
-        yield ahead
 
 
 def _finite_means(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:

@@ -136,13 +136,6 @@ def test_names_and_areas_that_are_missing_are_filled_in_for_the_evaluation(write
     assert "annotation 1" in dataset.faults.sentences()[0]
 
 
-def test_more_than_8_bits_a_channel_are_refused(write, tmp_path):
-    dataset = write()
-    Image.fromarray(np.zeros((30, 40), np.uint16)).save(tmp_path / "images" / "a.png")
-    with pytest.raises(DataError, match=r"a\.png has more than 8 bits"):
-        dataset[0]
-
-
 def test_missing_folder_and_files_are_named(write, tmp_path):
     dataset = write()
     with pytest.raises(DataError, match="nowhere"):
@@ -168,25 +161,8 @@ def test_undecodable_and_truncated_images_are_named(write, tmp_path, rng):
 def test_an_image_of_another_size_than_annotated_is_refused(write, tmp_path):
     dataset = write()
     Image.new("RGB", (40, 31)).save(tmp_path / "images" / "a.png")
-    with pytest.raises(DataError, match=r"a\.png has 31 x 40 .* says 30 x 40 of image 7"):
+    with pytest.raises(DataError, match=r"a\.png has 31 x 40 .* image 7 of .*instances\.json says 30 x 40"):
         dataset[0]
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
-def test_every_mode_is_read_as_rgb(write, tmp_path, content, mode):
-    content["images"][0]["file_name"] = "a.tif"
-    Image.fromarray(write.pixels).convert(mode).save(tmp_path / "images" / "a.tif")
-    image = write()[0].image
-    assert image.shape == (30, 40, 3)
-    assert image.dtype == np.uint8
-
-
-def test_exif_rotation_is_not_applied(write, tmp_path, content):
-    content["images"][0]["file_name"] = "a.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6  # rotated by 90 degrees
-    Image.fromarray(write.pixels).save(tmp_path / "images" / "a.jpg", exif=exif)
-    assert write()[0].image.shape == (30, 40, 3)
 
 
 def test_open_source_follows_the_official_layout_and_checks_the_classes(write, tmp_path):

@@ -1,4 +1,4 @@
-from detr_jax.data.coco_classes import COCO_CLASSES, NUM_COCO_LABELS, class_table
+from detr_jax.data.coco_classes import COCO_CLASSES, NUM_COCO_LABELS
 
 
 def test_coco_has_80_classes_with_ids_up_to_90():
@@ -7,10 +7,3 @@ def test_coco_has_80_classes_with_ids_up_to_90():
     assert NUM_COCO_LABELS == 91
     assert list(COCO_CLASSES) == sorted(COCO_CLASSES)
     assert set(range(91)) - set(COCO_CLASSES) == {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
-
-
-def test_the_table_shows_each_label_with_its_name():
-    lines = class_table(COCO_CLASSES).splitlines()
-    assert lines[0].split() == ["1", "person"]
-    assert lines[-1].split() == ["90", "toothbrush"]
-    assert len(lines) == 80

@@ -5,6 +5,7 @@ from fractions import Fraction
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from detr_jax.config import DataConfig
 from detr_jax.data.source import Objects
@@ -125,6 +126,39 @@ def test_extreme_draws_reach_the_bounds_of_a_crop(draw, at_end):
     height, width = (600, 600) if at_end else (384, 384)
     top, left = (0, 200) if at_end else (0, 0)
     assert geometry.crop == Crop(top, left, height, width)
+
+
+def plain_augmentation(size, rng):
+    """The original's, as its classes do it one after another: the final size, and the crop with what it is cut from."""
+
+    def random_resize(size, sides, limit=None):
+        return resized_by_definition(size, int(rng.choice(sides)), limit)
+
+    scales = range(480, 801, 32)
+    if rng.random() < 0.5:
+        return random_resize(size, scales, 1333), None
+    whole = random_resize(size, (400, 500, 600))
+    width = int(rng.integers(384, min(whole[1], 600), endpoint=True))
+    height = int(rng.integers(384, min(whole[0], 600), endpoint=True))
+    top = int(rng.integers(0, whole[0] - height, endpoint=True))
+    left = int(rng.integers(0, whole[1] - width, endpoint=True))
+    return random_resize((height, width), scales, 1333), (*whole, top, left, height, width)
+
+
+@pytest.mark.parametrize("size", [(480, 640), (640, 427), (333, 900)])
+def test_the_augmentation_is_distributed_as_a_plain_one(rng, size):
+    """Kolmogorov and Smirnov's test of every number of it."""
+    config = DataConfig()
+    geometries = [train_geometry(size, draws, config) for draws in rng.random((4000, DRAWS))]
+    ours = [(g.size, None if g.crop is None else (*g.crop_from, *g.crop)) for g in geometries]
+    plain = [plain_augmentation(size, rng) for _ in range(4000)]
+    for f in (lambda final, _: final[0], lambda final, _: final[1], lambda final, _: final[0] / final[1]):
+        assert stats.ks_2samp([f(*one) for one in ours], [f(*one) for one in plain]).pvalue > 1e-6
+    crops, plain_crops = (np.array([crop for _, crop in all_ if crop]) for all_ in (ours, plain))
+    assert abs(len(crops) - len(plain_crops)) < 5 * np.sqrt(2000)
+    for column in range(6):
+        assert stats.ks_2samp(crops[:, column], plain_crops[:, column]).pvalue > 1e-6
+    assert np.abs(np.corrcoef(crops[:, 2:4].T) - np.corrcoef(plain_crops[:, 2:4].T)).max() < 0.15
 
 
 def test_a_crop_lies_within_the_resized_image(rng, small):

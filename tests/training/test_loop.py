@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import multiprocessing
 import signal
 
 import jax
@@ -111,6 +112,26 @@ def test_a_run_killed_between_checkpoints_repeats_the_lost_steps(finished, tmp_p
         assert {k: v for k, v in a.items() if "images_per_s" not in k} == {
             k: v for k, v in b.items() if "images_per_s" not in k
         }
+
+
+def test_a_killed_worker_process_ends_the_run_with_a_sentence_and_a_checkpoint(tmp_path, monkeypatch):
+    write = RunLog.training
+
+    def write_and_kill(self, step, terms):
+        write(self, step, terms)
+        for worker in multiprocessing.active_children():
+            worker.kill()
+
+    config = tiny_config()
+    config.data.num_workers = 1
+    config.training.steps, config.training.checkpoint_every, config.evaluation.every_epochs = 1000, 1000, 0
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "training", write_and_kill)
+        with pytest.raises(TrainingError, match=r"process that loads data ended.*data\.num_workers=1.*goes on from"):
+            train(config, tmp_path)
+    last = _lines(tmp_path)[-1]["step"]
+    assert 4 <= last < 1000
+    assert checkpoints.find_checkpoint(tmp_path).name == str(last)
 
 
 def test_a_signal_during_a_validation_stops_at_once_and_the_validation_is_made_up_for(finished, tmp_path, monkeypatch):

@@ -1,0 +1,38 @@
+"""Configurations from the command line, given as to train.py."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from absl import flags
+from ml_collections import config_flags
+
+from detr_jax.config import Config, unknown_field
+
+
+def read_config(file: Path | None, changes: Sequence[str]) -> Config:
+    """The configuration of a file, or the default, with single fields changed by ``--config.field=value``.
+
+    Raises:
+      click.ClickException: the file gives none, or a change is not understood.
+    """
+    for change in changes:
+        if not change.startswith("--config."):
+            raise click.ClickException(f"{change!r} is not understood: see --help.")
+        if sentence := unknown_field(change[9:].partition("=")[0]):
+            raise click.ClickException(sentence)
+    own_flags = flags.FlagValues()
+    arguments = ["detr-jax", *([] if file is None else [f"--config={file}"]), *changes]
+    if file is None:
+        config_flags.DEFINE_config_dataclass("config", Config(), flag_values=own_flags, sys_argv=arguments)
+    else:
+        config_flags.DEFINE_config_file("config", flag_values=own_flags, sys_argv=arguments)
+    try:
+        own_flags(arguments)
+    except flags.Error as error:
+        raise click.ClickException(str(error)) from None
+    except Exception as error:  # a configuration file is anybody's code
+        raise click.ClickException(f"{file} could not be read ({type(error).__name__}: {error}).") from None
+    if not isinstance(own_flags.config, Config):
+        raise click.ClickException(f"get_config() in {file} returned something else than a detr_jax.config.Config.")
+    return own_flags.config

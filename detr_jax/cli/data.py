@@ -1,0 +1,158 @@
+"""Data sets: looking at them, and making one."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+import numpy as np
+
+from detr_jax.cli.configuration import read_config
+from detr_jax.config import Config, ConfigError, ShapesConfig, check_data
+from detr_jax.data import DataError, Source, TrainPlan, ValPlan, check_classes, open_source
+from detr_jax.data.buckets import train_sizes, useful_share, val_sizes
+from detr_jax.data.checking import Progress, check_source
+from detr_jax.data.shapes import write_coco
+from detr_jax.visualization import LabelledBoxes, sample_sheet
+
+_SAMPLES = 24  # images in a picture
+
+
+@click.command("check-data", context_settings={"ignore_unknown_options": True})
+@click.option("--config", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="As for train.py.")
+@click.option("--dataset", help="coco, yolo, voc, tfds or shapes: short for --config.data.dataset.")
+@click.option("--root", help="Folder of the data set: short for --config.data.root.")
+@click.option("--split", type=click.Choice(["train", "val"]), help="Look at one of the two only.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="That read images; 0, the default: one a processor.")
+@click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw sample images into this file.")
+@click.argument("changes", nargs=-1, type=click.UNPROCESSED, metavar="[--config.FIELD=VALUE]...")
+def check_data_command(
+    file: Path | None,
+    dataset: str | None,
+    root: str | None,
+    split: str | None,
+    threads: int,
+    picture: Path | None,
+    changes: tuple[str, ...],
+) -> None:
+    """Read a data set from end to end, and say what is wrong with it and what it is like.
+
+    The data set is that of a configuration file, as for train.py, or of --dataset and --root. The exit code is 1 where
+    something would end a training, else 0; what is mended in passing is told as well.
+
+    \b
+    Examples:
+      detr-jax check-data --config configs/coco.py --config.data.root=FOLDER
+      detr-jax check-data --dataset yolo --root FOLDER --picture samples.png
+      detr-jax check-data --dataset tfds --config.data.tfds_name=voc/2007
+    """
+    given = {"dataset": dataset, "root": root}
+    changes = (*changes, *(f"--config.data.{name}={value}" for name, value in given.items() if value is not None))
+    config = read_config(file, changes)
+    try:
+        check_data(config.data)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
+    fine = True
+    samples: list[tuple[str, np.ndarray, LabelledBoxes]] = []
+    categories: dict[int, str] = {}
+    splits = [split] if split else ["train", "val"]
+    for name in splits:
+        if name != splits[0]:
+            click.echo()
+        try:
+            source = open_source(config, name, strict=False)
+            report = check_source(source, config.model.num_queries, threads=threads, progress=_progress(name))
+            click.echo(f"{name}: " + "\n".join(report.lines()))
+            fine &= not report.faults.errors
+            if len(source):
+                click.echo(_canvases(source, name, config))
+            if file is not None:
+                check_classes(source, config.model.num_classes)
+        except DataError as error:
+            click.echo(f"{name}: {error}", err=True)
+            fine = False
+            continue
+        samples += _samples(source, name, _SAMPLES // len(splits)) if picture else []
+        categories |= source.categories
+    if picture and samples:
+        titles, images, boxes = zip(*samples, strict=True)
+        try:
+            sample_sheet(picture, titles, images, boxes, categories)
+        except (OSError, ValueError) as error:
+            raise click.ClickException(f"The picture {picture} cannot be written ({error}).") from None
+        click.echo(f"{len(samples)} images drawn into {picture}")
+    click.echo("The data can be trained on." if fine else "The data cannot be trained on as it is.")
+    raise SystemExit(0 if fine else 1)
+
+
+def _canvases(source: Source, split: str, config: Config) -> str:
+    """The canvases that the sizes imply, or that are configured, as a training would use them."""
+    data, stride = config.data, config.model.backbone.stride
+    if split == "train":
+        plan: TrainPlan | ValPlan = TrainPlan(source, data, config.training.batch_size, config.training.seed, stride)
+        share, given = useful_share(train_sizes(source, data), plan.buckets), data.train_buckets
+    else:
+        plan = ValPlan(source, data, config.evaluation.batch_size, stride)
+        share, given = useful_share(val_sizes(source, data), plan.buckets), data.val_buckets
+    canvases = ", ".join(f"{height} x {width}" for height, width in plan.buckets)
+    which = "that are configured" if given else "that the sizes imply after resizing"
+    return f"canvases {which} (height x width; {share:.0%} of their pixels are image): {canvases}"
+
+
+def _progress(label: str) -> Progress:
+    def progress(indices: Iterable[int]) -> Iterable[int]:
+        with click.progressbar(indices, label=label, file=sys.stderr) as bar:
+            yield from bar
+
+    return progress
+
+
+def _samples(source: Source, split: str, number: int) -> list[tuple[str, np.ndarray, LabelledBoxes]]:
+    """Titles, images and boxes of images from all over a data set, passing over those that cannot be read."""
+    found: list[tuple[str, np.ndarray, LabelledBoxes]] = []
+    for index in np.unique(np.linspace(0, len(source) - 1, min(number, len(source))).astype(int)):
+        try:
+            image, (boxes, labels) = source[int(index)]
+        except DataError:
+            continue
+        found.append((f"{split}, image {source.image_ids[index]}", image, LabelledBoxes(boxes, labels)))
+    return found
+
+
+@click.command("make-shapes")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--train", type=click.IntRange(1), default=ShapesConfig.train_images, show_default=True, help="Images.")
+@click.option("--val", type=click.IntRange(1), default=ShapesConfig.val_images, show_default=True, help="Images.")
+@click.option("--min-size", type=click.IntRange(1), default=ShapesConfig.min_size, show_default=True, help="Pixels.")
+@click.option("--max-size", type=click.IntRange(1), default=ShapesConfig.max_size, show_default=True, help="Pixels.")
+@click.option("--max-objects", type=click.IntRange(0), default=ShapesConfig.max_objects, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=ShapesConfig.seed, show_default=True)
+@click.option(
+    "--format", "suffix", type=click.Choice(["png", "jpg"]), default="png", show_default=True, help="jpg: quality 95."
+)
+def make_shapes(
+    folder: Path, train: int, val: int, min_size: int, max_size: int, max_objects: int, seed: int, suffix: str
+) -> None:
+    """Draw circles, squares and triangles into a COCO folder: data with known truth, to try things on.
+
+    FOLDER is new and gets train2017/, val2017/ and annotations/.
+
+    \b
+    Example:
+      detr-jax make-shapes shapes --train 1000 --val 100
+      python train.py --config configs/shapes.py --config.data.dataset=coco --config.data.root=shapes
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise click.ClickException(f"{folder} exists already: give a new folder.")
+    if min_size > max_size:
+        raise click.ClickException(f"--min-size={min_size} must not be above --max-size={max_size}.")
+    config = ShapesConfig(
+        train_images=train, val_images=val, min_size=min_size, max_size=max_size, max_objects=max_objects, seed=seed
+    )
+
+    try:
+        write_coco(config, folder, suffix=f".{suffix}", progress=_progress("drawing"))
+    except OSError as error:
+        raise click.ClickException(f"{folder} cannot be written ({error}).") from None
+    click.echo(f"{train} training and {val} validation images written to {folder}")

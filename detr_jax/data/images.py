@@ -1,0 +1,145 @@
+"""Decoding of image files."""
+
+import io
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from detr_jax.data.source import DataError, SizeMismatch
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""What the files of a folder of images end in, in lower case."""
+
+_EXIF_ORIENTATION = 0x0112
+_UNREADABLE = (
+    *(UnidentifiedImageError, OSError, ValueError, TypeError, SyntaxError, EOFError, IndexError, KeyError),
+    *(OverflowError, ZeroDivisionError, RuntimeError, MemoryError, Image.DecompressionBombError),
+)
+"""What Pillow raises on files that somebody or something has damaged."""
+
+
+def ignore_pillow_warnings() -> None:
+    """Turns Pillow's warnings off: what is wrong with an image is said once, by a `DataError`."""
+    for category in (UserWarning, Image.DecompressionBombWarning):
+        warnings.filterwarnings("ignore", category=category, module=r"PIL\.")
+
+
+ignore_pillow_warnings()
+
+
+def read_image(
+    file: Path | bytes, name: str | None = None, *, size: tuple[int, int] | None = None, rotate: bool = False
+) -> np.ndarray:
+    """Decodes an image file to RGB, [H, W, 3] uint8; arguments and errors are those of `decode`."""
+    return np.asarray(decode(file, name, size=size, rotate=rotate))
+
+
+def decode(
+    file: Path | bytes,
+    name: str | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    size_source: str = "the annotation",
+    rotate: bool = False,
+    least: tuple[int, int] | None = None,
+) -> Image.Image:
+    """Decodes an image file to RGB with 8 bits a channel.
+
+    Grey, palette, CMYK and other colours are converted. Transparency is left out, so that a pixel keeps the colour
+    that is stored under it, as in the original and in OpenCV. 16 bits are scaled to 8, so that 65535 becomes 255.
+    Of an animation the first frame is taken.
+
+    A rotation noted in EXIF is applied as the tool that made the annotations did, which their size tells: where only
+    the rotated image has the annotated (height, width), it is rotated; where the pixels as they are stored fit, they
+    stay so, as COCO's boxes expect. Half turns and mirrored images, of which the size tells nothing, stay as stored.
+
+    Args:
+      file: a path, or the content of a file.
+      name: how messages call it; the path where not given.
+      size: the annotated (height, width) in pixels.
+      size_source: how messages call what says ``size``.
+      rotate: whether to apply what EXIF notes in any case, half turns and mirroring included.
+      least: where given, a JPEG that needs no rotation may be decoded to a half, a quarter or an eighth of its sides,
+        rounded up, but not below this (height, width); see `covered`.
+
+    Raises:
+      SizeMismatch: the image has another size than annotated.
+      DataError: the file is missing, cannot be decoded, or has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
+    """
+    name = name or (f"The image file {file}" if isinstance(file, Path) else "An image")
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
+            stored = (picture.height, picture.width)
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit and picture.height * picture.width > limit:
+                raise DataError(f"{name} has {stored[0]} x {stored[1]} pixels, more than the limit of {limit} in all.")
+            turned = (rotate or (size is not None and size != stored)) and _orientation(picture) != 1
+            if size is not None and size != (_displayed_size(picture) if turned else stored):
+                raise SizeMismatch(
+                    f"{name} has {stored[0]} x {stored[1]} pixels (height x width), but {size_source} says "
+                    f"{size[0]} x {size[1]}: correct the one that is wrong."
+                )
+            if least is not None and not turned:
+                picture.draft("RGB", least[::-1])  # does nothing where it cannot
+            picture.load()
+            return _to_rgb(ImageOps.exif_transpose(picture) if turned else picture, name)
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{name} does not exist, although the annotations list it.") from None
+    except _UNREADABLE as error:
+        raise DataError(f"{name} cannot be decoded ({error}): replace it or take it out.") from None
+
+
+def read_size(file: Path | bytes, name: str | None = None, *, rotate: bool = False) -> tuple[int, int]:
+    """(height, width) in pixels of an image file, of which nothing but the header is read.
+
+    Args:
+      file: a path, or the content of a file.
+      name: how messages call it; the path where not given.
+      rotate: whether to apply the rotation noted in EXIF.
+
+    Raises:
+      DataError: the file is missing, or has no header that can be read.
+    """
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
+            return _displayed_size(picture) if rotate else (picture.height, picture.width)
+    except _UNREADABLE as error:
+        raise DataError(f"{name or f'The image file {file!s}'} cannot be opened ({error}).") from None
+
+
+def _orientation(picture: Image.Image) -> int:
+    """What EXIF notes, 1 (as it is stored) to 8, where no pixel has to be decoded to find it."""
+    if picture.format == "PNG" and not picture.info.keys() & {"exif", "Raw profile type exif"}:
+        return 1  # Pillow would look for it behind the pixels
+    noted = picture.getexif().get(_EXIF_ORIENTATION, 1)
+    return noted if noted in range(1, 9) else 1
+
+
+def _displayed_size(picture: Image.Image) -> tuple[int, int]:
+    height, width = picture.height, picture.width
+    return (width, height) if _orientation(picture) >= 5 else (height, width)
+
+
+def covered(picture: Image.Image, size: tuple[int, int]) -> tuple[float, float]:
+    """(height, width) of that part of a picture which the image covers, in pixels of the picture.
+
+    It is less than the picture where an image of (height, width) ``size`` was decoded to a smaller scale that does not
+    divide ``size``: the last row and column then lie partly beyond the image's border.
+    """
+    scale = 2 ** round(math.log2(max(size) / max(picture.size)))
+    return size[0] / scale, size[1] / scale
+
+
+def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
+    if picture.mode.startswith(("I", "F")):
+        levels = np.asarray(picture)
+        if levels.dtype.kind == "f" or levels.min() < 0 or levels.max() > 0xFFFF:
+            raise DataError(f"{name} has levels beyond 16 bits: convert it to 8 or 16 bits a channel.")
+        picture = Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    picture.info.pop("transparency", None)
+    return picture if picture.mode == "RGB" else picture.convert("RGB")

@@ -1,0 +1,78 @@
+import re
+
+import jax
+import pytest
+from click.testing import CliRunner
+
+from detr_jax.cli import main
+from detr_jax.config import Config, DataConfig
+from detr_jax.data import TrainPlan, ValPlan, open_source
+from detr_jax.data.buckets import train_sizes, useful_share
+from detr_jax.training import memory
+
+
+def _run(*arguments):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    path = tmp_path / "shapes"
+    seed = rng.integers(2**31)
+    options = ("--train", 12, "--val", 5, "--seed", seed, "--min-size", 40, "--max-size", 90)
+    assert _run("make-shapes", path, *options).exit_code == 0
+    return path
+
+
+def test_the_canvases_shown_are_those_of_the_training(folder):
+    result = _run("buckets", "--root", folder, "--config.data.num_train_buckets=5", "--config.data.num_val_buckets=2")
+    assert result.exit_code == 0, result.output
+    config = Config(data=DataConfig(root=str(folder), num_train_buckets=5, num_val_buckets=2))
+    train, val = open_source(config, "train"), open_source(config, "val")
+    plans = TrainPlan(train, config.data, 4, 0), ValPlan(val, config.data, 8)
+    shown = [tuple(map(int, sides)) for sides in re.findall(r"^ *(\d+) x (\d+) ", result.output, re.MULTILINE)]
+    assert shown == [bucket for plan in plans for bucket in plan.buckets]
+    useful = useful_share(train_sizes(train, config.data), plans[0].buckets)
+    assert f"training, 12 images: {useful:.1%} useful on {len(plans[0].buckets)} canvases" in result.output
+    shares = [float(share) for share in re.findall(r"\d +(\d+\.\d)%", result.output)]
+    assert sum(shares) == pytest.approx(200, abs=1)
+
+
+def test_memory_is_told_of_each_training_canvas(folder, monkeypatch):
+    asked = []
+
+    def recorded(config, canvas, max_objects, mesh):
+        asked.append((canvas, max_objects))
+        return memory.StepMemory(state=2**20, temporary=2**22)
+
+    monkeypatch.setattr(memory, "step_memory", recorded)  # which compiles; its own test does
+    sizes = (
+        f"--config.training.batch_size={4 * jax.device_count()}",
+        f"--config.evaluation.batch_size={jax.device_count()}",
+    )
+    result = _run("buckets", "--root", folder, "--memory", "--config.data.num_train_buckets=3", *sizes)
+    assert result.exit_code == 0, result.output
+    source = open_source(Config(data=DataConfig(root=str(folder))), "train")
+    assert {objects for _, objects in asked} == {source.max_objects}
+    for (height, width), _ in asked:
+        assert re.search(rf"{height} x {width} +5 MiB: 1 of state and batch, 4 within the step", result.output)
+    assert 1 <= len(asked) == result.output.count("MiB:") <= 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--root", "nowhere"], "nowhere"),
+        (["--config.data.num_train_buckets=0"], "data.num_train_buckets=0"),
+        (["--config.data.num_buckets=3"], "data.num_buckets"),
+        (["--memory", "--config.training.batch_size=63"], "training.batch_size=63"),
+    ],
+)
+def test_what_is_wrong_is_told_in_a_sentence(folder, arguments, words):
+    if "--root" not in arguments:
+        arguments = ["--root", folder, *arguments]
+    result = _run("buckets", *arguments)
+    assert result.exit_code == 1
+    assert words in result.output

@@ -1,0 +1,122 @@
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from detr_jax.cli import main
+from detr_jax.config import Config, DataConfig, ShapesConfig
+from detr_jax.data import ShapesDataset, open_source
+
+
+def _run(*arguments):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    path = tmp_path / "shapes"
+    assert _run("make-shapes", path, "--train", 9, "--val", 5, "--seed", rng.integers(2**31)).exit_code == 0
+    return path
+
+
+@pytest.mark.parametrize(("suffix", "tolerance"), [("png", 0), ("jpg", 6)])
+def test_make_shapes_writes_what_is_drawn(tmp_path, rng, suffix, tolerance):
+    seed = int(rng.integers(2**31))
+    options = ("--train", 7, "--val", 3, "--seed", seed, "--min-size", 20, "--max-size", 90, "--max-objects", 2)
+    assert _run("make-shapes", tmp_path / "new", *options, "--format", suffix).exit_code == 0
+    shapes = ShapesConfig(train_images=7, val_images=3, seed=seed, min_size=20, max_size=90, max_objects=2)
+    config = Config(data=DataConfig(root=str(tmp_path / "new")))
+    for split in ("train", "val"):
+        drawn, written = ShapesDataset(shapes, split), open_source(config, split)
+        assert len(drawn) == len(written)
+        assert written.categories == drawn.categories
+        for index in range(len(drawn)):
+            image, objects = written[index]
+            assert np.abs(image.astype(int) - drawn[index].image).mean() <= tolerance
+            np.testing.assert_array_equal(objects.boxes, drawn.objects(index).boxes)
+            np.testing.assert_array_equal(objects.labels, drawn.objects(index).labels)
+        areas = [[one["area"] for one in source.ground_truth()["annotations"]] for source in (drawn, written)]
+        assert areas[0] == areas[1]
+
+
+def test_make_shapes_leaves_what_is_there_alone(folder):
+    result = _run("make-shapes", folder)
+    assert result.exit_code == 1
+    assert "exists already" in result.output
+    result = _run("make-shapes", folder / "x", "--min-size", 9, "--max-size", 3)
+    assert result.exit_code == 1
+    assert "--min-size=9" in result.output
+
+
+def test_sound_data_pass_with_a_picture_of_samples(folder, tmp_path):
+    result = _run("check-data", "--dataset", "coco", "--root", folder, "--picture", tmp_path / "samples.png")
+    assert result.exit_code == 0, result.output
+    assert "train: 9 images" in result.output
+    assert "val: 5 images" in result.output
+    assert result.output.count("circle") == 2  # the class table, once a split
+    with Image.open(tmp_path / "samples.png") as picture:
+        assert picture.width > 6 * 320
+        assert picture.height > 3 * 320
+
+
+def test_faults_are_told_and_end_in_1(folder):
+    (folder / "train2017" / "000003.png").write_text("no image")
+    result = _run("check-data", "--dataset", "coco", "--root", folder, "--picture", folder / "samples.png")
+    assert result.exit_code == 1
+    assert "1 images that are no image files" in result.output
+    assert "000003.png" in result.output
+    assert "val: 5 images" in result.output
+    assert _run("check-data", "--dataset", "coco", "--root", folder, "--split", "val").exit_code == 0
+
+
+def test_an_annotation_file_that_cannot_be_read_leaves_the_other_split_to_be_checked(folder):
+    path = folder / "annotations/instances_train2017.json"
+    path.write_text(path.read_text()[:-50])
+    result = _run("check-data", "--dataset", "coco", "--root", folder)
+    assert result.exit_code == 1
+    assert "instances_train2017.json cannot be read as JSON" in result.output
+    assert "val: 5 images" in result.output
+
+
+def test_a_configuration_and_changes_of_it_are_taken_as_by_training(folder):
+    config = ("--config", "configs/shapes.py", "--config.data.dataset=coco", f"--config.data.root={folder}")
+    result = _run("check-data", *config, "--config.model.num_queries=1")
+    assert result.exit_code == 0
+    assert "more objects than the 1 queries" in result.output
+    result = _run("check-data", *config, "--config.model.num_classes=2")
+    assert result.exit_code == 1
+    assert "model.num_classes=2" in result.output
+    result = _run("check-data", "--config", "configs/shapes.py", "--config.data.shapes.val_images=4", "--split", "val")
+    assert "val: 4 images" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--dataset", "imagenet"], "data.dataset='imagenet'"),
+        (["--dataset", "coco"], "train2017/"),
+        (["--dataset", "yolo"], "data.yaml"),
+        (["--dataset", "voc"], "ImageSets/"),
+        (["--dataset", "tfds"], "data.tfds_name"),
+        (["--dataset", "voc", "--root", "nowhere"], "data.root=nowhere"),
+        (["--bogus"], "--bogus"),
+        (["--config.data.rot=x"], "data.root"),
+        (["--config.model.num_queries=many"], "many"),
+        (["--config", "README.md"], "README.md"),
+    ],
+)
+def test_bad_arguments_end_in_a_sentence(arguments, words):
+    result = _run("check-data", *arguments)
+    assert result.exit_code in (1, 2)
+    assert words in result.output
+    assert "Traceback" not in result.output
+
+
+def test_truth_is_written_as_an_instances_json(folder):
+    content = json.loads((folder / "annotations/instances_val2017.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == [f"{index:06d}.png" for index in range(5)]
+    assert {one["category_id"] for one in content["annotations"]} <= {one["id"] for one in content["categories"]}

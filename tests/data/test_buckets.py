@@ -1,0 +1,139 @@
+"""Canvases against brute force, and what they waste on COCO-like sizes."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from detr_jax.config import DataConfig, ShapesConfig
+from detr_jax.data.buckets import (
+    bucket_for,
+    choose_buckets,
+    train_buckets,
+    train_sizes,
+    useful_share,
+    val_buckets,
+    val_sizes,
+)
+from detr_jax.data.shapes import ShapesDataset
+from detr_jax.data.transforms import DRAWS, train_geometry
+
+BUCKETS = ((48, 64), (64, 48), (64, 64), (96, 96))
+
+
+@pytest.fixture
+def source(rng):
+    """Images with the proportions of photographs."""
+    source = ShapesDataset(ShapesConfig(train_images=60), "train")
+    short = rng.integers(300, 500, 60)
+    long = (short * rng.choice([1, 4 / 3, 4 / 3, 1.5, 16 / 9], 60)).astype(int)
+    source.sizes = np.where((rng.random(60) < 0.7)[:, None], np.stack([short, long], 1), np.stack([long, short], 1))
+    return source
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((48, 64), (48, 64)),
+        ((64, 48), (64, 48)),
+        ((10, 10), (48, 64)),
+        ((49, 49), (64, 64)),
+        ((65, 10), (96, 96)),
+        ((96, 96), (96, 96)),
+        ((97, 10), None),
+    ],
+)
+def test_the_bucket_is_the_smallest_that_holds_the_image(size, expected):
+    assert bucket_for(size, BUCKETS) == expected
+    assert bucket_for(size, BUCKETS[::-1]) == expected
+
+
+def padded_area(sizes, buckets):
+    """By definition, image by image."""
+    canvases = [bucket_for(tuple(size), buckets) for size in sizes.tolist()]
+    return sum(height * width for height, width in canvases)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_canvases_are_nearly_the_best_of_all(rng, count):
+    sizes = rng.integers(1, 100, (60, 2)) // rng.integers(1, 4, (60, 1)) + 1
+    found = choose_buckets(sizes, count, stride=16)
+    assert len(found) <= count
+    sides = range(16, 113, 16)
+    possible = [
+        buckets
+        for buckets in itertools.combinations(itertools.product(sides, sides), count)
+        if (np.array(buckets) >= sizes[:, None]).all(-1).any(-1).all()
+    ]
+    best = min(padded_area(sizes, buckets) for buckets in possible)
+    assert padded_area(sizes, found) <= 1.02 * best
+
+
+def test_useful_pixels_are_those_of_images_over_those_of_their_canvases(rng):
+    sizes = rng.integers(1, 97, (50, 2))
+    expected = sizes.prod(axis=1).sum() / padded_area(sizes, BUCKETS)
+    assert useful_share(sizes, BUCKETS) == pytest.approx(expected, rel=1e-12)
+
+
+def test_sizes_that_must_be_held_are_held_and_sides_are_multiples(rng):
+    sizes = rng.integers(40, 200, (300, 2))
+    rare = [(500, 90), (70, 333)]
+    found = choose_buckets(sizes, 6, stride=24, must_hold=rare)
+    assert all(bucket_for(size, found) for size in rare)
+    assert all(side % 24 == 0 for bucket in found for side in bucket)
+    assert found == sorted(found, key=lambda bucket: bucket[0] * bucket[1])
+    assert found == choose_buckets(sizes, 6, stride=24, must_hold=rare)
+
+
+def test_few_distinct_sizes_get_a_canvas_each_and_no_more():
+    sizes = np.array([[30, 60], [60, 30], [31, 62], [64, 64]])
+    assert choose_buckets(sizes, 8, stride=32) == [(32, 64), (64, 32), (64, 64)]
+    assert choose_buckets(sizes[:1], 8, stride=32) == [(32, 64)]
+    assert choose_buckets(sizes, 1, stride=32) == [(64, 64)]
+
+
+def test_very_many_distinct_sizes_are_searched_on_a_coarser_grid(rng):
+    sizes = rng.integers(1000, 6000, (3000, 2))
+    found = choose_buckets(sizes, 10, stride=16)
+    assert len(found) <= 10
+    assert all(side % 16 == 0 for bucket in found for side in bucket)
+    assert useful_share(sizes, found) >= 0.99 * useful_share(sizes, choose_buckets(sizes, 10, stride=256))
+    assert all(max(bucket) < 6016 for bucket in found), "no canvas is larger than what it holds"
+
+
+def test_training_sizes_are_those_of_the_augmentation(rng, source):
+    """Mean height, width and area agree with fresh draws, within the error of the sample."""
+    config = DataConfig()
+    sample = train_sizes(source, config)
+    fresh = np.array(
+        [train_geometry(tuple(size), rng.random(DRAWS), config).size for size in source.sizes.tolist() * 100]
+    )
+    for f in (lambda s: s[:, 0], lambda s: s[:, 1], lambda s: s.prod(axis=1)):
+        a, b = f(sample), f(fresh)
+        assert abs(a.mean() - b.mean()) < 5 * np.sqrt(a.var() / len(a) + b.var() / len(b))
+    np.testing.assert_array_equal(sample, train_sizes(source, config))
+
+
+@pytest.mark.parametrize(("count", "least"), [(8, 0.76), (16, 0.83)])
+def test_training_canvases_hold_all_augmentations_and_waste_little(rng, source, count, least):
+    config = DataConfig(num_train_buckets=count)
+    buckets = train_buckets(source, config, 32)
+    assert len(buckets) == count
+    fresh = np.array(
+        [train_geometry(tuple(size), rng.random(DRAWS), config).size for size in source.sizes.tolist() * 50]
+    )
+    assert useful_share(fresh, buckets) > least  # raises no error: each is held
+
+
+def test_validation_canvases_waste_little(source):
+    config = DataConfig(num_val_buckets=8)
+    sizes = val_sizes(source, config)
+    buckets = val_buckets(source, config, 32)
+    assert len(buckets) <= 8
+    assert useful_share(sizes, buckets) > 0.94
+
+
+def test_given_canvases_are_used_as_they_are(source):
+    config = DataConfig(train_buckets=((1344, 1344), (64, 64)), val_buckets=((32, 32),))
+    assert train_buckets(source, config, 32) == [(64, 64), (1344, 1344)]
+    assert val_buckets(source, config, 32) == [(32, 32)]

@@ -1,0 +1,92 @@
+"""Groupings against brute force, and that no image is favoured."""
+
+import collections
+import itertools
+
+import numpy as np
+import pytest
+
+from detr_jax.data.grouping import group, group_all
+
+BUCKETS = [(32, 64), (64, 32), (64, 64), (96, 64), (96, 96)]
+
+
+def padded_area(batches, batch_size):
+    return sum(batch_size * height * width for (height, width), _ in batches)
+
+
+def least_padded_area(sizes, batch_size):
+    """Over all multisets of canvases that can hold the images, by Hall's condition on every set of canvases."""
+    holds = (np.array(BUCKETS) >= sizes[:, None]).all(-1)
+    subsets = np.array(list(itertools.product([False, True], repeat=len(BUCKETS))))
+    wanted = (holds[:, None] <= subsets).all(-1).sum(0)  # images that fit only canvases of the set
+    areas = np.prod(BUCKETS, axis=1)
+    best = np.inf
+    steps = len(sizes) // batch_size
+    for chosen in itertools.combinations_with_replacement(range(len(BUCKETS)), steps):
+        numbers = np.bincount(chosen, minlength=len(BUCKETS))
+        if (subsets @ numbers * batch_size >= wanted).all():
+            best = min(best, numbers @ areas * batch_size)
+    return best
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
+def test_groups_are_full_hold_their_images_once_and_waste_the_least(rng, batch_size):
+    for _ in range(3):
+        sizes = rng.integers(10, 97, (batch_size * 6, 2))
+        batches = group(sizes, BUCKETS, batch_size, rng)
+        assert [len(images) for _, images in batches] == [batch_size] * 6
+        assert sorted(np.concatenate([images for _, images in batches])) == list(range(len(sizes)))
+        for bucket, images in batches:
+            assert (sizes[images] <= bucket).all()
+        assert padded_area(batches, batch_size) <= 1.0051 * least_padded_area(sizes, batch_size)
+
+
+def test_what_is_left_of_the_division_is_left_out_evenly(rng):
+    sizes = rng.integers(10, 97, (23, 2))
+    left_out = collections.Counter()
+    for _ in range(120):
+        used = np.concatenate([images for _, images in group(sizes, BUCKETS, 4, rng)])
+        assert len(set(used)) == len(used) == 20
+        left_out.update(set(range(23)) - set(used))
+    expected = 120 * 3 / 23
+    assert max(abs(left_out[i] - expected) for i in range(23)) < 5 * np.sqrt(expected)
+
+
+def test_which_images_meet_and_in_which_order_batches_come_is_random(rng):
+    sizes = np.array([[20, 60]] * 12 + [[60, 20]] * 12)
+    partners = {frozenset(images) for _ in range(20) for _, images in group(sizes, BUCKETS, 3, rng)}
+    assert len(partners) > 60
+    first = collections.Counter(group(sizes, BUCKETS, 3, rng)[0][0] for _ in range(50))
+    assert min(first[(32, 64)], first[(64, 32)]) > 8
+
+
+def test_the_same_generator_gives_the_same_groups(rng):
+    sizes = rng.integers(10, 97, (50, 2))
+    (one, other) = (group(sizes, BUCKETS, 4, np.random.default_rng(5)) for _ in range(2))
+    for (bucket, images), (same_bucket, same_images) in zip(one, other, strict=True):
+        assert bucket == same_bucket
+        np.testing.assert_array_equal(images, same_images)
+
+
+def test_shapes_without_a_common_canvas_fill_up_with_their_own_images(rng):
+    sizes = np.array([[20, 60]] * 7 + [[60, 20]] * 5)
+    batches = group(sizes, BUCKETS[:2], 4, rng)
+    assert len(batches) == 3
+    for bucket, images in batches:
+        assert len(images) == 4
+        assert (sizes[images] <= bucket).all()
+
+
+def test_all_images_come_once_and_in_order_where_nothing_may_be_missed(rng):
+    sizes = rng.integers(10, 97, (50, 2))
+    batches = group_all(sizes, BUCKETS, 8)
+    assert sorted(np.concatenate([images for _, images in batches])) == list(range(50))
+    assert len(batches) == 7
+    for bucket, images in batches:
+        assert len(images) <= 8
+        assert (sizes[images] <= bucket).all()
+        assert (np.diff(images) > 0).all()
+    assert len(group_all(sizes[:1], BUCKETS, 8)) == 1
+    both = group_all(np.array([[20, 60]] * 3 + [[60, 20]] * 3), BUCKETS[:2], 4)
+    assert [images.tolist() for _, images in both] == [[0, 1, 2], [3, 4, 5]]

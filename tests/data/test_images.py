@@ -1,0 +1,243 @@
+"""Each kind of image file against pixels made by hand, and damaged files."""
+
+import io
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detr_jax.data.images import covered, decode, ignore_pillow_warnings, read_image
+from detr_jax.data.source import DataError, SizeMismatch
+
+
+@pytest.fixture
+def pixels(rng):
+    """[30, 40, 3] random levels."""
+    return rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+
+
+def encoded(picture, form="PNG", **options):
+    """The content of a file."""
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture)
+    file = io.BytesIO()
+    picture.save(file, form, **options)
+    return file.getvalue()
+
+
+def photograph(rng, height, width, **options):
+    """A JPEG of smooth colours, so that compression changes little, and its pixels as Pillow decodes them."""
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    content = encoded(coarse.resize((width, height), Image.Resampling.BICUBIC), "JPEG", quality=90, **options)
+    return content, np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+def test_colours_are_kept_and_a_path_is_read_as_its_content(pixels, tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(pixels))
+    for file in (tmp_path / "a.png", encoded(pixels)):
+        found = read_image(file)
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found, pixels)
+
+
+def test_grey_and_black_and_white_images_have_three_equal_channels(pixels):
+    grey = pixels[..., 0]
+    np.testing.assert_array_equal(read_image(encoded(grey)), np.stack([grey] * 3, axis=-1))
+    bits = grey > 127
+    expected = np.stack([bits * np.uint8(255)] * 3, axis=-1)
+    np.testing.assert_array_equal(read_image(encoded(Image.fromarray(bits))), expected)
+
+
+@pytest.mark.parametrize("transparency", [None, 3, bytes([0, 100, 255])])
+def test_palettes_are_looked_up_and_their_transparency_is_left_out(rng, transparency):
+    palette = rng.integers(0, 256, (256, 3), dtype=np.uint8)
+    indices = rng.integers(0, 256, (30, 40), dtype=np.uint8)
+    picture = Image.fromarray(indices, "P")
+    picture.putpalette(palette.tobytes())
+    options = {} if transparency is None else {"transparency": transparency}
+    with warnings.catch_warnings(record=True) as said:
+        found = read_image(encoded(picture, **options))
+    np.testing.assert_array_equal(found, palette[indices])
+    assert not said
+
+
+def test_transparency_is_left_out(rng, pixels):
+    alpha = rng.integers(0, 256, (30, 40, 1), dtype=np.uint8)
+    np.testing.assert_array_equal(read_image(encoded(np.concatenate([pixels, alpha], axis=-1))), pixels)
+    grey = np.concatenate([pixels[..., :1], alpha], axis=-1)
+    np.testing.assert_array_equal(read_image(encoded(Image.fromarray(grey, "LA"))), np.repeat(pixels[..., :1], 3, -1))
+
+
+def test_cmyk_is_converted(rng):
+    cmyk = rng.integers(0, 256, (30, 40, 4), dtype=np.uint8)
+    found = read_image(encoded(Image.fromarray(cmyk, "CMYK"), "TIFF"))
+    ink = cmyk.astype(float)
+    expected = (255 - ink[..., :3]) * (255 - ink[..., 3:]) / 255
+    assert np.abs(found - expected).max() <= 1
+    flat = np.full((32, 32, 4), [30, 60, 90, 20], np.uint8)
+    found = read_image(encoded(Image.fromarray(flat, "CMYK"), "JPEG", quality=100))
+    assert np.abs(found - (255 - flat[..., :3].astype(float)) * 235 / 255).max() <= 4, "Adobe's inverted inks"
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled_to_eight(rng, dtype, form):
+    levels = rng.integers(0, 2**16, (30, 40)).astype(dtype)
+    levels[0, :4] = 0, 128, 129, 65535
+    found = read_image(encoded(levels.astype(np.uint16) if form == "PNG" else levels, form))
+    expected = np.round(levels / 257)
+    np.testing.assert_array_equal(found, np.stack([expected] * 3, axis=-1))
+
+
+def test_levels_beyond_sixteen_bits_are_refused_by_name(rng):
+    for levels in (np.full((4, 4), 70_000, np.int32), np.full((4, 4), -1, np.int32), np.zeros((4, 4), np.float32)):
+        with pytest.raises(DataError, match=r"odd\.tif has levels beyond 16 bits: convert"):
+            read_image(encoded(levels, "TIFF"), "odd.tif")
+
+
+@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_of_an_animation_the_first_frame_is_read(form):
+    frames = [Image.new("RGB", (40, 30), color) for color in ("red", "lime", "blue")]
+    options = {"lossless": True} if form == "WEBP" else {}
+    found = read_image(encoded(frames[0], form, save_all=True, append_images=frames[1:], **options))
+    assert found.shape == (30, 40, 3)
+    assert (found == [255, 0, 0]).all()
+
+
+ROTATED = {  # what a viewer shows, by the EXIF specification
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: lambda a: np.rot90(a),
+}
+
+
+@pytest.mark.parametrize("orientation", ROTATED)
+def test_a_rotation_is_applied_where_only_the_rotated_image_is_as_annotated(rng, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content, stored = photograph(rng, 48, 64, exif=exif)
+    displayed = ROTATED[orientation](stored)
+    np.testing.assert_array_equal(read_image(content, size=(48, 64)), stored)
+    np.testing.assert_array_equal(read_image(content), stored)
+    np.testing.assert_array_equal(read_image(content, rotate=True), displayed)
+    if orientation >= 5:
+        np.testing.assert_array_equal(read_image(content, size=(64, 48)), displayed)
+    else:
+        with pytest.raises(SizeMismatch, match=r"x\.jpg has 48 x 64 pixels .*the annotation says 64 x 48"):
+            read_image(content, "x.jpg", size=(64, 48))
+
+
+def test_another_size_than_annotated_is_refused_before_a_pixel_is_decoded(pixels):
+    content = encoded(pixels)[:500]  # little more than the header
+    with pytest.raises(SizeMismatch, match="30 x 40"):
+        read_image(content, size=(30, 41))
+    with pytest.raises(DataError, match="decoded"):
+        read_image(content, size=(30, 40))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"])
+def test_truncated_files_are_named(rng, tmp_path, form):
+    noise = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    content = encoded(noise, form)
+    path = tmp_path / "cut.image"
+    for length in (0, 3, len(content) // 3, len(content) * 2 // 3):
+        path.write_bytes(content[:length])
+        with pytest.raises(DataError, match=r"cut\.image cannot be decoded"):
+            read_image(path)
+
+
+def test_images_of_too_many_pixels_are_refused_before_they_take_memory(monkeypatch):
+    """A PNG of zeros is a thousand times smaller than its pixels."""
+    ignore_pillow_warnings()
+    bomb = encoded(Image.new("L", (12_000, 12_000)), compress_level=1)
+    with pytest.raises(DataError, match=r"bomb\.png has 12000 x 12000 pixels, more than the limit"):
+        read_image(bomb, "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)  # Pillow itself refuses twice the limit
+    with pytest.raises(DataError, match=r"bomb\.png cannot be decoded"):
+        read_image(encoded(Image.new("L", (200, 200))), "bomb.png")
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"none\.jpg does not exist"):
+        read_image(tmp_path / "none.jpg")
+    with pytest.raises(DataError, match="cannot be decoded"):
+        read_image(tmp_path)
+
+
+def test_scaled_decoding_never_goes_below_the_size_needed_and_shows_the_same_picture(rng):
+    content, stored = photograph(rng, 300, 401)
+    small = Image.fromarray(stored).resize((40, 30), Image.Resampling.BILINEAR)
+    for least, expected, extent in (
+        ((150, 200), (150, 201), (150, 200.5)),
+        ((151, 200), (300, 401), (300, 401)),
+        ((30, 40), (38, 51), (37.5, 50.125)),
+    ):
+        picture = decode(content, size=(300, 401), least=least)
+        assert (picture.height, picture.width) == expected
+        assert covered(picture, (300, 401)) == extent
+        found = picture.resize((40, 30), Image.Resampling.BILINEAR, box=(0, 0, extent[1], extent[0]))
+        assert np.abs(np.asarray(found, float) - np.asarray(small)).mean() < 1.5
+    png = decode(encoded(stored), size=(300, 401), least=(30, 40))
+    assert png.size == (401, 300)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content, stored = photograph(rng, 300, 400, exif=exif)
+    rotated = decode(content, size=(400, 300), least=(20, 15))
+    np.testing.assert_array_equal(np.asarray(rotated), np.rot90(stored, -1))
+
+
+def mutated(rng, content):
+    """The bytes of a file after one of the accidents that happen to files, or several."""
+    data = bytearray(content)
+    for _ in range(rng.integers(1, 4)):
+        kind, place = rng.integers(6), int(rng.integers(len(data)))
+        if kind == 0:  # bytes flip
+            for at in rng.integers(0, len(data), rng.integers(1, 20)):
+                data[at] = rng.integers(256)
+        elif kind == 1:  # the end is lost
+            del data[max(place, 1) :]
+        elif kind == 2:  # a piece is lost or doubled
+            piece = data[place : place + int(rng.integers(1, 200))]
+            data[place : place + len(piece) * int(rng.integers(2))] = piece * int(rng.integers(3))
+            data = data or bytearray(b"\xff")
+        elif kind == 3:  # a marker becomes another one
+            markers = [at for at in range(len(data) - 1) if data[at] == 0xFF and data[at + 1] not in (0, 0xFF)]
+            if markers:
+                data[rng.choice(markers) + 1] = rng.integers(0xC0, 0xFF)
+        elif kind == 4:  # the header tells another size
+            at = data.find(b"\xff\xc0")
+            if 0 <= at < len(data) - 9:
+                data[at + 5 : at + 9] = rng.integers(0, 256, 4, dtype=np.uint8).tobytes()
+        else:  # zeros, as after a crash
+            length = min(int(rng.integers(1, 400)), len(data) - place)
+            data[place : place + length] = bytes(length)
+    return bytes(data)
+
+
+def test_a_thousand_damaged_jpegs_give_an_image_of_the_right_size_or_an_error(rng):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = [{}, {"progressive": True}, {"exif": exif}, {"restart_marker_blocks": 4}, {"subsampling": 0}]
+    originals = [photograph(rng, 60, 80, **one)[0] for one in options]
+    images, sentences = 0, []
+    with warnings.catch_warnings(record=True) as said:
+        ignore_pillow_warnings()  # which pytest has undone
+        for number in range(1000):
+            content = mutated(rng, originals[number % len(originals)])
+            try:
+                image = read_image(content, "damaged.jpg", size=(60, 80))
+            except DataError as error:
+                sentences.append(str(error))
+                continue
+            assert image.shape == (60, 80, 3)
+            assert image.dtype == np.uint8
+            images += 1
+    assert 100 < images < 900, "both happen"
+    assert all("damaged.jpg" in sentence and "\n" not in sentence for sentence in sentences)
+    assert not said
