@@ -90,6 +90,8 @@ def decode(
         raise
     except FileNotFoundError:
         raise DataError(f"{name} does not exist, although the annotations list it.") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{name} cannot be decoded (no format is recognised): replace it or take it out.") from None
     except _UNREADABLE as error:
         raise DataError(f"{name} cannot be decoded ({error}): replace it or take it out.") from None
 

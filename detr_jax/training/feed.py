@@ -36,7 +36,7 @@ class Feed:
         """Images received."""
         self.skipped = 0
         """Images among them that stood in the place of one that could not be read."""
-        self._first_skipped: list[str] = []
+        self._first_skipped: dict[int, str] = {}
 
     def __iter__(self) -> Iterator[DeviceBatch]:
         return self
@@ -59,15 +59,15 @@ class Feed:
         self.images += len(batch.skipped)
         for image_id in batch.skipped[batch.skipped >= 0].tolist():
             self.skipped += 1
-            if len(self._first_skipped) < _NAMED:
-                self._first_skipped.append(self._reason(image_id))
-                self._say(f"Skipped image {image_id}: {self._first_skipped[-1]}")
+            if len(self._first_skipped) < _NAMED and image_id not in self._first_skipped:
+                self._first_skipped[image_id] = self._reason(image_id)
+                self._say(f"Skipped image {image_id}: {self._first_skipped[image_id]}")
         most = self._config.max_skipped * max(self.images, len(self._source))
         if self.skipped > most:
             raise DataError(
                 f"{self.skipped} of {self.images} training images could not be read, which is more than "
                 f"data.max_skipped={self._config.max_skipped} allows of all or of an epoch's {len(self._source)}: mend "
-                f"them, take them out or raise the share. The first: {' '.join(self._first_skipped)}"
+                f"them, take them out or raise the share. The first: {' '.join(self._first_skipped.values())}"
             )
 
     def _reason(self, image_id: int) -> str:
@@ -85,8 +85,7 @@ class Pace:
     def __init__(self, batch_size: int, config: DataConfig):
         self._batch_size = batch_size
         self._config = config
-        self._lines = self._steps = 0
-        self._quiet_until = 0
+        self._lines = self._limited_lines = self._quiet_until = self._steps = 0
         self._seconds = self._waited = 0.0
         self.alone: float | None = None
         """Seconds of one step that began with idle devices, until its result was there; wanted once a line."""
@@ -98,13 +97,13 @@ class Pace:
         self._waited += waited
 
     def sentence(self) -> str | None:
-        """At each line of the log: a warning with both rates, if there is reason for one that was not just given."""
+        """At each line of the log: a warning with both rates, if two on end gave reason and none was just given."""
         steps, seconds, waited, alone = self._steps, self._seconds, self._waited, self.alone
         self._steps, self._seconds, self._waited, self.alone = 0, 0.0, 0.0, None
         self._lines += 1
-        if alone is None or steps < 2 or self._lines <= self._quiet_until:
-            return None
-        if waited < 0.1 * seconds or alone > 0.8 * seconds / steps:
+        limited = alone is not None and steps > 1 and waited > 0.1 * seconds and alone < 0.8 * seconds / steps
+        self._limited_lines = self._limited_lines + 1 if limited else 0
+        if alone is None or self._limited_lines < 2 or self._lines <= self._quiet_until:
             return None
         self._quiet_until = self._lines + _QUIET_LINES
         delivered, possible = steps * self._batch_size / seconds, self._batch_size / alone

@@ -42,11 +42,11 @@ def batch(ids, skipped):
 
 def test_batches_arrive_in_order_and_skipped_images_are_counted_and_named(mesh):
     source = Unreadable(ShapesConfig(train_images=100), "train")
-    stream = [batch([1, 2], [-1, 3]), batch([2, 4], [5, -1]), batch([6, 6], [7, 8])]
+    stream = [batch([1, 2], [-1, 3]), batch([2, 4], [5, 3]), batch([6, 6], [7, 8])]
     said = []
     feed = Feed(iter(stream), mesh, source, DataConfig(max_skipped=0.05), said.append)
     assert [int(sent.images[0, 0, 0, 0]) for sent in feed] == [1, 2, 6]
-    assert (feed.images, feed.skipped) == (6, 4)
+    assert (feed.images, feed.skipped) == (6, 5)
     assert said == [f"Skipped image {i}: The image file {i}.png is broken." for i in (3, 5, 7)]
 
 
@@ -80,15 +80,15 @@ def pace_of(seconds, waited, alone, **fields):
 def test_a_loader_that_limits_training_is_told_with_both_rates_now_and_then():
     sentences = pace_of(seconds=0.5, waited=0.3, alone=0.2)
     told = [sentence for sentence in sentences if sentence]
-    assert sentences[0] == told[0]
+    assert sentences[:2] == [None, told[0]], "one slow line may be chance"
     assert 2 <= len(told) <= 4
     assert "delivers 20 images/s, and the step could do 50." in told[0]
 
 
 def test_the_advice_names_the_threads_where_they_are_fewer_than_the_cores(monkeypatch):
     monkeypatch.setattr("detr_jax.training.feed.usable_cores", lambda: 6)
-    assert "data.num_threads=0 for a thread on each of the 6 cores" in pace_of(0.5, 0.3, 0.2, num_threads=2)[0]
-    assert "All 6 cores" in pace_of(0.5, 0.3, 0.2, num_threads=3, num_workers=2)[0]
+    assert "data.num_threads=0 for a thread on each of the 6 cores" in pace_of(0.5, 0.3, 0.2, num_threads=2)[1]
+    assert "All 6 cores" in pace_of(0.5, 0.3, 0.2, num_threads=3, num_workers=2)[1]
 
 
 @pytest.mark.parametrize(("seconds", "waited", "alone"), [(0.5, 0.01, 0.3), (0.5, 0.3, 0.48), (0.5, 0.4, None)])
