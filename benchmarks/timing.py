@@ -173,8 +173,7 @@ def common_flags(parser: argparse.ArgumentParser) -> None:
 
 PEERS = tuple(f"{mode}{layout}" for layout in ("", "-nhwc") for mode in ("eager", "compile", "graphs", "whole"))
 """How torch runs. "eager": as it is. "compile": `torch.compile` of all but the loss. "graphs": the same with CUDA
-graphs. "whole": the loss too, as far as it compiles; in inference the same as "compile".
-"-nhwc": with channels last."""
+graphs. "whole": the loss too, as far as it compiles; in inference no other than "compile". "-nhwc": channels last."""
 
 
 def size(text: str) -> tuple[int, int]:

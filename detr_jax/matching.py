@@ -20,6 +20,9 @@ from detr_jax.config import LossConfig
 
 UNMATCHED = -1
 
+_PACKED_TARGETS = 16
+"""Targets an image that a callback is given room for; COCO has 7.3 on average, and batches are padded to 93."""
+
 
 class Targets(NamedTuple):
     """The objects of a batch of images, padded to a common number."""
@@ -101,26 +104,51 @@ def callbacks_may_starve(mesh: Mesh | None) -> bool:
 
 
 def _match_on_host(cost: jax.Array, count: jax.Array) -> jax.Array:
-    layers, batch, _, targets = cost.shape
-    shape = jax.ShapeDtypeStruct((layers, batch, targets), jnp.int32)
-    return jax.pure_callback(solve_with_scipy, shape, cost, count, vmap_method="sequential")
+    """`match` by scipy in one callback, to which the real targets alone travel unless there are unusually many."""
+    layers, batch, queries, targets = cost.shape
+    count = jnp.minimum(count, targets)
+
+    def whole() -> jax.Array:
+        rows = cost.swapaxes(2, 3).reshape(layers, batch * targets, queries)
+        assigned = _call_scipy(rows, jnp.arange(batch) * targets, count)
+        return assigned.reshape(layers, batch, targets)
+
+    def packed() -> jax.Array:
+        is_real = jnp.arange(targets)[None] < count[:, None]
+        image, target = jnp.nonzero(is_real, size=batch * _PACKED_TARGETS, fill_value=batch)  # the rest: past the end
+        rows = cost.at[:, image, :, target].get(mode="fill", fill_value=0.0).swapaxes(0, 1)  # [L, R, Q]
+        assigned = _call_scipy(rows, jnp.cumsum(count) - count, count)
+        nothing = jnp.full((layers, batch, targets), UNMATCHED, jnp.int32)
+        return nothing.at[:, image, target].set(assigned, mode="drop")
+
+    if targets <= _PACKED_TARGETS:
+        return whole()
+    return lax.cond(count.sum() <= batch * _PACKED_TARGETS, packed, whole)
 
 
-def solve_with_scipy(cost: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """`match` on the host, in numpy: cost [L, B, Q, T] and count [B] to query indices [L, B, T] int32.
+def _call_scipy(rows: jax.Array, start: jax.Array, count: jax.Array) -> jax.Array:
+    rows = jnp.nan_to_num(rows, nan=1e6, posinf=1e6, neginf=-1e6)  # of a diverged model; the loss then tells
+    shape = jax.ShapeDtypeStruct(rows.shape[:2], jnp.int32)
+    return jax.pure_callback(solve_with_scipy, shape, rows, start, count, vmap_method="sequential")
 
-    Costs that are not finite, which a diverged model gives, count as very high: the loss then tells.
+
+def solve_with_scipy(rows: np.ndarray, start: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """The assignments of a batch on the host, in numpy alone: a jax operation inside a callback would hang.
+
+    Args:
+      rows: [L, R, Q] float32, finite: the costs of every target, those of an image side by side.
+      start: [B], the first row of each image.
+      count: [B], rows of each image.
+
+    Returns:
+      [L, R] int32, the query of each row, and -1 (`UNMATCHED`) for rows that have none or belong to no image.
     """
-    cost, count = np.asarray(cost), np.asarray(count)  # a jax operation inside a callback would hang
-    if not np.isfinite(cost).all():
-        cost = np.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6)
-    layers, batch, _, targets = cost.shape
-    assigned = np.full((layers, batch, targets), UNMATCHED, np.int32)
-    for image in range(batch):
-        real = min(int(count[image]), targets)
-        for layer in range(layers):
-            queries, columns = linear_sum_assignment(cost[layer, image, :, :real])
-            assigned[layer, image, columns] = queries
+    rows, start, count = map(np.asarray, (rows, start, count))
+    assigned = np.full(rows.shape[:2], UNMATCHED, np.int32)
+    for first, number in zip(start.tolist(), count.tolist(), strict=True):
+        for layer in range(len(rows)):
+            targets, queries = linear_sum_assignment(rows[layer, first : first + number])
+            assigned[layer, first + targets] = queries
     return assigned
 
 

@@ -50,11 +50,12 @@ def test_total_cost_is_that_of_brute_force(rng, solver, queries, targets):
 
 
 @both_solvers
+@pytest.mark.parametrize("crowded", [False, True])
 @pytest.mark.parametrize(("queries", "targets"), [(100, 25), (20, 40)])
-def test_total_cost_is_that_of_scipy_for_any_count(rng, solver, queries, targets):
+def test_total_cost_is_that_of_scipy_for_any_count(rng, solver, queries, targets, crowded):
     layers, batch = 3, 4
     cost = rng.uniform(-3, 8, (layers, batch, queries, targets)).astype(np.float32)
-    count = np.array([0, 1, targets // 2, targets])
+    count = np.array([targets, 0, targets - 1, targets] if crowded else [0, 1, targets // 2, targets])
     assigned = solve(cost, count, solver)
     for layer, image in np.ndindex(layers, batch):
         real = cost[layer, image, :, : count[image]]
