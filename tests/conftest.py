@@ -1,6 +1,9 @@
 """Settings and fixtures of all tests. They must stand before the first import of jax."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault(
     "XLA_FLAGS",
@@ -8,6 +11,11 @@ os.environ.setdefault(
 )
 os.environ.setdefault("NPROC", "32")  # threads enough for host callbacks beside four simulated devices
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # what one test compiled serves the others, in other processes too
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="detr_jax_tests_")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 from collections.abc import Callable
 
