@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from detr_jax.models import DETR, detr_resnet50, detr_resnet101, resnet
+from detr_jax.models import DETR, detr_resnet50, detr_resnet101, resnet_config
 from detr_jax.weights import load_pretrained, read_pretrained
 from detr_jax.weights.architecture import infer_model
 from detr_jax.weights.facebook import FACEBOOK
@@ -59,7 +59,7 @@ def test_a_panoptic_checkpoint_has_490_tensors_of_which_32_are_the_mask_head_s()
 @pytest.mark.parametrize("depth", [18, 34, 50, 101])
 @pytest.mark.parametrize("fields", [{}, {"pre_norm": True, "position_embedding": "learned", "num_queries": 30}])
 def test_every_model_of_the_original_is_recognised(depth, fields):
-    config = detr_resnet50(backbone=resnet(depth), num_classes=11, encoder_layers=3, feedforward_dim=1024, **fields)
+    config = detr_resnet50(backbone=resnet_config(depth), num_classes=11, encoder_layers=3, feedforward_dim=1024, **fields)
     arrays = sort_tensors(facebook_tensors(config), FACEBOOK).converted()
     shapes = {path: x.shape for path, x in arrays.items()}
     assert infer_model(shapes, num_heads=8, dilation=False, mask_padding=True) == config
