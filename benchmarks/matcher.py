@@ -28,7 +28,13 @@ def main() -> int:
     """Runs the benchmark; 1 where a solver fails or the solvers' costs differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=numbers, default=[8, 64], metavar="N,...", help="images")
-    parser.add_argument("--boxes", default="coco,7,20,100", metavar="N,...", help="objects of each image, or coco")
+    parser.add_argument(
+        "--boxes",
+        type=box_counts,
+        default=["coco", "7", "20", "100"],
+        metavar="N,...",
+        help="objects of each image, or coco",
+    )
     parser.add_argument("--repeats", type=int, default=15, help="rounds that medians are taken over")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", metavar="FILE", help="write the figures here as one JSON object")
@@ -37,7 +43,7 @@ def main() -> int:
     columns = {"boxes": 6, "batch": 5, "columns": 7, "scipy ms": 9, "callback ms": 11, "device ms": 10}
     report = Report(columns, args.json, benchmark="matcher", layers=LAYERS, queries=QUERIES)
     rng, exit_code = np.random.default_rng(args.seed), 0
-    for boxes in args.boxes.split(","):
+    for boxes in args.boxes:
         for batch in args.batch:
             count = coco_counts(rng, batch) if boxes == "coco" else np.full(batch, int(boxes), np.int32)
             columns_given = MAX_OBJECTS if boxes == "coco" else int(boxes)
@@ -62,6 +68,15 @@ def main() -> int:
             report.add(row, cells)
             exit_code |= bool(timings.failed)
     return exit_code
+
+
+def box_counts(text: str) -> list[str]:
+    """Comma-separated numbers from 1 to 100, or "coco"."""
+    chosen = text.split(",")
+    for name in chosen:
+        if name != "coco" and not (name.isdigit() and 1 <= int(name) <= MAX_OBJECTS):
+            raise argparse.ArgumentTypeError(f"{name!r} must be coco or a number from 1 to {MAX_OBJECTS}")
+    return chosen
 
 
 def repeated(solve: Callable[[], jax.Array | np.ndarray]) -> Candidate:

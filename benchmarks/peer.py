@@ -78,7 +78,7 @@ def forwards(
 ) -> tuple[dict[str, Candidate], Callable[[], tuple[np.ndarray, np.ndarray]]]:
     """The forward pass as each of ``kinds`` runs it, and a function that gives its logits and boxes.
 
-    With "bfloat16" the whole model and the images are bfloat16, which is faster than autocast.
+    With "bfloat16" the whole model and the images are bfloat16.
     """
     cast = torch.bfloat16 if dtype == "bfloat16" else torch.float32
     model, images = copy.deepcopy(model).eval().to(cast), images.to(cast)
