@@ -138,8 +138,8 @@ class Detector:
         """Finds objects.
 
         Args:
-          images: one image, or a list or tuple of them (`ImageLike`), of any sizes. A file is turned as its EXIF data say,
-            as viewers show it; pictures of PIL and arrays are taken as they are.
+          images: one image, or a list or tuple of them (`ImageLike`), of any sizes. A file is turned as its EXIF data
+            say, as viewers show it; pictures of PIL and arrays are taken as they are.
           threshold: the lowest score of an object in the result; 0 gives all queries.
 
         Returns:

@@ -8,6 +8,7 @@ os.environ.setdefault(
 )
 os.environ.setdefault("NPROC", "32")  # threads enough for host callbacks beside four simulated devices
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")  # no compiled programs in the user's cache folder
 
 from collections.abc import Callable
 

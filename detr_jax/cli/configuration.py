@@ -12,7 +12,9 @@ from detr_jax.config import Config, unknown_field
 
 
 def read_config(file: Path | None, changes: Sequence[str], *, base: Config | None = None) -> Config:
-    """The configuration of a file, or without one ``base`` or the default, with single fields changed by ``--config.field=value``.
+    """The configuration of a file, or without one ``base`` or else the default, with single fields changed.
+
+    A change has the form ``--config.field=value``.
 
     Raises:
       click.ClickException: the file gives none, or a change is not understood.

@@ -280,7 +280,7 @@ def draw(image: np.ndarray, found: ImageDetections) -> Image.Image:
 
 def _save(picture: Image.Image, path: Path) -> None:
     try:
-        picture.save(path, **({"quality": 92} if path.suffix.lower() != ".png" else {}))
+        picture.save(path, quality=92)  # of JPEG; PNG passes over it
     except (OSError, ValueError) as error:
         raise click.ClickException(f"The picture {path} cannot be written ({error}).") from None
 
