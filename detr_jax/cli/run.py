@@ -99,6 +99,8 @@ def evaluate(
             raise click.ClickException(
                 f"{change} cannot be changed: a checkpoint is evaluated as it is, on other data."
             )
+    if file is not None and not file.parent.is_dir():
+        raise click.ClickException(f"{file} cannot be written: there is no folder {file.parent}.")
     try:
         base = load_config(checkpoint)
         if root is not None and dataset is None and base.data.dataset == "shapes":
