@@ -4,23 +4,19 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
-from detr_jax.checkpoints import CheckpointError
-from detr_jax.config import Config, ConfigError, unknown_field
-from detr_jax.data import DataError
-from detr_jax.training.loop import TrainingError, train
-from detr_jax.training.signals import Interrupted
-from detr_jax.weights import WeightsError
+from detr_jax.cli.run import run_training
+from detr_jax.config import Config, unknown_field
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, such as configs/shapes.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/NAME_OF_CONFIG.")
 
 
-def _fail(message: object, code: int = 1) -> NoReturn:
+def _fail(message: object) -> NoReturn:
     print(message, file=sys.stderr)
-    sys.exit(code)
+    sys.exit(1)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -48,14 +44,8 @@ def _parse(argv: list[str]) -> list[str]:
 
 def main(_: list[str]) -> None:
     """Runs a training."""
-    logging.set_verbosity(logging.ERROR)
     workdir = _WORKDIR.value or Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    try:
-        train(_CONFIG.value, workdir)
-    except Interrupted as stopped:
-        _fail(stopped, 128 + stopped.signal_number)
-    except (ConfigError, DataError, CheckpointError, TrainingError, WeightsError) as error:
-        _fail(error)
+    run_training(_CONFIG.value, workdir)
 
 
 if __name__ == "__main__":

@@ -13,5 +13,7 @@ from detr_jax import losses as losses
 from detr_jax import matching as matching
 from detr_jax import models as models
 from detr_jax import weights as weights
+from detr_jax.inference import Detector as Detector
+from detr_jax.results import ImageDetections as ImageDetections
 
 __version__ = "0.1.0"

@@ -1,17 +1,43 @@
-"""The compiled prediction step."""
+"""Prediction: the compiled step, and `Detector`, from a checkpoint and any images to what is in them."""
 
-from collections.abc import Callable
-from typing import Any
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, Self, overload
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
+from PIL import Image
 
+from detr_jax.checkpoints import load_class_names, load_model
+from detr_jax.compilation_cache import keep_compiled_programs
+from detr_jax.config import Config
+from detr_jax.data.batching import usable_cores
+from detr_jax.data.canvases import Placement, place, prediction_canvases
+from detr_jax.data.images import decode, has_more_frames, read_size, to_rgb
+from detr_jax.data.source import DataError
+from detr_jax.data.transforms import Geometry, transform_picture
+from detr_jax.models.detr import DETR
 from detr_jax.models.resnet import normalize_images
 from detr_jax.postprocess import Detections, detections
-from detr_jax.sharding import replicated, shared_out
+from detr_jax.results import ImageDetections
+from detr_jax.sharding import mesh_for_batch, replicated, shared_out
 
-PredictStep = Callable[[tuple[Any, ...], jax.Array, jax.Array, jax.Array], Detections]
+PredictStep = Callable[[tuple[Any, ...], ArrayLike, ArrayLike, ArrayLike], Detections]
+
+ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
+"""An image: the path of a file, a picture of PIL, or an array [H, W, 3] (RGB), [H, W] or [H, W, 1] (grey), uint8."""
+
+FIRST_FRAME = "has several frames or pages, of which the first was taken"
+SHRUNK = "is larger than every canvas of the model, and was shrunk to fit one"
+THIN = "is so long and thin that it is shrunk to less than half of the usual height or width: cut it to find more"
+TINY = "is only a few pixels large, which show the model nothing"
+
+_TINY = 8  # pixels of the longer side
 
 
 def create_predict_step(graph: nnx.GraphDef, mesh: Mesh) -> PredictStep:
@@ -30,3 +56,246 @@ def create_predict_step(graph: nnx.GraphDef, mesh: Mesh) -> PredictStep:
 
     batch = shared_out(mesh)
     return jax.jit(predict, in_shardings=(replicated(mesh), batch, batch, batch), out_shardings=replicated(mesh))
+
+
+class Answer(NamedTuple):
+    """What became of one of the images of a stream."""
+
+    index: int  # type: ignore[assignment]  # hides tuple.index
+    """Position in the stream."""
+    image: np.ndarray | None
+    """[H, W, 3] uint8, RGB, the image that the boxes refer to; None where it could not be read."""
+    result: ImageDetections | DataError
+
+
+class _Waiting(NamedTuple):
+    """An image that has its canvas, and is not read yet."""
+
+    index: int  # type: ignore[assignment]
+    image: Path | Image.Image
+    size: tuple[int, int]
+    placement: Placement
+
+
+class Detector:
+    """A trained detector that takes images of any size.
+
+    Images are resized as in validation, put on the smallest of a few canvases, and predicted in batches. Each canvas
+    is compiled once, when it is first needed or by `warmup`; compiled programs are kept on disk between processes
+    (`detr_jax.compilation_cache`).
+
+    Attributes:
+      model: the `DETR`.
+      config: the configuration that it was trained with.
+      params: its values as a pure tree, on the devices; what is put in their place is used from then on.
+      class_names: name by label; empty where the checkpoint holds none.
+      canvases: (height, width) in pixels, by area.
+      batch_size: images predicted together.
+    """
+
+    def __init__(self, model: DETR, config: Config, class_names: dict[int, str] | None = None, *, batch_size: int = 1):
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1.")
+        keep_compiled_programs()
+        mesh = mesh_for_batch(batch_size)
+        graph, values = nnx.split(model)
+        self.model = model
+        self.config = config
+        self.params = jax.device_put(nnx.as_pure(values), replicated(mesh))
+        self.class_names = dict(class_names or {})
+        self.canvases = prediction_canvases(config)
+        self.batch_size = batch_size
+        self._predict = create_predict_step(graph, mesh)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | os.PathLike[str], ema: bool = True, *, batch_size: int = 1) -> Self:
+        """The detector of a checkpoint.
+
+        Args:
+          path: the workdir of a run, of which the newest checkpoint is taken, or a checkpoint.
+          ema: take the moving average of the parameters where there is one.
+          batch_size: images predicted together: 1 for the least delay of a single image; more keep an accelerator
+            busy on many. A batch that is not full costs as much as a full one. Of several devices, as many are used
+            as share a batch evenly.
+
+        Raises:
+          CheckpointError: there is no checkpoint.
+        """
+        model, config = load_model(Path(path), ema=ema)
+        return cls(model, config, load_class_names(Path(path)), batch_size=batch_size)
+
+    @overload
+    def predict(self, images: ImageLike, threshold: float = 0.5) -> ImageDetections: ...
+
+    @overload
+    def predict(
+        self, images: list[ImageLike] | tuple[ImageLike, ...], threshold: float = 0.5
+    ) -> list[ImageDetections]: ...
+
+    def predict(
+        self, images: ImageLike | list[ImageLike] | tuple[ImageLike, ...], threshold: float = 0.5
+    ) -> ImageDetections | list[ImageDetections]:
+        """Finds objects.
+
+        Args:
+          images: one image, or a list or tuple of them (`ImageLike`), of any sizes. A file is turned as its EXIF data
+            say, as viewers show it; pictures of PIL and arrays are taken as they are.
+          threshold: the lowest score of an object in the result; 0 gives all queries.
+
+        Returns:
+          The `ImageDetections` of the image, or of each in the order given, with boxes in pixels of the original.
+
+        Raises:
+          DataError: an image cannot be read, or is none; `stream` goes on with the others instead.
+        """
+        several = images if isinstance(images, list | tuple) else [images]
+        results: dict[int, ImageDetections] = {}
+        for answer in self.stream(several, threshold):
+            if isinstance(answer.result, DataError):
+                raise answer.result
+            results[answer.index] = answer.result
+        ordered = [results[index] for index in range(len(results))]
+        return ordered if several is images else ordered[0]
+
+    def stream(self, images: Iterable[ImageLike], threshold: float = 0.5) -> Iterator[Answer]:
+        """Finds objects in any number of images, in the memory that two batches need.
+
+        Of files only the headers are read until a batch of one canvas is full; the next batch is read while the
+        devices are busy with one. Arguments are those of `predict`.
+
+        Yields:
+          An `Answer` for each image, in the order in which batches are done; ``index`` tells which image it is.
+        """
+        _check_threshold(threshold)
+        busy: tuple[list[_Waiting], list[Any], Detections] | None = None
+        with ThreadPoolExecutor(min(self.batch_size, usable_cores()), "images") as threads:
+            for batch in self._batches(images):
+                if isinstance(batch, Answer):
+                    yield batch
+                    continue
+                started = self._start(batch, threads)
+                if busy:
+                    yield from self._finish(*busy, threshold)
+                busy = started
+            if busy:
+                yield from self._finish(*busy, threshold)
+
+    def warmup(self, sizes: Iterable[tuple[int, int]] | None = None) -> None:
+        """Compiles, or reads from disk, what images of these (height, width) need; by default all canvases."""
+        canvases = (
+            self.canvases if sizes is None else {place(size, self.config, self.canvases).canvas for size in sizes}
+        )
+        for canvas in canvases:
+            valid = np.full((self.batch_size, 2), canvas, np.int32)
+            images = np.zeros((self.batch_size, *canvas, 3), np.uint8)
+            jax.block_until_ready(self._predict((self.params,), images, valid, valid))
+
+    def _batches(self, images: Iterable[ImageLike]) -> Iterator[list[_Waiting] | Answer]:
+        """Images of one canvas each, at most ``batch_size`` of them; and answers for what is no image."""
+        waiting: dict[tuple[int, int], list[_Waiting]] = {}
+        for index, image in enumerate(images):
+            try:
+                found, size = _open(image, f"Image {index}")
+            except DataError as error:
+                yield Answer(index, None, error)
+                continue
+            placement = place(size, self.config, self.canvases)
+            group = waiting.setdefault(placement.canvas, [])
+            group.append(_Waiting(index, found, size, placement))
+            if len(group) == self.batch_size:
+                yield waiting.pop(placement.canvas)
+        yield from waiting.values()
+
+    def _start(
+        self, batch: list[_Waiting], threads: ThreadPoolExecutor
+    ) -> tuple[list[_Waiting], list[Any], Detections]:
+        """Reads a batch and sets the devices to work on it."""
+        canvas = batch[0].placement.canvas
+        images = np.zeros((self.batch_size, *canvas, 3), np.uint8)
+        sizes = np.full((self.batch_size, 2), canvas, np.int32)
+        original_sizes = np.ones((self.batch_size, 2), np.int32)
+
+        def fill(i: int, waiting: _Waiting) -> Image.Image | DataError:
+            try:
+                picture = decode(waiting.image, rotate=True) if isinstance(waiting.image, Path) else waiting.image
+                height, width = size = waiting.placement.size
+                geometry = Geometry(flip=False, crop_from=None, crop=None, size=size)
+                images[i, :height, :width] = np.asarray(transform_picture(geometry, picture, waiting.size))
+            except DataError as error:
+                return error
+            sizes[i], original_sizes[i] = size, waiting.size
+            return picture
+
+        pictures = list(threads.map(fill, range(len(batch)), batch))
+        return batch, pictures, self._predict((self.params,), images, sizes, original_sizes)
+
+    def _finish(
+        self, batch: list[_Waiting], pictures: list[Any], found: Detections, threshold: float
+    ) -> Iterator[Answer]:
+        """The answers of a batch, when the devices are done with it."""
+        boxes, scores, labels = map(np.asarray, found)
+        for i, (waiting, picture) in enumerate(zip(batch, pictures, strict=True)):
+            if isinstance(picture, DataError):
+                yield Answer(waiting.index, None, picture)
+                continue
+            order = np.argsort(-scores[i], kind="stable")
+            order = order[scores[i][order] >= threshold]
+            result = ImageDetections(
+                boxes=boxes[i][order],
+                scores=scores[i][order],
+                labels=labels[i][order],
+                names=tuple(self.class_names.get(label, str(label)) for label in labels[i][order].tolist()),
+                size=waiting.size,
+                notes=tuple(self._notes(waiting)),
+            )
+            yield Answer(waiting.index, np.asarray(picture), result)
+
+    def _notes(self, waiting: _Waiting) -> Iterator[str]:
+        """What is unusual in an image, as the rest of a sentence that begins with its name."""
+        if isinstance(waiting.image, Path) and has_more_frames(waiting.image):
+            yield FIRST_FRAME
+        if max(waiting.size) < _TINY:
+            yield TINY
+        if min(waiting.placement.size) < self.config.data.val_short_side / 2:
+            yield THIN
+        elif waiting.placement.shrunk:
+            yield SHRUNK
+
+
+def _check_threshold(threshold: float) -> None:
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold} must lie between 0 and 1.")
+
+
+def _open(image: Any, name: str) -> tuple[Path | Image.Image, tuple[int, int]]:
+    """An image and its (height, width) in pixels; of a file no more than the header is read.
+
+    Raises:
+      DataError: it is no image, or a file that cannot be opened.
+    """
+    if isinstance(image, str | os.PathLike):
+        path = Path(image)
+        if not path.is_file():
+            raise DataError(
+                f"{path} is a folder: give the images in it." if path.is_dir() else f"{path} does not exist."
+            )
+        return path, read_size(path, rotate=True)
+    if isinstance(image, Image.Image):
+        try:
+            picture = to_rgb(image.copy(), name)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise error if isinstance(error, DataError) else DataError(f"{name} cannot be decoded ({error}).") from None
+    elif hasattr(image, "__array__"):
+        array = np.asarray(image)
+        array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+        if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)) or not array.size:
+            raise DataError(
+                f"{name} is an array {list(array.shape)} of {array.dtype}: it must be [height, width, 3] or "
+                "[height, width], uint8."
+            )
+        picture = Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
+    else:
+        raise DataError(
+            f"{name} is of type {type(image).__name__}: it must be the path of a file, a PIL image or an array."
+        )
+    return picture, (picture.height, picture.width)

@@ -5,6 +5,7 @@ import click
 import detr_jax
 from detr_jax.cli.buckets import buckets
 from detr_jax.cli.data import check_data_command, make_shapes
+from detr_jax.cli.run import evaluate, predict, train_command
 from detr_jax.cli.weights import import_weights
 
 
@@ -14,6 +15,9 @@ def main() -> None:
     """DETR, end-to-end object detection with transformers, in JAX."""
 
 
+main.add_command(train_command)
+main.add_command(evaluate)
+main.add_command(predict)
 main.add_command(buckets)
 main.add_command(import_weights)
 main.add_command(check_data_command)

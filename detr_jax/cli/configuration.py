@@ -1,5 +1,6 @@
 """Configurations from the command line, given as to train.py."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from ml_collections import config_flags
 from detr_jax.config import Config, unknown_field
 
 
-def read_config(file: Path | None, changes: Sequence[str]) -> Config:
-    """The configuration of a file, or the default, with single fields changed by ``--config.field=value``.
+def read_config(file: Path | None, changes: Sequence[str], *, base: Config | None = None) -> Config:
+    """The configuration of a file, or without one ``base`` or else the default, with single fields changed.
+
+    A change has the form ``--config.field=value``.
 
     Raises:
       click.ClickException: the file gives none, or a change is not understood.
@@ -24,7 +27,8 @@ def read_config(file: Path | None, changes: Sequence[str]) -> Config:
     own_flags = flags.FlagValues()
     arguments = ["detr-jax", *([] if file is None else [f"--config={file}"]), *changes]
     if file is None:
-        config_flags.DEFINE_config_dataclass("config", Config(), flag_values=own_flags, sys_argv=arguments)
+        config = Config() if base is None else copy.deepcopy(base)
+        config_flags.DEFINE_config_dataclass("config", config, flag_values=own_flags, sys_argv=arguments)
     else:
         config_flags.DEFINE_config_file("config", flag_values=own_flags, sys_argv=arguments)
     try:

@@ -85,7 +85,7 @@ def decode(
             if least is not None and not turned:
                 picture.draft("RGB", least[::-1])  # does nothing where it cannot
             picture.load()
-            return _to_rgb(ImageOps.exif_transpose(picture) if turned else picture, name)
+            return to_rgb(ImageOps.exif_transpose(picture) if turned else picture, name)
     except DataError:
         raise
     except FileNotFoundError:
@@ -137,7 +137,24 @@ def covered(picture: Image.Image, size: tuple[int, int]) -> tuple[float, float]:
     return size[0] / scale, size[1] / scale
 
 
-def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
+def has_more_frames(file: Path | bytes) -> bool:
+    """Whether an image file is an animation or has several pages, of which `decode` takes the first.
+
+    The further pictures in a camera's JPEG (MPO) do not count. A file that cannot be opened has no more frames.
+    """
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
+            return picture.format != "MPO" and getattr(picture, "is_animated", False)
+    except _UNREADABLE:
+        return False
+
+
+def to_rgb(picture: Image.Image, name: str) -> Image.Image:
+    """A decoded picture as RGB with 8 bits a channel, as `decode` says; its ``info`` loses the transparency.
+
+    Raises:
+      DataError: it has levels beyond 16 bits.
+    """
     if picture.mode.startswith(("I", "F")):
         levels = np.asarray(picture)
         if levels.dtype.kind == "f" or levels.min() < 0 or levels.max() > 0xFFFF:

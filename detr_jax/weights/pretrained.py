@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from detr_jax.checkpoints import CheckpointError, find_checkpoint, load_model
+from detr_jax.checkpoints import CheckpointError, find_checkpoint, load_class_names, load_model
 from detr_jax.config import BackboneConfig, ModelConfig
-from detr_jax.data.coco_classes import COCO_CLASSES
+from detr_jax.data.coco_classes import COCO_CLASSES, NUM_COCO_LABELS
 from detr_jax.models.detr import DETR
 from detr_jax.models.resnet import PIXEL_MEAN, PIXEL_STD
 from detr_jax.weights import huggingface
@@ -131,6 +131,9 @@ def read_pretrained(
             f"The class head's {CONTIGUOUS_OUTPUTS} outputs (80 contiguous COCO classes and no object) became "
             f"{config.num_classes + 1}: labels are COCO's raw ids now."
         )
+    if config and layout is FACEBOOK and config.num_classes == NUM_COCO_LABELS:
+        class_names = dict(COCO_CLASSES)
+        notes.append(f"Its {NUM_COCO_LABELS} classes are taken for COCO's raw ids, as the original's are.")
     return ImportedWeights(file.source, layout.kind, model.backbone, config, params, tensors.aside, class_names, notes)
 
 
@@ -226,4 +229,5 @@ def _read_own(path: Path) -> ImportedWeights | None:
         return None
     model, config = load_model(checkpoint)
     params = {name: np.asarray(leaf) for name, leaf in by_path(nnx.as_pure(nnx.state(model))).items()}
-    return ImportedWeights(checkpoint, "detr_jax", config.model.backbone, config.model, params)
+    names = load_class_names(checkpoint)
+    return ImportedWeights(checkpoint, "detr_jax", config.model.backbone, config.model, params, class_names=names)

@@ -1,0 +1,71 @@
+"""The canvases of prediction: few, known beforehand, and enough for an image of any size."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from detr_jax.config import LEARNED_CELLS, Config
+from detr_jax.data.buckets import Bucket, bucket_for
+from detr_jax.data.transforms import val_geometry
+
+_ASPECTS = (1.0, 4 / 3, 3 / 2)  # of common images, beside what reaches the limit of the long side
+_SMALLEST = 64  # pixels of a canvas's side, where images are not resized
+
+
+def prediction_canvases(config: Config) -> list[Bucket]:
+    """The (height, width) in pixels on which a model predicts, by area: one compilation each, when it is first needed.
+
+    They are ``data.val_buckets`` where those are given. Otherwise, images that are resized to a short side get canvases
+    of common aspects (1:1, 4:3, 3:2, up to the longest side and strips of half the height, in both orientations), nine
+    in all; images that are not resized get squares, each twice as high and wide as the one before.
+    """
+    data, model, stride = config.data, config.model, config.model.backbone.stride
+    most = LEARNED_CELLS * stride if model.position_embedding == "learned" else 2**31
+
+    def rounded(side: float) -> int:
+        return min(max(1, -(-int(side) // stride)) * stride, most)
+
+    short, long = data.val_short_side, data.max_long_side
+    if data.val_buckets:
+        return sorted(set(data.val_buckets), key=lambda bucket: (bucket[0] * bucket[1], bucket))
+    if short:
+        pairs: list[tuple[float, float]] = [(short, min(aspect * short, max(short, long))) for aspect in _ASPECTS]
+        pairs += [(min(short, long), max(short, long)), (min(short, long) / 2, max(short, long))]
+        landscape = [(rounded(height), rounded(width)) for height, width in pairs]
+    else:
+        sides = [_SMALLEST]
+        while sides[-1] < long:
+            sides.append(min(2 * sides[-1], long))
+        landscape = [(rounded(side), rounded(side)) for side in sides]
+    both = {*landscape, *((width, height) for height, width in landscape)}
+    return sorted(both, key=lambda bucket: (bucket[0] * bucket[1], bucket))
+
+
+class Placement(NamedTuple):
+    """Where an image goes. Sizes are (height, width) in pixels."""
+
+    canvas: Bucket
+    size: tuple[int, int]
+    """Of the image on the canvas."""
+    shrunk: bool
+    """Whether it was made smaller than in validation, because no canvas holds it so."""
+
+
+def place(size: tuple[int, int], config: Config, canvases: Sequence[Bucket]) -> Placement:
+    """The smallest canvas for an image of (height, width) ``size``, resized as in validation.
+
+    Where no canvas holds it, as is so of very long and thin images, it is shrunk with its aspect kept, but to no less
+    than a pixel, until one does.
+    """
+    resized = val_geometry(size, config.data).size
+    canvas = bucket_for(resized, canvases)
+    if canvas is not None:
+        return Placement(canvas, resized, False)
+
+    def scale(canvas: Bucket) -> float:
+        return min(canvas[0] / resized[0], canvas[1] / resized[1])
+
+    best = max(canvases, key=scale)
+    height, width = (min(most, max(1, round(side * scale(best)))) for side, most in zip(resized, best, strict=True))
+    fitting = bucket_for((height, width), canvases)
+    assert fitting is not None
+    return Placement(fitting, (height, width), True)

@@ -1,0 +1,232 @@
+"""``detr-jax train``, ``evaluate`` and ``predict``, with one trained model."""
+
+import json
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image
+
+from detr_jax import Detector
+from detr_jax.checkpoints import Checkpoints, load_config, load_model
+from detr_jax.cli import main
+from detr_jax.config import ShapesConfig
+from detr_jax.data.shapes import ShapesDataset, write_coco
+from detr_jax.evaluation.coco import METRICS
+from detr_jax.training import loop
+
+CONFIG = """
+from tests.tiny import tiny_config
+
+def get_config():
+    config = tiny_config()
+    config.data.shapes.train_images, config.data.shapes.val_images = 256, 200
+    config.data.shapes.min_size, config.data.shapes.max_objects = 32, 1
+    config.model.dropout, config.evaluation.every_epochs = 0.0, 0
+    config.optimizer.learning_rate = config.optimizer.backbone_learning_rate = 3e-3
+    config.training.steps, config.training.checkpoint_every, config.training.log_every = 120, 1000, 60
+    return config
+"""
+
+
+def _run(*arguments):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Programs are kept on disk, as `Detector` has it for its users."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [jax.config.values[name] for name in names]
+    folder = tmp_path_factory.mktemp("compiled")
+    for name, value in zip(names, (str(folder), 0), strict=True):
+        jax.config.update(name, value)
+    yield
+    for name, value in zip(names, before, strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    assert list(folder.glob("jit_predict-*"))
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """The workdir of a run of ``detr-jax train`` on one device."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "small.py").write_text(CONFIG)
+    create_mesh = loop.create_mesh
+    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+        patch.setattr(loop, "create_mesh", lambda: create_mesh(jax.devices()[:1]))
+        result = _run("train", "--config", folder / "small.py", "--workdir", folder / "work")
+    assert result.exit_code == 0, result.output
+    assert "finished" in result.output
+    return folder / "work"
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    monkeypatch.setattr("detr_jax.sharding.jax.devices", lambda: jax.local_devices()[:1])
+
+
+def test_evaluate_repeats_what_the_training_logged_to_the_last_digit(workdir, tmp_path, one_device):
+    result = _run("evaluate", workdir, "--json", tmp_path / "numbers.json")
+    assert result.exit_code == 0, result.output
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    logged = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert 0 < numbers["val/AR100"] < 1
+    assert numbers == logged
+    assert [line.split()[0] for line in result.stdout.splitlines()[:12]] == list(METRICS)
+    assert result.stdout.splitlines()[8].split() == ["AR100", f"{logged['val/AR100']:.4f}"]
+    assert "circle" in result.stdout
+
+
+def test_evaluate_judges_other_data_and_the_plain_parameters(workdir, tmp_path, one_device):
+    shapes = load_config(workdir).data.shapes
+    write_coco(ShapesConfig(**{**vars(shapes), "train_images": 1}), tmp_path / "coco")
+    logged = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    result = _run("evaluate", workdir, "--data", tmp_path / "coco", "--json", tmp_path / "same.json")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "same.json").read_text()) == logged  # the same images from files
+    result = _run("evaluate", workdir, "--no-ema", "--config.data.shapes.val_images=8", "--json", tmp_path / "few.json")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "few.json").read_text()) != logged
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data", "nowhere"], "data.root=nowhere does not exist"),
+        (["--config.model.num_queries=3"], "cannot be changed"),
+        (["--config.data.flop=1"], "data.flop"),
+        (["--dataset", "none"], "data.dataset='none'"),
+        (["--json", "nowhere/numbers.json"], "nowhere/numbers.json cannot be written"),
+    ],
+)
+def test_evaluate_refuses_in_a_sentence(workdir, arguments, words, one_device):
+    result = _run("evaluate", workdir, *arguments)
+    assert result.exit_code == 1
+    assert words in result.stderr
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["predict", "--out"]])
+def test_what_is_no_checkpoint_is_refused(tmp_path, command):
+    rest = [tmp_path / "out", tmp_path / "nowhere", "image.png"] if "predict" in command else [tmp_path / "nowhere"]
+    result = _run(*command, *rest)
+    assert result.exit_code == 1
+    assert "nowhere does not exist" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def _save_shapes(folder, rng, count):
+    """Images of shapes as files, by name."""
+    folder.mkdir()
+    shapes = ShapesDataset(
+        ShapesConfig(val_images=count, min_size=20, max_size=32, seed=int(rng.integers(2**31))), "val"
+    )
+    for index in range(count):
+        Image.fromarray(shapes[index].image).save(folder / f"{index}.png")
+    return [folder / f"{index}.png" for index in range(count)]
+
+
+def test_predict_writes_each_image_once_in_order_with_a_picture(workdir, tmp_path, rng):
+    files = _save_shapes(tmp_path / "photos", rng, 5)
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    other = _save_shapes(tmp_path / "other", rng, 1)
+    out = tmp_path / "out"
+    result = _run(
+        *("predict", workdir, other[0], tmp_path / "photos", tmp_path / "*" / "1.png"),
+        *("--out", out, "--threshold", 0, "--batch-size", 2),
+    )
+    assert result.exit_code == 0, result.output
+    entries = json.loads((out / "predictions.json").read_text())
+    expected = [other[0], *files]
+    assert [entry["file"] for entry in entries] == list(map(str, expected))
+    detector = Detector.from_checkpoint(workdir)
+    assert detector.class_names == {0: "circle", 1: "square", 2: "triangle"}
+    for entry, found in zip(entries, detector.predict(expected, threshold=0), strict=True):
+        assert (entry["height"], entry["width"]) == found.size
+        np.testing.assert_allclose([row["box"] for row in entry["detections"]], found.boxes, atol=1e-2)
+        np.testing.assert_allclose([row["score"] for row in entry["detections"]], found.scores, atol=1e-4)
+        assert [row["name"] for row in entry["detections"]] == list(found.names)
+        assert entry["detections"][0].keys() == {"box", "score", "label", "name"}
+    names = ["0.png", "0-2.png", "1.png", "2.png", "3.png", "4.png"]
+    assert sorted(path.name for path in out.iterdir()) == sorted([*names, "predictions.json"])
+    for name, file in zip(names, expected, strict=True):
+        with Image.open(out / name) as picture, Image.open(file) as image:
+            assert picture.size == image.size
+            assert not np.array_equal(picture, image)
+
+
+@pytest.fixture
+def odd_files(tmp_path, rng):
+    """Good and bad images; the good ones' names begin with good."""
+    folder = tmp_path / "odd"
+    files = _save_shapes(folder, rng, 2)
+    for index, file in enumerate(files):
+        file.rename(folder / f"good{index}.png")
+    noise = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(np.tile(noise, (6, 6, 1))).save(folder / "truncated.jpg")
+    os.truncate(folder / "truncated.jpg", (folder / "truncated.jpg").stat().st_size // 2)
+    (folder / "text.jpg").write_text("These are words.")
+    Image.new("RGB", (1, 1)).save(folder / "good-pixel.png")
+    Image.new("RGB", (20_000, 500)).save(folder / "good-panorama.png")
+    Image.fromarray(noise).save(folder / "good-moving.gif", save_all=True, append_images=[Image.new("RGB", (32, 32))])
+    (tmp_path / "empty").mkdir()
+    return folder
+
+
+def test_predict_names_what_it_cannot_read_and_does_the_others(workdir, odd_files, tmp_path):
+    empty, missing, out = tmp_path / "empty", tmp_path / "missing.jpg", tmp_path / "out"
+    result = _run("predict", workdir, missing, empty, odd_files, "no/*.png", "--out", out)
+    assert result.exit_code == 1
+    done = [Path(entry["file"]).name for entry in json.loads((out / "predictions.json").read_text())]
+    assert done == ["good-moving.gif", "good-panorama.png", "good-pixel.png", "good0.png", "good1.png"]
+    assert len(list(out.glob("*.png"))) == 5
+    told = result.stderr.splitlines()
+    for words in (
+        f"{missing} does not exist.",
+        f"The folder {empty} holds no image",
+        "No file matches no/*.png.",
+        "truncated.jpg cannot be decoded (image file is truncated",
+        "text.jpg cannot be opened (cannot identify image file",
+        "good-moving.gif: has several frames or pages, of which the first was taken.",
+        "good-panorama.png: is larger than every canvas",
+        "good-pixel.png: is only a few pixels large",
+    ):
+        assert len([line for line in told if words in line]) == 1, words
+    assert "found in 5 images" in result.stdout
+    assert _run("predict", workdir, odd_files / "good-moving.gif", "--out", out).exit_code == 0
+
+
+def test_predict_never_writes_over_its_images_and_can_leave_pictures_out(workdir, tmp_path, rng):
+    folder = tmp_path / "photos"
+    (file,) = _save_shapes(folder, rng, 1)
+    before = file.read_bytes()
+    result = _run("predict", workdir, folder, "--out", folder)
+    assert result.exit_code == 1
+    assert "give another --out" in result.stderr
+    assert _run("predict", workdir, folder, "--out", folder, "--no-pictures").exit_code == 0
+    assert file.read_bytes() == before
+    assert {path.name for path in folder.iterdir()} == {file.name, "predictions.json"}
+
+
+def test_a_checkpoint_without_class_names_is_read(workdir, tmp_path):
+    model, config = load_model(workdir)
+    checkpoints = Checkpoints(tmp_path / "old" / "checkpoints", keep=1)
+    checkpoints.save(1, {"params": nnx.as_pure(nnx.state(model))}, config)
+    checkpoints.close()
+    assert Detector.from_checkpoint(tmp_path / "old").class_names == {}
+
+
+def test_train_refuses_in_a_sentence(tmp_path):
+    (tmp_path / "config.py").write_text(CONFIG)
+    result = _run("train", "--config", tmp_path / "config.py", "--config.loss.matcher=best")
+    assert result.exit_code == 1
+    assert "loss.matcher='best'" in result.stderr
+    assert _run("train").exit_code == 2
