@@ -73,7 +73,10 @@ class Validator:
             sure = scores >= self.config.evaluation.picture_threshold
             predictions.append(LabelledBoxes(boxes[sure], labels[sure], scores[sure]))
         if samples:
-            images, truths = [sample.image for sample in samples], [LabelledBoxes(*sample.objects) for sample in samples]
+            images, truths = (
+                [sample.image for sample in samples],
+                [LabelledBoxes(*sample.objects) for sample in samples],
+            )
             comparison_sheet(path, images, truths, predictions, self.source.categories)
 
     def _batches(self) -> Iterator[Batch]:

@@ -15,7 +15,14 @@ from detr_jax.checkpoints import Checkpoints
 from detr_jax.config import Config, ConfigError, check, check_canvases, differences, from_json, to_json
 from detr_jax.data import DataError, TrainPlan, batches, open_source
 from detr_jax.data.batching import LoaderError
-from detr_jax.evaluation.stored import DETECTIONS, SNAPSHOTS, StoredDetections, drop_snapshots, snapshot_steps, write_detections
+from detr_jax.evaluation.stored import (
+    DETECTIONS,
+    SNAPSHOTS,
+    StoredDetections,
+    drop_snapshots,
+    snapshot_steps,
+    write_detections,
+)
 from detr_jax.evaluation.validator import Validator
 from detr_jax.matching import callbacks_may_starve
 from detr_jax.sharding import create_mesh, replicated
