@@ -88,7 +88,7 @@ def _draw_attention(
     height, width = geometry.size
     stride = config.model.backbone.stride
     canvas = np.zeros((1, -(-height // stride) * stride, -(-width // stride) * stride, 3), np.uint8)
-    canvas[0, :height, :width] = transform_picture(geometry, picture, size)
+    canvas[0, :height, :width] = np.asarray(transform_picture(geometry, picture, size))
     sizes = jnp.array([geometry.size], jnp.int32)
     maps = jax.jit(lambda x: attention_maps(model, normalize_images(x, sizes), sizes))(canvas)
     found = detections(maps.predictions.logits[-1], maps.predictions.boxes[-1], jnp.array([size], jnp.int32))

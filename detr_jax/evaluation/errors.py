@@ -40,8 +40,8 @@ def confusion(truth: Objects, found: Objects, num_classes: int) -> np.ndarray:
         counts[truth.labels[i], found.labels[j]] += 1
     missed = np.delete(truth.labels, [i for i, _ in pairs])
     spurious = np.delete(found.labels, [j for _, j in pairs])
-    np.add.at(counts, (missed, num_classes), 1)
-    np.add.at(counts, (num_classes, spurious), 1)
+    np.add.at(counts[:, num_classes], missed, 1)
+    np.add.at(counts[num_classes], spurious, 1)
     return counts
 
 

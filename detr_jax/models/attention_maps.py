@@ -47,10 +47,10 @@ def attention_maps(model: DETR, images: jax.Array, sizes: jax.Array, *, layer: i
     """
     copy = nnx.merge(*nnx.split(model))
     cross = _Recorder(copy.decoder.layers[layer].cross_attention)
-    copy.decoder.layers[layer].cross_attention = cross
+    copy.decoder.layers[layer].cross_attention = cross  # type: ignore[assignment]
     own = _Recorder(copy.encoder.layers[layer].self_attention) if len(copy.encoder.layers) else None
     if own is not None:
-        copy.encoder.layers[layer].self_attention = own
+        copy.encoder.layers[layer].self_attention = own  # type: ignore[assignment]
 
     features = copy.features(images, sizes)
     decoded = copy.decode(copy.encode(features), features)

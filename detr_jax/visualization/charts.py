@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-Curve = tuple[Sequence[float], Sequence[float]]
+Curve = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
 """x and y of a line."""
 
 
