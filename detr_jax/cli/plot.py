@@ -6,7 +6,7 @@ import click
 
 from detr_jax.checkpoints import CheckpointError
 from detr_jax.config import ConfigError
-from detr_jax.data import DataError
+from detr_jax.data import DataError, open_source
 from detr_jax.visualization.animation import SUFFIXES
 
 
@@ -39,7 +39,7 @@ def plot(
       detr-jax plot runs/shapes --animation training.gif
       detr-jax plot runs/shapes --attention image.png --out attention.png
     """
-    from detr_jax.evaluation.report import animate, open_source, read_run, write_report
+    from detr_jax.evaluation.report import animate, read_run, write_report
     from detr_jax.visualization.charts import MissingMatplotlib
 
     if animation is not None and animation.suffix.lower() not in SUFFIXES:
@@ -107,6 +107,9 @@ def _draw_attention(
         all_cells = np.asarray(maps.encoder[0].mean(axis=0))
         own = np.array([all_cells[int(y / size[0] * height / stride), int(x / size[1] * width / stride)]
                         for x, y in points], np.float32).reshape(-1, *all_cells.shape[2:])  # fmt: skip
-    names = {} if config.data.dataset != "shapes" else {0: "circle", 1: "square", 2: "triangle"}
+    try:
+        names = open_source(config, "val").categories
+    except DataError:  # a model can be looked at without its data; labels then stand for names
+        names = {}
     out.parent.mkdir(parents=True, exist_ok=True)
     attention_sheet(np.asarray(picture), items, decoder, points, own, names).save(out)
