@@ -229,7 +229,10 @@ class EvaluationConfig:
     """Epochs between two validations; 0: at the end only."""
     batch_size: int = 8
     pictures: int = 12
-    """Validation images drawn into predictions.png at the end of a run."""
+    """Validation images drawn into predictions.png at the end of a run, and those of the snapshots."""
+    snapshots: int = 32
+    """Times of a run, denser in its beginning, at which what the model finds in those images is kept, from which
+    ``detr-jax plot`` makes an animation; 0: none."""
     picture_threshold: float = 0.5
     """Lowest score of a drawn prediction."""
 
@@ -278,6 +281,7 @@ _MAY_BE_ZERO = {
     "training.seed",
     "evaluation.every_epochs",
     "evaluation.pictures",
+    "evaluation.snapshots",
 }
 
 

@@ -39,5 +39,5 @@ def tiny_config() -> Config:
             learning_rate=1e-3, backbone_learning_rate=1e-4, schedule="cosine", warmup_steps=2, frozen=()
         ),
         training=TrainingConfig(batch_size=8, steps=12, ema_decay=0.9, log_every=4, checkpoint_every=5),
-        evaluation=EvaluationConfig(every_epochs=1, batch_size=4, pictures=4),
+        evaluation=EvaluationConfig(every_epochs=1, batch_size=4, pictures=4, snapshots=3),
     )

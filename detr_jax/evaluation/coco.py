@@ -38,17 +38,30 @@ class CocoEvaluator:
 
         A number is -1 where the ground truth has no object of its kind, as in COCO's own evaluation.
         """
-        truth = COCO({key: list(self._ground_truth[key]) for key in ("images", "annotations", "categories")})
-        found = np.concatenate(self._rows) if self._rows else np.zeros((0, 7))
-        evaluation = COCOeval_faster(truth, truth.loadRes(found), "bbox", print_function=lambda *_: None)
-        evaluation.evaluate()
-        evaluation.accumulate()
+        evaluation = self._evaluated()
         evaluation.summarize()
         metrics = dict(zip(METRICS, map(float, evaluation.stats[: len(METRICS)]), strict=True))
 
         precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, category], all areas, 100 boxes
         for index, category_id in enumerate(evaluation.params.catIds):
             known = precision[:, :, index][precision[:, :, index] > -1]
-            name = truth.cats[category_id]["name"]
+            name = evaluation.cocoGt.cats[category_id]["name"]
             metrics[f"AP/{name}"] = float(known.mean()) if known.size else -1.0
         return metrics
+
+    def precision(self) -> tuple[np.ndarray, list[str]]:
+        """Precision [10, 101, K] at IoU 0.5, 0.55 ... 0.95 and recall 0, 0.01 ... 1, and the names of the K categories.
+
+        It is -1 for a category without objects, and 0 at a recall that is not reached.
+        """
+        evaluation = self._evaluated()
+        names = [evaluation.cocoGt.cats[category_id]["name"] for category_id in evaluation.params.catIds]
+        return evaluation.eval["precision"][:, :, :, 0, -1], names
+
+    def _evaluated(self) -> COCOeval_faster:
+        truth = COCO({key: list(self._ground_truth[key]) for key in ("images", "annotations", "categories")})
+        found = np.concatenate(self._rows) if self._rows else np.zeros((0, 7))
+        evaluation = COCOeval_faster(truth, truth.loadRes(found), "bbox", print_function=lambda *_: None)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        return evaluation

@@ -1,4 +1,4 @@
-"""A model over the validation images: the metrics, and a picture."""
+"""A model over the validation images: the metrics, snapshots, and a picture."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,9 @@ from jax.sharding import Mesh
 from detr_jax.config import Config
 from detr_jax.data import Batch, Source, ValPlan, batches
 from detr_jax.evaluation.coco import CocoEvaluator
+from detr_jax.evaluation.stored import StoredDetections
 from detr_jax.inference import create_predict_step
+from detr_jax.postprocess import Detections
 from detr_jax.visualization import LabelledBoxes, comparison_sheet
 
 Values = tuple[Any, ...]
@@ -28,38 +30,71 @@ class Validator:
         self.source = source
         self.plan = ValPlan(source, config.data, config.evaluation.batch_size, config.model.backbone.stride)
         self._predict = create_predict_step(graph, mesh)
+        self._first_batches: list[Batch] | None = None
+
+    def detect(self, values: Values, step: int = 0) -> StoredDetections:
+        """What a model, that of ``step``, finds in every validation image."""
+        found = [(batch, self._detections(values, batch)) for batch in self._batches()]
+        return self._stored(step, found)
 
     def metrics(self, values: Values) -> dict[str, float]:
         """The COCO metrics of a model, by the names that `CocoEvaluator.metrics` gives them."""
+        return self.judge(self.detect(values))
+
+    def judge(self, found: StoredDetections) -> dict[str, float]:
+        """The COCO metrics of detections, by the names that `CocoEvaluator.metrics` gives them."""
         evaluator = CocoEvaluator(self.source.ground_truth())
-        for batch, found in self._predictions(values):
-            evaluator.add(batch.image_ids.tolist(), found.boxes, found.scores, found.labels)
+        evaluator.add(found.image_ids.tolist(), found.boxes, found.scores, found.labels)
         return evaluator.metrics()
+
+    def snapshot(self, values: Values, step: int) -> StoredDetections:
+        """What a model, that of ``step``, finds in the first ``evaluation.pictures`` validation images of the plan.
+
+        Those images are read once and kept.
+        """
+        if self._first_batches is None:
+            self._first_batches, left = [], self.config.evaluation.pictures
+            for batch in self._batches() if left else ():
+                self._first_batches.append(batch)
+                left -= int((batch.image_ids >= 0).sum())
+                if left <= 0:
+                    break
+        found = self._stored(step, [(batch, self._detections(values, batch)) for batch in self._first_batches])
+        first = slice(self.config.evaluation.pictures)
+        return StoredDetections(step, *(array[first] for array in found[1:]))
 
     def draw(self, values: Values, path: Path) -> None:
         """Writes the first validation images with their ground truth and a model's predictions as one picture."""
-        if not self.config.evaluation.pictures:
-            return
-        images: list[np.ndarray] = []
-        truths: list[LabelledBoxes] = []
-        predictions: list[LabelledBoxes] = []
+        found = self.snapshot(values, 0)
         index_of = {image_id: index for index, image_id in enumerate(self.source.image_ids)}
-        for batch, found in self._predictions(values):
-            for i, image_id in enumerate(batch.image_ids.tolist()):
-                if len(images) == self.config.evaluation.pictures or image_id < 0:
-                    break
-                image, objects = self.source[index_of[image_id]]
-                sure = found.scores[i] >= self.config.evaluation.picture_threshold
-                images.append(image)
-                truths.append(LabelledBoxes(objects.boxes, objects.labels))
-                predictions.append(LabelledBoxes(found.boxes[i][sure], found.labels[i][sure], found.scores[i][sure]))
-            if len(images) == self.config.evaluation.pictures:
-                break
-        if images:
+        samples = [self.source[index_of[image_id]] for image_id in found.image_ids.tolist()]
+        predictions = []
+        for boxes, scores, labels in zip(*found[2:], strict=True):
+            sure = scores >= self.config.evaluation.picture_threshold
+            predictions.append(LabelledBoxes(boxes[sure], labels[sure], scores[sure]))
+        if samples:
+            images, truths = (
+                [sample.image for sample in samples],
+                [LabelledBoxes(*sample.objects) for sample in samples],
+            )
             comparison_sheet(path, images, truths, predictions, self.source.categories)
 
-    def _predictions(self, values: Values) -> Iterator[tuple[Batch, Any]]:
-        """Batches, and their `Detections` in numpy."""
-        for batch in batches(self.plan, self.source, self.config.evaluation.batch_size, self.config.data):
-            inputs = map(jnp.asarray, (batch.images, batch.sizes, batch.original_sizes))
-            yield batch, jax.device_get(self._predict(values, *inputs))
+    def _batches(self) -> Iterator[Batch]:
+        return batches(self.plan, self.source, self.config.evaluation.batch_size, self.config.data)
+
+    def _detections(self, values: Values, batch: Batch) -> Detections:
+        """A model's `Detections` in numpy, places without an image included."""
+        inputs = map(jnp.asarray, (batch.images, batch.sizes, batch.original_sizes))
+        return jax.device_get(self._predict(values, *inputs))
+
+    def _stored(self, step: int, found: list[tuple[Batch, Detections]]) -> StoredDetections:
+        """The detections of batches in one, without the places that hold no image."""
+        queries = self.config.model.num_queries
+        real = [batch.image_ids >= 0 for batch, _ in found]
+        ids = [batch.image_ids[where] for (batch, _), where in zip(found, real, strict=True)]
+        parts = [[array[where] for array in answer] for (_, answer), where in zip(found, real, strict=True)]
+        nothing = [np.zeros((0, queries, 4), np.float32), np.zeros((0, queries), np.float32)]
+        columns = zip([*nothing, np.zeros((0, queries), np.int32)], *parts, strict=True)
+        return StoredDetections(
+            step, np.concatenate([np.zeros(0, np.int64), *ids]), *(np.concatenate(column) for column in columns)
+        )

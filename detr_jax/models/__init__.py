@@ -1,6 +1,8 @@
 """The network: backbone, position embeddings, attention, transformer, heads."""
 
 from detr_jax.models.attention import MultiHeadAttention as MultiHeadAttention
+from detr_jax.models.attention_maps import AttentionMaps as AttentionMaps
+from detr_jax.models.attention_maps import attention_maps as attention_maps
 from detr_jax.models.detr import DETR as DETR
 from detr_jax.models.detr import Predictions as Predictions
 from detr_jax.models.positions import LearnedPositionEmbedding as LearnedPositionEmbedding

@@ -90,15 +90,28 @@ class MultiHeadAttention(nnx.Module):
         ``key_padding_mask`` and ``attn_mask`` are those of `attention_bias`. The softmax is in float32.
         With ``rngs`` (stream "dropout") the attention probabilities are dropped out.
         """
-        q, k, v = (
-            projection(x).reshape(*x.shape[:2], self.num_heads, -1)
-            for projection, x in ((self.query, queries), (self.key, keys), (self.value, values))
-        )
+        weights = self.weights(queries, keys, key_padding_mask=key_padding_mask, attn_mask=attn_mask)
+        weights = dropout(weights, self.dropout, rngs).astype(self.dtype)
+        attended = jnp.einsum("bhnk,bkhd->bnhd", weights, self._heads(self.value, values))
+        return self.output(attended.reshape(*attended.shape[:2], -1))
+
+    def weights(
+        self,
+        queries: jax.Array,
+        keys: jax.Array,
+        *,
+        key_padding_mask: jax.Array | None = None,
+        attn_mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """How much each query [B, N, D] attends to each key [B, K, D]: [B, heads, N, K] float32, rows of sum 1."""
+        q, k = self._heads(self.query, queries), self._heads(self.key, keys)
         scale = 1.0 / math.sqrt(q.shape[-1])
         scores = jnp.einsum("bnhd,bkhd->bhnk", q * scale, k, preferred_element_type=jnp.float32)
         bias = attention_bias(key_padding_mask, attn_mask)
         if bias is not None:
             scores = scores + bias
-        weights = dropout(jax.nn.softmax(scores, axis=-1), self.dropout, rngs).astype(self.dtype)
-        attended = jnp.einsum("bhnk,bkhd->bnhd", weights, v)
-        return self.output(attended.reshape(*attended.shape[:2], -1))
+        return jax.nn.softmax(scores, axis=-1)
+
+    def _heads(self, projection: nnx.Linear, x: jax.Array) -> jax.Array:
+        """[B, N, D] projected and shared out over the heads, [B, N, heads, D / heads]."""
+        return projection(x).reshape(*x.shape[:2], self.num_heads, -1)

@@ -15,12 +15,20 @@ from detr_jax.checkpoints import Checkpoints
 from detr_jax.config import Config, ConfigError, check, check_canvases, differences, from_json, to_json
 from detr_jax.data import DataError, TrainPlan, batches, open_source
 from detr_jax.data.batching import LoaderError
+from detr_jax.evaluation.stored import (
+    DETECTIONS,
+    SNAPSHOTS,
+    StoredDetections,
+    drop_snapshots,
+    snapshot_steps,
+    write_detections,
+)
 from detr_jax.evaluation.validator import Validator
 from detr_jax.matching import callbacks_may_starve
 from detr_jax.sharding import create_mesh, replicated
 from detr_jax.training.feed import Feed, Pace
 from detr_jax.training.log import RunLog
-from detr_jax.training.optimizer import create_optimizer
+from detr_jax.training.optimizer import create_optimizer, learning_rates
 from detr_jax.training.signals import Interrupted, StopSignals
 from detr_jax.training.step import (
     Model,
@@ -41,8 +49,8 @@ class TrainingError(RuntimeError):
 def train(config: Config, workdir: str | Path) -> dict[str, float]:
     """Trains a model, or goes on where an earlier run in the same workdir stopped.
 
-    The workdir gets ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and, at the end,
-    ``predictions.png``.
+    The workdir gets ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``snapshots/``,
+    ``detections.npz`` and, at the end, ``predictions.png``.
 
     Returns:
       The metrics of the last validation, by the names of `detr_jax.evaluation.coco.METRICS`.
@@ -91,6 +99,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
             "another --workdir."
         )
 
+    drop_snapshots(workdir, after=step)
     log = RunLog(workdir, step, total_steps, batch_size)
     _introduce(log, config, mesh, plan, model, step, total_steps, previous)
     if started_from:
@@ -105,6 +114,15 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     def validates(step: int) -> bool:
         return step == total_steps or bool(every and step and step % every == 0)
 
+    pictured = snapshot_steps(total_steps, config.evaluation.snapshots)
+
+    def take_snapshot() -> None:
+        """Keeps what the model of now finds in the first validation images."""
+        if step in pictured and not (path := workdir / SNAPSHOTS / f"{step}.npz").exists():
+            with log.uncounted():
+                found = validator.snapshot((state.evaluated, frozen), step)
+                _store(path, found, log)
+
     metrics: dict[str, float] = {}
     pending: list[dict[str, jax.Array]] = []
     canvases: set[tuple[int, ...]] = set()
@@ -118,18 +136,22 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
         pending.clear()
         if config.data.on_error == "skip":
             terms["skipped_images"] = feed.skipped
+        terms |= learning_rates(config.optimizer, step, total_steps, plan.steps_per_epoch)
         log.training(step, terms)
 
     try:
         with StopSignals() as stop:
             while True:
+                take_snapshot()
                 if validates(step):
                     metrics = {} if stale else log.validation_at(step) or {}
                     if metrics:
                         log.say_validation(step, metrics)
                     else:
                         with log.uncounted(), stop.at_once(step):
-                            metrics = validator.metrics((state.evaluated, frozen))
+                            found = validator.detect((state.evaluated, frozen), step)
+                            metrics = validator.judge(found)
+                            _store(workdir / DETECTIONS, found, log)
                         log.validation(step, metrics)
                 if step == total_steps:
                     break
@@ -290,6 +312,14 @@ def _save(checkpoints: Checkpoints, model: Model, state: TrainState, frozen: Any
     if state.ema is not None:
         trees["ema"] = model.whole(state.ema, frozen)
     checkpoints.save(int(state.step), trees, config)
+
+
+def _store(path: Path, found: StoredDetections, log: RunLog) -> None:
+    """Writes detections for pictures and reports, which a run can do without."""
+    try:
+        write_detections(path, found)
+    except OSError as error:
+        log.say(f"{path} could not be written ({error.strerror}): pictures and reports of this run will lack it.")
 
 
 def _finite_means(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:

@@ -63,6 +63,15 @@ def learning_rate_schedule(
     return optax.join_schedules([warmup, main], [config.warmup_steps])
 
 
+def learning_rates(config: OptimizerConfig, step: int, total_steps: int, steps_per_epoch: int) -> dict[str, float]:
+    """The rates by which optimiser step number ``step``, of 1 on, changes the parameters, for the log."""
+    peaks = {"learning_rate": config.learning_rate, "backbone_learning_rate": config.backbone_learning_rate}
+    return {
+        name: float(learning_rate_schedule(config, peak, total_steps, steps_per_epoch)(max(step - 1, 0)))
+        for name, peak in peaks.items()
+    }
+
+
 def create_optimizer(config: OptimizerConfig, total_steps: int, steps_per_epoch: int) -> optax.GradientTransformation:
     """Clipping over all trainable parameters together, then AdamW with the group's own learning rate.
 

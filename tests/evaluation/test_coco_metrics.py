@@ -90,3 +90,27 @@ def test_the_truth_itself_scores_one_and_nothing_scores_zero(rng):
         perfect.add([annotation["image_id"]], box, score, np.array([[annotation["category_id"]]]))
     assert perfect.metrics()["AP"] == pytest.approx(1.0)
     assert nothing.metrics()["AP"] == 0.0
+
+
+def test_precision_equals_pycocotools(rng):
+    truth = _random_truth(rng)
+    boxes, scores, labels = _random_detections(rng, truth)
+    evaluator = CocoEvaluator(truth)
+    evaluator.add(range(1, len(truth["images"]) + 1), boxes, scores, labels)
+    precision, names = evaluator.precision()
+    with contextlib.redirect_stdout(io.StringIO()):
+        official = COCO()
+        official.dataset = truth
+        official.createIndex()
+        found = [
+            {"image_id": i + 1, "category_id": int(label), "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
+            for i in range(len(boxes))
+            for (x0, y0, x1, y1), score, label in zip(
+                boxes[i].astype(float).tolist(), scores[i].astype(float).tolist(), labels[i], strict=True
+            )
+        ]
+        reference = COCOeval(official, official.loadRes(found), "bbox")
+        reference.evaluate()
+        reference.accumulate()
+    np.testing.assert_allclose(precision, reference.eval["precision"][:, :, :, 0, -1], atol=1e-9)
+    assert names == ["class1", "class18", "class90"]

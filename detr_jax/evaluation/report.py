@@ -1,0 +1,219 @@
+"""The report of a run: charts, confusions and the worst images, as PNG files and one HTML page."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from detr_jax.checkpoints import find_checkpoint, load_model
+from detr_jax.config import Config, from_json
+from detr_jax.data import DataError, Objects, Source, open_source
+from detr_jax.evaluation.coco import METRICS, CocoEvaluator
+from detr_jax.evaluation.errors import IOU, confusion, image_error
+from detr_jax.evaluation.stored import (
+    DETECTIONS,
+    StoredDetections,
+    read_detections,
+    read_snapshots,
+    write_detections,
+)
+from detr_jax.evaluation.validator import Validator
+from detr_jax.sharding import create_mesh
+from detr_jax.visualization import LabelledBoxes, charts
+from detr_jax.visualization.animation import training_animation
+from detr_jax.visualization.boxes import comparison
+from detr_jax.visualization.page import write_page
+
+_WORST = 12
+_CLASS_CURVES = 10  # classes that a chart of precision and recall can tell apart
+
+Picture = tuple[Path, str]
+"""A file and its caption."""
+
+
+def write_report(workdir: Path, out: Path) -> Path:
+    """Writes PNG files and ``index.html``, which holds them all, into the folder ``out``; returns the page.
+
+    What the last validation found is taken from the workdir or, where a run left none, found anew by its newest
+    checkpoint.
+
+    Raises:
+      DataError, ConfigError, CheckpointError: the workdir, or its data set, cannot be read.
+      detr_jax.visualization.charts.MissingMatplotlib: the extra "plot" is not installed.
+    """
+    config, log = read_run(workdir)
+    source = open_source(config, "val")
+    found = _last_detections(workdir, config, source)
+    evaluator = CocoEvaluator(source.ground_truth())
+    evaluator.add(found.image_ids.tolist(), found.boxes, found.scores, found.labels)
+    metrics = evaluator.metrics()
+    out.mkdir(parents=True, exist_ok=True)
+
+    sections = {
+        "Training": _training_charts(log, out),
+        "Precision": _precision_charts(evaluator, metrics, out),
+        "Mistakes": [_confusion_chart(source, found, config.evaluation.picture_threshold, out)],
+        "The worst images": _worst_images(source, found, config.evaluation.picture_threshold, out),
+    }
+    if read_snapshots(workdir):
+        animate(workdir, out / "training.webp", config, source)
+        sections["Training"].append((out / "training.webp", "The first validation images over the training."))
+    numbers = {name: "none" if metrics[name] < 0 else f"{metrics[name]:.3f}" for name in METRICS}
+    sentence = f"Step {found.step:,}, {len(found.image_ids)} validation images of {config.data.dataset}."
+    page = out / "index.html"
+    write_page(page, f"DETR: {workdir.resolve().name}", sentence, numbers, sections)
+    return page
+
+
+def read_run(workdir: Path) -> tuple[Config, list[dict[str, float]]]:
+    """The configuration of a run and the lines of its log.
+
+    Raises:
+      DataError: the folder holds no run. ConfigError: its configuration is damaged.
+    """
+    if not (workdir / "config.json").is_file():
+        raise DataError(f"{workdir} holds no config.json: give the workdir of a run.")
+    log = []
+    file = workdir / "metrics.jsonl"
+    for text in file.read_text().splitlines() if file.is_file() else ():
+        try:
+            log.append(json.loads(text))
+        except json.JSONDecodeError:  # the last line of a run that was killed
+            continue
+    return from_json((workdir / "config.json").read_text()), log
+
+
+def animate(workdir: Path, path: Path, config: Config, source: Source) -> None:
+    """Writes the snapshots of a run as an animation.
+
+    Raises:
+      DataError: the run has no snapshots, or one is damaged. ValueError: the file's suffix is not known.
+    """
+    snapshots = read_snapshots(workdir)
+    if not snapshots:
+        raise DataError(f"{workdir} has no snapshots: train with evaluation.snapshots and evaluation.pictures above 0.")
+    index_of = {image_id: index for index, image_id in enumerate(source.image_ids)}
+    images = [source[index_of[image_id]].image for image_id in snapshots[0].image_ids.tolist()]
+    frames = [
+        [LabelledBoxes(boxes, labels, scores) for boxes, scores, labels in zip(*snapshot[2:], strict=True)]
+        for snapshot in snapshots
+    ]
+    training_animation(path, images, [snapshot.step for snapshot in snapshots], frames)
+
+
+def _last_detections(workdir: Path, config: Config, source: Source) -> StoredDetections:
+    file = workdir / DETECTIONS
+    if file.is_file():
+        return read_detections(file)
+    checkpoint = find_checkpoint(workdir)
+    graph, values = nnx.split(load_model(checkpoint)[0])
+    mesh = create_mesh(jax.devices()[:1])
+    step = int(checkpoint.name) if checkpoint.name.isdigit() else 0
+    found = Validator(config, source, graph, mesh).detect((nnx.as_pure(values),), step)
+    write_detections(file, found)
+    return found
+
+
+def _training_charts(log: list[dict[str, float]], out: Path) -> list[Picture]:
+    def curve(name: str) -> tuple[list[float], list[float]]:
+        rows = [(line["step"], line[name]) for line in log if name in line and line[name] > -1]
+        return [step for step, _ in rows], [value for _, value in rows]
+
+    charted = {
+        "loss": ("Loss", {"loss": "train/loss"}, "loss", True),
+        "terms": (
+            "Loss terms, last decoder layer, unweighted",
+            {"classes": "train/loss_ce", "L1 of boxes": "train/loss_bbox", "GIoU of boxes": "train/loss_giou"},
+            "loss",
+            True,
+        ),
+        "learning_rate": (
+            "Learning rates",
+            {"transformer": "train/learning_rate", "backbone": "train/backbone_learning_rate"},
+            "learning rate",
+            False,
+        ),
+        "ap": ("Validation", {"AP": "val/AP", "AP50": "val/AP50", "AP75": "val/AP75"}, "average precision", False),
+    }
+    pictures = []
+    for name, (title, fields, unit, log_scale) in charted.items():
+        curves = {label: points for label, field in fields.items() if (points := curve(field))[0]}
+        if curves:
+            file = out / f"{name}.png"
+            charts.lines(file, title, curves, x="optimiser step", y=unit, log=log_scale, unit=name == "ap")
+            pictures.append((file, f"{title}."))
+    return pictures
+
+
+def _precision_charts(evaluator: CocoEvaluator, metrics: dict[str, float], out: Path) -> list[Picture]:
+    precision, names = evaluator.precision()
+    recall = np.linspace(0, 1, precision.shape[1])
+    known = [k for k in range(len(names)) if precision[0, 0, k] > -1]
+    if not known:
+        return []
+    mean = precision[:, :, known].mean(axis=2)
+    by_iou = {f"IoU {0.5 + 0.05 * t:.2f}": (recall, mean[t]) for t in (0, 5, 8, 9)}
+    files = {name: out / f"{name}.png" for name in ("precision_recall", "precision_recall_classes", "class_ap")}
+    charts.lines(files["precision_recall"], "Precision and recall", by_iou, x="recall", y="precision", unit=True)
+    ap = {names[k]: metrics[f"AP/{names[k]}"] for k in known}
+    charts.bars(files["class_ap"], "AP of each class", ap, x="average precision")
+    shown = sorted(known, key=lambda k: ap[names[k]])[:_CLASS_CURVES]
+    by_class = {names[k]: (recall, precision[0, :, k]) for k in shown}
+    which = "" if len(shown) == len(known) else f" of the {len(shown)} weakest classes"
+    charts.lines(
+        files["precision_recall_classes"], "Precision and recall at IoU 0.5", by_class, x="recall", y="precision",
+        unit=True,
+    )  # fmt: skip
+    return [
+        (files["precision_recall"], "Precision over recall, mean of the classes."),
+        (files["precision_recall_classes"], f"Precision over recall at IoU 0.5{which}."),
+        (files["class_ap"], "AP of each class, mean over IoU 0.5 to 0.95."),
+    ]
+
+
+def _pairs(source: Source, found: StoredDetections, threshold: float) -> list[tuple[int, Objects, LabelledBoxes]]:
+    """Index, objects and sure detections of each image."""
+    index_of = {image_id: index for index, image_id in enumerate(source.image_ids)}
+    pairs = []
+    for image_id, boxes, scores, labels in zip(found.image_ids.tolist(), *found[2:], strict=True):
+        if image_id not in index_of:
+            raise DataError(f"{DETECTIONS} has image {image_id}, which is not in the data set: delete the file.")
+        sure = scores >= threshold
+        index = index_of[image_id]
+        pairs.append((index, source.objects(index), LabelledBoxes(boxes[sure], labels[sure], scores[sure])))
+    return pairs
+
+
+def _confusion_chart(source: Source, found: StoredDetections, threshold: float, out: Path) -> Picture:
+    labels = sorted(source.categories)
+    place = {label: i for i, label in enumerate(labels)}
+    counts = np.zeros((len(labels) + 1, len(labels) + 1), int)
+    for _, truth, sure in _pairs(source, found, threshold):
+        named = np.isin(sure.labels, labels)  # ids between those of COCO's classes name nothing
+        counts += confusion(
+            Objects(truth.boxes, np.array([place[x] for x in truth.labels.tolist()], int)),
+            Objects(sure.boxes[named], np.array([place[x] for x in sure.labels[named].tolist()], int)),
+            len(labels),
+        )
+    file = out / "confusion.png"
+    charts.confusion_matrix(file, "Confusion of classes", counts, [source.categories[label] for label in labels])
+    return file, f"Objects (rows) and what was found there (columns), scores from {threshold:g}, IoU from {IOU:g}."
+
+
+def _worst_images(source: Source, found: StoredDetections, threshold: float, out: Path) -> list[Picture]:
+    judged = [
+        (*image_error(truth, Objects(sure.boxes, sure.labels)), index, truth, sure)
+        for index, truth, sure in _pairs(source, found, threshold)
+    ]
+    judged.sort(key=lambda item: (-item[0], -item[1], item[2]))
+    pictures = []
+    for rank, (error, wrong, index, truth, sure) in enumerate(judged[:_WORST], 1):
+        file = out / f"worst_{rank:02d}.png"
+        comparison(source[index].image, LabelledBoxes(*truth), sure, source.categories).save(file)
+        caption = (
+            f"Image {source.image_ids[index]}: error {error:.2f} (1 - panoptic quality), {wrong} missed or spurious."
+        )
+        pictures.append((file, caption))
+    return pictures

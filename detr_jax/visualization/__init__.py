@@ -1,0 +1,6 @@
+"""Pictures: boxes on images, a training as an animation, attention, and the charts of a report."""
+
+from detr_jax.visualization.boxes import LabelledBoxes as LabelledBoxes
+from detr_jax.visualization.boxes import comparison_sheet as comparison_sheet
+from detr_jax.visualization.boxes import draw_boxes as draw_boxes
+from detr_jax.visualization.boxes import sample_sheet as sample_sheet

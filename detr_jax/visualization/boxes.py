@@ -1,0 +1,185 @@
+"""Images with boxes, alone and side by side."""
+
+import colorsys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+_PALETTE = (
+    "#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324", "#808000", "#000075",
+)  # fmt: skip
+_TILE = 320  # longer side of an image in a sheet, in pixels
+_MARGIN = 8
+_TITLE = 22
+
+Color = tuple[int, int, int]
+"""Red, green and blue in 0..255."""
+
+
+class LabelledBoxes(NamedTuple):
+    """Boxes to draw. Dimension: ``n`` boxes."""
+
+    boxes: np.ndarray
+    """[n, 4] xyxy in pixels of the image."""
+    labels: np.ndarray
+    """[n] category ids."""
+    scores: np.ndarray | None = None
+    """[n] in 0..1, or None for ground truth."""
+
+
+def class_color(label: int) -> Color:
+    """The colour of a class: ten of a palette, then hues that are far from those shortly before (golden ratio)."""
+    if 0 <= label < len(_PALETTE):
+        red, green, blue = ImageColor.getrgb(_PALETTE[label])[:3]
+        return red, green, blue
+    red, green, blue = (
+        round(255 * x) for x in colorsys.hls_to_rgb(label * 0.61803398875 % 1, 0.3 + label % 3 * 0.08, 0.75)
+    )
+    return red, green, blue
+
+
+def resize_to(image: np.ndarray, scale: float) -> Image.Image:
+    """An image [H, W, 3] uint8 with its sides times ``scale``, at least a pixel each; small ones keep their pixels."""
+    height, width = image.shape[:2]
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    sharp = scale >= 2 and max(height, width) <= 128
+    return Image.fromarray(image).resize(size, Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS)
+
+
+def draw_boxes(
+    image: np.ndarray, items: LabelledBoxes, categories: dict[int, str], *, scale: float = 1.0
+) -> Image.Image:
+    """An image [H, W, 3] uint8, enlarged by ``scale``, with its boxes, names and scores.
+
+    A box has the colour of its class. The surest boxes are drawn last; captions lie above all boxes, within the picture
+    and, where there is room, not on one another.
+    """
+    picture = resize_to(image, scale)
+    pen = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=float(np.clip(max(picture.size) / 24, 11, 24)))
+    thickness = 2 if max(picture.size) < 800 else 3
+    scores = np.full(len(items.labels), np.nan) if items.scores is None else np.asarray(items.scores, float)
+    order = np.argsort(scores, kind="stable")
+    corners = [clipped(box, picture.size) for box in np.asarray(items.boxes, float).reshape(-1, 4) * scale]
+    labels = items.labels.tolist()
+    for i in order:
+        pen.rectangle(corners[i], outline=class_color(labels[i]), width=thickness)
+    taken: list[tuple[float, float, float, float]] = []
+    for i in order[::-1]:
+        name = categories.get(labels[i], str(labels[i]))
+        caption = name if np.isnan(scores[i]) else f"{name} {scores[i]:.2f}"
+        taken.append(_draw_caption(pen, picture.size, corners[i], caption, class_color(labels[i]), font, taken))
+    return picture
+
+
+def clipped(box: np.ndarray, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """A box [4] xyxy cut to a picture of (width, height) ``size``, all in pixels, corners in order."""
+    last = np.subtract(size, 1)
+    left, top = np.clip(np.nan_to_num(box[:2]), 0, last).tolist()
+    right, bottom = np.clip(np.nan_to_num(box[2:]), (left, top), last).tolist()
+    return left, top, right, bottom
+
+
+def _draw_caption(
+    pen: ImageDraw.ImageDraw,
+    size: tuple[int, int],
+    corners: tuple[float, float, float, float],
+    caption: str,
+    color: Color,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    taken: Sequence[tuple[float, float, float, float]],
+) -> tuple[float, float, float, float]:
+    """Writes a caption on its colour, at the first free place of: above, inside the top, inside the bottom, below."""
+    left, top, right, bottom = pen.textbbox((0, 0), caption, font=font)
+    width, height = right - left + 4, bottom - top + 4
+    x = max(0, min(corners[0], size[0] - width))
+    places = [
+        (x, y, x + width, y + height)
+        for y in (corners[1] - height, corners[1], corners[3] - height, corners[3])
+        if 0 <= y <= size[1] - height
+    ] or [(x, 0, x + width, height)]
+    place = next((p for p in places if not any(_overlap(p, other) for other in taken)), places[0])
+    pen.rectangle(place, fill=color)
+    pen.text((place[0] + 2 - left, place[1] + 2 - top), caption, fill="white", font=font)
+    return place
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def comparison_sheet(
+    path: Path,
+    images: Sequence[np.ndarray],
+    truths: Sequence[LabelledBoxes],
+    predictions: Sequence[LabelledBoxes],
+    categories: dict[int, str],
+    *,
+    columns: int = 3,
+) -> None:
+    """Writes one picture of all images, each with its ground truth on the left and its predictions on the right.
+
+    Args:
+      path: the file to write; its suffix gives the format.
+      images: [H, W, 3] uint8 each.
+      truths, predictions: boxes in pixels of the respective image.
+      categories: names of the labels.
+      columns: pairs in a row.
+    """
+    cells = [
+        [("ground truth", _fitted(image, truth, categories)), ("predictions", _fitted(image, found, categories))]
+        for image, truth, found in zip(images, truths, predictions, strict=True)
+    ]
+    _sheet(cells, columns).save(path)
+
+
+def comparison(
+    image: np.ndarray, truth: LabelledBoxes, found: LabelledBoxes, categories: dict[int, str]
+) -> Image.Image:
+    """One image [H, W, 3] uint8 with its ground truth on the left and its predictions on the right."""
+    return _sheet(
+        [[("ground truth", _fitted(image, truth, categories)), ("predictions", _fitted(image, found, categories))]], 1
+    )
+
+
+def sample_sheet(
+    path: Path,
+    titles: Sequence[str],
+    images: Sequence[np.ndarray],
+    items: Sequence[LabelledBoxes],
+    categories: dict[int, str],
+    *,
+    columns: int = 6,
+) -> None:
+    """Writes one picture of all images, each with its boxes and, above it, its title; arguments as above."""
+    cells = [
+        [(title, _fitted(image, boxes, categories))] for title, image, boxes in zip(titles, images, items, strict=True)
+    ]
+    _sheet(cells, columns).save(path)
+
+
+def _fitted(image: np.ndarray, items: LabelledBoxes, categories: dict[int, str]) -> Image.Image:
+    """An image [H, W, 3] uint8 with its boxes, as large as a sheet shows it."""
+    return draw_boxes(image, items, categories, scale=_TILE / max(image.shape[:2]))
+
+
+def _sheet(cells: Sequence[Sequence[tuple[str, Image.Image]]], columns: int) -> Image.Image:
+    """Cells of one or more titled pictures side by side, ``columns`` of them in a row."""
+    columns = min(columns, max(len(cells), 1))
+    side_by_side = max(map(len, cells), default=1)
+    cell_width, cell_height = side_by_side * (_TILE + _MARGIN) + _MARGIN, _TILE + _TITLE + _MARGIN
+    rows = -(-max(len(cells), 1) // columns)
+    sheet = Image.new("RGB", (columns * cell_width, rows * cell_height), "white")
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=14)
+    for i, cell in enumerate(cells):
+        row, column = divmod(i, columns)
+        for side, (title, picture) in enumerate(cell):
+            x = column * cell_width + _MARGIN + side * (_TILE + _MARGIN)
+            y = row * cell_height
+            pen.text((x, y + 3), title, fill="black", font=font)
+            sheet.paste(picture, (x, y + _TITLE))
+    return sheet

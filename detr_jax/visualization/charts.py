@@ -1,0 +1,82 @@
+"""Charts of a run, drawn with matplotlib (the extra "plot")."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Curve = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
+"""x and y of a line."""
+
+
+class MissingMatplotlib(ImportError):
+    """matplotlib is not installed."""
+
+
+def _draw(path: Path, size: tuple[float, float], paint: Callable[[Any], None], title: str) -> None:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingMatplotlib("A report needs matplotlib: pip install 'detr_jax[plot]'.") from None
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=12)
+    axes.spines[["top", "right"]].set_visible(False)
+    paint(axes)
+    figure.savefig(path)
+
+
+def lines(
+    path: Path, title: str, curves: Mapping[str, Curve], *, x: str, y: str, log: bool = False, unit: bool = False
+) -> None:
+    """Writes a chart of named curves; ``log`` for a logarithmic y axis, ``unit`` for axes of 0 to 1."""
+
+    def paint(axes: Any) -> None:
+        for name, (xs, ys) in curves.items():
+            axes.plot(xs, ys, label=name, linewidth=1.6, marker="o" if len(xs) < 3 else None)
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.grid(alpha=0.25)
+        if log and any(value > 0 for _, ys in curves.values() for value in ys):
+            axes.set_yscale("log")
+        if unit:
+            axes.set_ylim(0, 1.02)
+        if len(curves) > 1:
+            axes.legend(fontsize=9, frameon=False)
+
+    _draw(path, (6, 3.8), paint, title)
+
+
+def bars(path: Path, title: str, values: Mapping[str, float], *, x: str) -> None:
+    """Writes a chart of a horizontal bar for each name, the largest on top."""
+    names = sorted(values, key=lambda name: values[name])
+
+    def paint(axes: Any) -> None:
+        drawn = axes.barh(names, [values[name] for name in names], color="#4363d8")
+        axes.bar_label(drawn, fmt="%.2f", padding=3, fontsize=9)
+        axes.set_xlabel(x)
+        axes.set_xlim(0, 1.05)
+        axes.margins(y=0.01)
+
+    _draw(path, (6, max(2.2, 0.9 + 0.27 * len(names))), paint, title)
+
+
+def confusion_matrix(path: Path, title: str, counts: np.ndarray, names: Sequence[str]) -> None:
+    """Writes a matrix [C + 1, C + 1] of counts, coloured by the share of its row; numbers where they fit."""
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = float(np.clip(2.5 + 0.35 * len(counts), 5, 18))
+
+    def paint(axes: Any) -> None:
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.set_xticks(range(len(counts)), [*names, "missed"], rotation=45, ha="right", fontsize=9)
+        axes.set_yticks(range(len(counts)), [*names, "no object"], fontsize=9)
+        axes.set_xlabel("found as")
+        axes.set_ylabel("is")
+        for row, column in np.argwhere(counts) if len(counts) <= 24 else ():
+            color = "white" if shares[row, column] > 0.6 else "black"
+            axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=9, color=color)
+
+    _draw(path, (size, size * 0.9), paint, title)

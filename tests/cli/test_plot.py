@@ -1,0 +1,105 @@
+import json
+import re
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from flax import nnx
+from PIL import Image
+
+from detr_jax.checkpoints import Checkpoints
+from detr_jax.cli import main
+from detr_jax.config import to_json
+from detr_jax.data import open_source
+from detr_jax.evaluation.stored import StoredDetections, read_detections, snapshot_steps, write_detections
+from detr_jax.models import DETR
+from tests.tiny import tiny_config
+
+
+def _detections(rng, source, images, step):
+    """Random answers of 5 queries."""
+    corner = rng.uniform(0, 12, (images, 5, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(4, 12, (images, 5, 2))], axis=2).astype(np.float32)
+    scores, labels = rng.random((images, 5)).astype(np.float32), rng.integers(0, 3, (images, 5)).astype(np.int32)
+    return StoredDetections(step, np.array(source.image_ids[:images]), boxes, scores, labels)
+
+
+@pytest.fixture
+def workdir(tmp_path, rng):
+    """What a run of the tiny configuration leaves, without a training."""
+    config = tiny_config()
+    source = open_source(config, "val")
+    (tmp_path / "config.json").write_text(to_json(config))
+    lines = [{"step": s, "train/loss": 9.0 / s, "train/learning_rate": 1e-3, "val/AP": 0.1 * s} for s in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"st')
+    write_detections(tmp_path / "detections.npz", _detections(rng, source, len(source), 3))
+    for step in (0, 1, 3):
+        write_detections(tmp_path / "snapshots" / f"{step}.npz", _detections(rng, source, 4, step))
+    return tmp_path
+
+
+def _run(*arguments):
+    return CliRunner().invoke(main, ["plot", *map(str, arguments)])
+
+
+def test_the_report_is_png_files_and_one_page_that_needs_nothing_else(workdir):
+    result = _run(workdir)
+    assert result.exit_code == 0, result.output
+    report = workdir / "report"
+    names = {file.name for file in report.iterdir()}
+    assert {"loss.png", "ap.png", "precision_recall.png", "confusion.png", "class_ap.png", "worst_01.png"} <= names
+    page = (report / "index.html").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len(sources) == len(names)  # every picture, and an empty icon
+    assert all(source.startswith("data:") for source in sources)
+    assert not re.search(r"https?://|<script|@import|url\(", page)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
+def test_an_animation_has_a_frame_a_snapshot(workdir, suffix):
+    result = _run(workdir, "--animation", workdir / f"a.{suffix}")
+    assert result.exit_code == 0, result.output
+    with Image.open(workdir / f"a.{suffix}") as picture:
+        assert picture.n_frames == 3
+
+
+def test_attention_of_an_image_is_drawn(tmp_path, rng, rngs):
+    config = tiny_config()
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    checkpoints.save(0, {"params": nnx.as_pure(nnx.state(DETR(config.model, rngs=rngs)))}, config)
+    checkpoints.close()
+    Image.fromarray(rng.integers(0, 255, (27, 30, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    out = tmp_path / "out.png"
+    result = _run(tmp_path, "--attention", tmp_path / "a.png", "--out", out, "--threshold", "0", "--point", "29", "26")
+    assert result.exit_code == 0, result.output
+    with Image.open(out) as picture:
+        assert picture.width > 4 * 300  # the image, 5 queries and a point, four in a row
+
+
+def test_bad_input_is_one_sentence(workdir, tmp_path):
+    for arguments, words in [
+        ((tmp_path / "nothing",), "config.json"),
+        ((workdir, "--animation", "a.mp4"), ".gif"),
+        ((workdir, "--attention", tmp_path / "none.png"), "does not exist"),
+    ]:
+        result = _run(*arguments)
+        assert result.exit_code == 1
+        assert words in result.output
+        assert "Traceback" not in result.output
+    (workdir / "detections.npz").write_bytes(b"PK damaged")
+    assert "delete it" in _run(workdir).output
+
+
+def test_detections_come_back_as_they_were_written(tmp_path, rng):
+    found = _detections(rng, open_source(tiny_config(), "val"), 3, 7)
+    write_detections(tmp_path / "a.npz", found)
+    for a, b in zip(read_detections(tmp_path / "a.npz"), found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_snapshots_are_denser_in_the_beginning():
+    steps = sorted(snapshot_steps(5000, 32))
+    assert (steps[0], steps[1], steps[-1], len(steps)) == (0, 5, 5000, 32)
+    assert (np.diff(np.diff(steps)) >= -1).all()
+    assert snapshot_steps(5000, 0) == frozenset()
+    assert snapshot_steps(3, 32) == {0, 1, 2, 3}
