@@ -6,11 +6,13 @@ A checkpoint is one folder, written whole or not at all, that holds the named pa
 * ``ema``: the same with the moving average of the parameters, where one is kept;
 * ``optimizer``: the optimiser's state;
 * ``progress``: the step reached and the position in the data;
-* ``config``: the configuration as JSON, from which inference rebuilds the model.
+* ``config``: the configuration as JSON, from which inference rebuilds the model;
+* ``classes``: the names of the labels as JSON, where they are known.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,8 @@ class Checkpoints:
             preservation_policy=_NewestAndBest(self, keep),
         )
         self._saving: tuple[int, Any] | None = None
+        self.class_names: Mapping[int, str] = {}
+        """Name by label, to go into every checkpoint."""
 
     @property
     def latest_step(self) -> int | None:
@@ -59,6 +63,8 @@ class Checkpoints:
         self.wait()
         position = {"step": step, "data": {"step": step}}
         parts = {**trees, "progress": position, "config": {"json": to_json(config)}}
+        if self.class_names:
+            parts["classes"] = {"json": json.dumps({int(label): name for label, name in self.class_names.items()})}
         try:
             self._saving = step, self._checkpointer.save_checkpointables_async(step, parts)
         except (OSError, ValueError) as error:
@@ -128,6 +134,11 @@ def find_checkpoint(path: str | Path) -> Path:
       CheckpointError: there is none.
     """
     path = Path(path).absolute()
+    if path.is_file():
+        raise CheckpointError(
+            f"{path} is a file: give the workdir of a run or one of its checkpoints. A detector of another project "
+            "becomes one by detr-jax import-weights."
+        )
     if not path.is_dir():
         raise CheckpointError(f"{path} does not exist: give the workdir of a run or one of its checkpoints.")
     if (path / "params").is_dir():
@@ -146,6 +157,15 @@ def load_config(path: str | Path) -> Config:
     """The configuration inside a checkpoint."""
     checkpoint = find_checkpoint(path)
     return from_json(str(ocp.load_checkpointables(checkpoint, {"config": None})["config"]["json"]))
+
+
+def load_class_names(path: str | Path) -> dict[int, str]:
+    """The names of the labels inside a checkpoint, by label; empty where it holds none."""
+    checkpoint = find_checkpoint(path)
+    if not (checkpoint / "classes").is_dir():
+        return {}
+    names = json.loads(str(ocp.load_checkpointables(checkpoint, {"classes": None})["classes"]["json"]))
+    return {int(label): name for label, name in names.items()}
 
 
 def load_model(path: str | Path, *, ema: bool = True, dtype: str | None = None) -> tuple[DETR, Config]:

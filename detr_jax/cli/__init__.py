@@ -5,6 +5,7 @@ import click
 import detr_jax
 from detr_jax.cli.buckets import buckets
 from detr_jax.cli.data import check_data_command, make_shapes
+from detr_jax.cli.export import export_command
 from detr_jax.cli.weights import import_weights
 
 
@@ -15,6 +16,7 @@ def main() -> None:
 
 
 main.add_command(buckets)
+main.add_command(export_command)
 main.add_command(import_weights)
 main.add_command(check_data_command)
 main.add_command(make_shapes)

@@ -46,6 +46,7 @@ def import_weights(source: Path, out: Path, dilation: bool, mask_padding: bool, 
         _, abstract = abstract_model(weights.config)
         config = Config(model=weights.config)
         checkpoints = Checkpoints(out / "checkpoints", keep=1)
+        checkpoints.class_names = weights.class_names
         try:
             checkpoints.save(0, {"params": with_leaves(abstract, weights.params)}, config)
         finally:

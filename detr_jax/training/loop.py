@@ -82,6 +82,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     except OSError as error:
         raise ConfigError(f"--workdir={workdir} cannot be made ({error.strerror}): choose another folder.") from None
     checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep_checkpoints)
+    checkpoints.class_names = train_source.categories
     if checkpoints.latest_step is not None:
         state, frozen = _restore(checkpoints, model, state, frozen)
     (workdir / "config.json").write_text(to_json(config))
