@@ -67,7 +67,7 @@ def export_model(
         raise ExportError(f"The platform {unknown[0]!r} is not known: choose among {', '.join(PLATFORMS)}.")
     if not platforms:
         raise ExportError(f"No platform is given: choose among {', '.join(PLATFORMS)}.")
-    canvases = list(dict.fromkeys(map(tuple, canvases))) or default_canvases(config)
+    canvases = list(dict.fromkeys(canvases)) or default_canvases(config)
     for canvas in canvases:
         if len(canvas) != 2 or any(side < 1 or side % stride for side in canvas):
             raise ConfigError(f"The canvas {canvas} must be a (height, width) of positive multiples of {stride}.")
