@@ -166,7 +166,7 @@ def test_relations_between_fields_are_checked():
 
 def test_all_faults_are_told_at_once():
     config = valid_config()
-    config.model.num_queries, config.loss.matcher, config.optimizer.beta1 = 0, "greedy", -1.0
+    config.model.num_queries, config.loss.matcher, config.optimizer.beta1 = -1, "greedy", -1.0
     with pytest.raises(ConfigError) as error:
         check(config)
     assert len(str(error.value).splitlines()) == 3
