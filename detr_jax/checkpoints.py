@@ -10,8 +10,9 @@ A checkpoint is one folder, written whole or not at all, that holds the named pa
 * ``classes``: the names of the labels as JSON, where they are known.
 """
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,16 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints:
-    """The checkpoints of a run, the newest ``keep`` of them, in numbered folders."""
+    """The checkpoints of a run in numbered folders: the newest ``keep`` of them, and the best."""
 
     def __init__(self, folder: Path, keep: int):
         self.folder = folder.absolute()
+        self.best_step: int | None = None
+        """Step of a checkpoint that is kept whatever its age."""
         self._checkpointer = ocp.training.Checkpointer(
             self.folder,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # never skip a save
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            preservation_policy=_NewestAndBest(self, keep),
         )
         self._saving: tuple[int, Any] | None = None
         self.class_names: Mapping[int, str] = {}
@@ -110,8 +113,22 @@ class Checkpoints:
             self._checkpointer.close()
 
 
+class _NewestAndBest(ocp.training.preservation_policies.PreservationPolicy):
+    """Which checkpoints stay when a new one has been written; asked by Orbax."""
+
+    def __init__(self, checkpoints: Checkpoints, keep: int):
+        self._checkpoints = checkpoints
+        self._keep = keep
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        newest = len(checkpoints) - self._keep
+        return [i >= newest or one.step == self._checkpoints.best_step for i, one in enumerate(checkpoints)]
+
+
 def find_checkpoint(path: str | Path) -> Path:
     """The folder of the newest checkpoint in a workdir, or ``path`` itself where that is a checkpoint.
+
+    ``WORKDIR/best`` is a link to the checkpoint with the best AP, which a training keeps.
 
     Raises:
       CheckpointError: there is none.
@@ -125,7 +142,7 @@ def find_checkpoint(path: str | Path) -> Path:
     if not path.is_dir():
         raise CheckpointError(f"{path} does not exist: give the workdir of a run or one of its checkpoints.")
     if (path / "params").is_dir():
-        return path
+        return path.resolve() if path.is_symlink() else path
     for folder in (path / "checkpoints", path):
         steps = [child for child in folder.glob("*") if child.name.isdigit() and (child / "params").is_dir()]
         if steps:
@@ -151,18 +168,21 @@ def load_class_names(path: str | Path) -> dict[int, str]:
     return {int(label): name for label, name in names.items()}
 
 
-def load_model(path: str | Path, *, ema: bool = True) -> tuple[DETR, Config]:
+def load_model(path: str | Path, *, ema: bool = True, dtype: str | None = None) -> tuple[DETR, Config]:
     """A trained model and its configuration.
 
     Args:
-      path: a workdir (its newest checkpoint is taken) or a checkpoint.
+      path: a workdir (its newest checkpoint is taken) or a checkpoint; ``WORKDIR/best`` is the best.
       ema: take the moving average of the parameters where there is one.
+      dtype: compute type, "float32" or "bfloat16", in place of the one that the model was trained with.
 
     Raises:
       CheckpointError: there is no checkpoint.
     """
     checkpoint = find_checkpoint(path)
     config = load_config(checkpoint)
+    if dtype is not None:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
     part = "ema" if ema and (checkpoint / "ema").is_dir() else "params"
     graph, abstract = nnx.split(nnx.eval_shape(lambda: DETR(config.model, rngs=nnx.Rngs(0))))
     target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), nnx.as_pure(abstract))

@@ -19,6 +19,10 @@ from typing import Any
 LEARNED_CELLS = 50  # rows and columns in the original's tables of learned positions
 
 
+SHAPE_KINDS = ("circle", "square", "triangle", "cross", "ring", "diamond")
+"""What the embedded data set can draw."""
+
+
 class ConfigError(ValueError):
     """A configuration that cannot work; the message names the field, its value and what would be right."""
 
@@ -62,8 +66,11 @@ class ModelConfig:
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     num_classes: int = 91
-    """Highest label plus 1 (COCO's raw ids reach 90); the head has one output more, for "no object"."""
+    """Highest label plus 1 (COCO's raw ids reach 90); the head has one output more, for "no object". 0 when a training
+    starts: from the data; the checkpoint holds the number."""
     num_queries: int = 100
+    """More than the objects that an image can have. 0 when a training starts: those of the checkpoint that it follows,
+    or else 100; the checkpoint holds the number."""
     hidden_dim: int = 256
     num_heads: int = 8
     encoder_layers: int = 6
@@ -100,7 +107,7 @@ class LossConfig:
 
 @dataclass(kw_only=True)
 class ShapesConfig:
-    """The embedded data set: circles, squares and triangles drawn from a seed."""
+    """The embedded data set: circles, squares and triangles, or other shapes, drawn from a seed."""
 
     train_images: int = 4096
     val_images: int = 512
@@ -108,6 +115,8 @@ class ShapesConfig:
     """Smallest height and width of an image, in pixels."""
     max_size: int = 64
     max_objects: int = 4
+    kinds: tuple[str, ...] = ("circle", "square", "triangle")
+    """The classes, labelled 0, 1, ...: "circle", "square", "triangle", "cross", "ring" or "diamond"."""
     seed: int = 0
 
 
@@ -212,6 +221,9 @@ class TrainingConfig:
     seed: int = 0
     init_from: str = ""
     """A checkpoint to start from, of any kind that `detr_jax.weights.read_pretrained` reads; empty: start anew."""
+    follow_checkpoint: bool = False
+    """Build the model of `init_from` whatever ``model`` says, except for num_classes, dropout, dtype, and num_queries
+    where it is not 0. Of a backbone alone, the backbone."""
     ema_decay: float = 0.0
     """Decay of the moving average of the parameters that is then evaluated; 0: none."""
     log_every: int = 50
@@ -219,6 +231,9 @@ class TrainingConfig:
     checkpoint_every: int = 1000
     """Optimiser steps between two checkpoints; there is always one at the end."""
     keep_checkpoints: int = 3
+    """Of the newest; that of the best validation is kept beside them."""
+    early_stop: int = 0
+    """Validations in a row without a better AP after which the run ends; 0: never."""
 
 
 @dataclass(kw_only=True)
@@ -271,6 +286,8 @@ _CHOICES = {
 }
 
 _MAY_BE_ZERO = {
+    "model.num_classes",
+    "model.num_queries",
     "model.encoder_layers",
     "data.shapes.max_objects",
     "data.shapes.seed",
@@ -279,10 +296,22 @@ _MAY_BE_ZERO = {
     "data.num_workers",
     "optimizer.warmup_steps",
     "training.seed",
+    "training.early_stop",
     "evaluation.every_epochs",
     "evaluation.pictures",
     "evaluation.snapshots",
 }
+
+
+def check_fields(config: Config) -> None:
+    """Checks each field by itself: its type, choice and range.
+
+    Raises:
+      ConfigError: one sentence a fault.
+    """
+    faults = list(_field_faults(config, ""))
+    if faults:
+        raise ConfigError("\n".join(faults))
 
 
 def check(config: Config) -> Config:
@@ -373,6 +402,15 @@ def _relation_faults(config: Config) -> typing.Iterator[str]:
         )
     if data.crop_short_sides and data.crop_max < data.crop_min:
         yield f"data.crop_max={data.crop_max} must not be below data.crop_min={data.crop_min}."
+    if training.follow_checkpoint and not training.init_from:
+        yield (
+            "training.init_from is empty: give the checkpoint to start from, as --config.training.init_from=PATH, or "
+            "set training.follow_checkpoint=False to train from scratch."
+        )
+    if not data.shapes.kinds or not set(data.shapes.kinds) <= set(SHAPE_KINDS):
+        yield f"data.shapes.kinds={data.shapes.kinds} must hold one or more of {', '.join(map(repr, SHAPE_KINDS))}."
+    elif len(set(data.shapes.kinds)) < len(data.shapes.kinds):
+        yield f"data.shapes.kinds={data.shapes.kinds} must not hold a kind twice."
     if data.shapes.min_size > data.shapes.max_size:
         yield (
             f"data.shapes.min_size={data.shapes.min_size} must not be above "

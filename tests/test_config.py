@@ -61,7 +61,11 @@ def test_the_defaults_lack_only_what_depends_on_the_data():
         ("model.backbone.blocks", [3, 4, 6, 3]),
         ("model.backbone.width", 0),
         ("model.backbone", None),
-        ("model.num_classes", 0),
+        ("model.num_classes", -1),
+        ("data.shapes.kinds", ()),
+        ("data.shapes.kinds", ("circle", "blob")),
+        ("data.shapes.kinds", ("ring", "ring")),
+        ("training.follow_checkpoint", True),
         ("model.num_classes", "91"),
         ("model.num_queries", 2.5),
         ("model.num_queries", True),
@@ -162,7 +166,7 @@ def test_relations_between_fields_are_checked():
 
 def test_all_faults_are_told_at_once():
     config = valid_config()
-    config.model.num_queries, config.loss.matcher, config.optimizer.beta1 = 0, "greedy", -1.0
+    config.model.num_queries, config.loss.matcher, config.optimizer.beta1 = -1, "greedy", -1.0
     with pytest.raises(ConfigError) as error:
         check(config)
     assert len(str(error.value).splitlines()) == 3

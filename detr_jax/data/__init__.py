@@ -21,13 +21,13 @@ def open_source(config: Config, split: str, *, strict: bool = True) -> Source:
     """The data set of a configuration, "train" or "val", checked against the model's classes.
 
     Without ``strict``, what is wrong with single annotations is left out and counted in the source's ``faults``, and
-    the number of classes is not looked at.
+    the number of classes is not looked at; nor is it where ``model.num_classes`` is 0.
 
     Raises:
       DataError: the data cannot be used, or has labels for which ``model.num_classes`` is too small.
     """
     source = _open(config.data, split, strict)
-    if strict:
+    if strict and config.model.num_classes:
         check_classes(source, config.model.num_classes)
     return source
 

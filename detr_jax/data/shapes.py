@@ -1,4 +1,4 @@
-"""Filled circles, squares and triangles on noisy backgrounds, drawn from a seed; nothing to download."""
+"""Circles, squares, triangles and other kinds of shapes on noisy backgrounds, drawn from a seed; no download."""
 
 import functools
 import json
@@ -12,7 +12,14 @@ from PIL import Image
 from detr_jax.config import ShapesConfig
 from detr_jax.data.source import Faults, Objects, Sample
 
-CATEGORIES = {0: "circle", 1: "square", 2: "triangle"}
+_INSIDE: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {  # of y and x from the centre, and radius
+    "circle": lambda y, x, r: y**2 + x**2 <= r**2,
+    "square": lambda y, x, r: (np.abs(y) <= r) & (np.abs(x) <= r),
+    "triangle": lambda y, x, r: (np.abs(y) <= r) & (np.abs(x) <= (y + r) / 2),  # stands on its base
+    "cross": lambda y, x, r: (np.maximum(np.abs(y), np.abs(x)) <= r) & (np.minimum(np.abs(y), np.abs(x)) <= r / 3),
+    "ring": lambda y, x, r: (y**2 + x**2 <= r**2) & (y**2 + x**2 >= (r / 2) ** 2),
+    "diamond": lambda y, x, r: np.abs(y) + np.abs(x) <= r,
+}
 _PLACEMENT_TRIES = 20
 _KEPT_BYTES = 128 * 2**20  # images are drawn once, then kept as far as this reaches
 _LEAST_CONTRAST = 90  # of 255, in at least one channel, between an object and the background's mean
@@ -36,7 +43,7 @@ class ShapesDataset:
 
     def __init__(self, config: ShapesConfig, split: str):
         self.config = config
-        self.categories = CATEGORIES
+        self.categories = dict(enumerate(config.kinds))
         self.max_objects = config.max_objects
         self.faults = Faults("shapes")
         self._kept: dict[int, Sample] = {}
@@ -66,8 +73,8 @@ class ShapesDataset:
         taken = np.zeros((height, width), bool)
         for _ in range(rng.integers(0, self.config.max_objects, endpoint=True)):
             for _ in range(_PLACEMENT_TRIES):
-                label = int(rng.integers(len(CATEGORIES)))
-                mask = _shape_mask(rng, label, height, width)
+                label = int(rng.integers(len(self.config.kinds)))
+                mask = _shape_mask(rng, self.config.kinds[label], height, width)
                 if mask.any() and not (mask & taken).any():
                     taken |= _grown(mask)
                     color = _contrasting_color(rng, background)
@@ -83,7 +90,7 @@ class ShapesDataset:
         )
 
     def __getitem__(self, index: int) -> Sample:
-        """Image ``index`` with its boxes in pixels and labels 0 (circle), 1 (square), 2 (triangle)."""
+        """Image ``index`` with its boxes in pixels, and as labels the positions in ``config.kinds``."""
         sample = self._kept.get(index)
         if sample is None:
             image, _, objects = self.draw(index)
@@ -153,7 +160,7 @@ def _noisy(rng: np.random.Generator, color: np.ndarray, noise: int, shape: tuple
     return np.clip(color.astype(np.int16) + offsets, 0, 255).astype(np.uint8)
 
 
-def _shape_mask(rng: np.random.Generator, label: int, height: int, width: int) -> np.ndarray:
+def _shape_mask(rng: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
     """Pixels [height, width] bool of a shape of random size and place, wholly inside of the image."""
     shortest = min(height, width)
     side = rng.uniform(0.25, 0.5) * shortest
@@ -161,11 +168,7 @@ def _shape_mask(rng: np.random.Generator, label: int, height: int, width: int) -
     center_x = rng.uniform(side / 2, width - side / 2)
     y = np.arange(height)[:, None] + 0.5 - center_y
     x = np.arange(width)[None, :] + 0.5 - center_x
-    if CATEGORIES[label] == "circle":
-        return y**2 + x**2 <= (side / 2) ** 2
-    if CATEGORIES[label] == "square":
-        return (np.abs(y) <= side / 2) & (np.abs(x) <= side / 2)
-    return (np.abs(y) <= side / 2) & (np.abs(x) <= (y + side / 2) / 2)  # a triangle that stands on its base
+    return _INSIDE[kind](y, x, side / 2)
 
 
 def _grown(mask: np.ndarray) -> np.ndarray:

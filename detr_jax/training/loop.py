@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from detr_jax.checkpoints import Checkpoints
-from detr_jax.config import Config, ConfigError, check, check_canvases, differences, from_json, to_json
+from detr_jax.config import Config, ConfigError, check_canvases, differences, from_json, to_json
 from detr_jax.data import DataError, TrainPlan, batches, open_source
 from detr_jax.data.batching import LoaderError
 from detr_jax.evaluation.stored import (
@@ -26,10 +25,12 @@ from detr_jax.evaluation.stored import (
 from detr_jax.evaluation.validator import Validator
 from detr_jax.matching import callbacks_may_starve
 from detr_jax.sharding import create_mesh, replicated
+from detr_jax.training.best import Best
 from detr_jax.training.feed import Feed, Pace
 from detr_jax.training.log import RunLog
 from detr_jax.training.optimizer import create_optimizer, learning_rates
 from detr_jax.training.signals import Interrupted, StopSignals
+from detr_jax.training.start import LEAST_IMAGES, read_start, settle_classes, settle_model, start_from
 from detr_jax.training.step import (
     Model,
     TrainState,
@@ -37,7 +38,6 @@ from detr_jax.training.step import (
     create_state,
     create_train_step,
 )
-from detr_jax.weights import merge_pretrained, outcome_table, read_pretrained
 
 _STEPS_AHEAD = 2  # steps that the host may run ahead of the devices; each holds a batch in their memory
 
@@ -49,24 +49,26 @@ class TrainingError(RuntimeError):
 def train(config: Config, workdir: str | Path) -> dict[str, float]:
     """Trains a model, or goes on where an earlier run in the same workdir stopped.
 
-    The workdir gets ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``snapshots/``,
-    ``detections.npz`` and, at the end, ``predictions.png``.
+    The workdir gets ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``snapshots/``, with the
+    validations ``detections.npz``, ``best.json`` and the link ``best`` and, at the end, ``predictions.png``.
 
     Returns:
       The metrics of the last validation, by the names of `detr_jax.evaluation.coco.METRICS`.
 
     Raises:
-      ConfigError, DataError, CheckpointError: something given does not fit.
+      ConfigError, DataError, CheckpointError, WeightsError: something given does not fit.
       TrainingError: the loss is not finite, or a process that loads data was killed.
       Interrupted: after SIGINT or SIGTERM, with everything saved.
     """
     workdir = Path(workdir)
     mesh = create_mesh()
-    check(config)
+    previous, given = _previous_config(workdir), config
+    config, weights = settle_model(config, previous)
     check_devices(config, mesh)
-    previous = _previous_config(workdir, config)
-
     train_source, val_source = open_source(config, "train"), open_source(config, "val")
+    config = settle_classes(config, train_source, val_source)
+    changed = _changes(previous, config, workdir) if previous else {}
+
     batch_size = config.training.batch_size
     plan = TrainPlan(train_source, config.data, batch_size, config.training.seed, config.model.backbone.stride)
     check_canvases(config.model, plan.buckets)
@@ -75,7 +77,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     model = create_model(config)
     started_from = ""
     if config.training.init_from and not _has_checkpoint(workdir):
-        model, started_from = _start_from(model, config)
+        model, started_from = start_from(model, weights or read_start(config), config)
     optimizer = create_optimizer(config.optimizer, total_steps, plan.steps_per_epoch)
     state = create_state(model, optimizer, config, mesh)
     frozen = jax.device_put(model.frozen, replicated(mesh))
@@ -101,7 +103,9 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
 
     drop_snapshots(workdir, after=step)
     log = RunLog(workdir, step, total_steps, batch_size)
-    _introduce(log, config, mesh, plan, model, step, total_steps, previous)
+    _introduce(log, config, mesh, plan, model, step, total_steps, changed)
+    if settled := differences(given.model, config.model, "model."):
+        log.say(f"from the checkpoint or the data: {', '.join(f'{name}={new}' for name, (_, new) in settled.items())}")
     if started_from:
         log.say(started_from)
     for source in (train_source, val_source):
@@ -109,7 +113,8 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
             log.say(f"Data fault: {sentence}")
 
     every = config.evaluation.every_epochs * plan.steps_per_epoch
-    stale = any(name.startswith(("data.", "evaluation.", "model.")) for name in previous)
+    stale = any(name.startswith(("data.", "evaluation.", "model.")) for name in changed)
+    best = Best(workdir, checkpoints, step, anew=stale)
 
     def validates(step: int) -> bool:
         return step == total_steps or bool(every and step and step % every == 0)
@@ -153,6 +158,10 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
                             metrics = validator.judge(found)
                             _store(workdir / DETECTIONS, found, log)
                         log.validation(step, metrics)
+                    best.add(step, metrics["AP"])
+                if 0 < config.training.early_stop <= best.since and step < total_steps:
+                    log.say(f"stopping at step {step}: {best.since} validations without a better AP")
+                    break
                 if step == total_steps:
                     break
 
@@ -197,6 +206,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
                     raise Interrupted(step, stopping)
             with stop.at_once(step):
                 validator.draw((state.evaluated, frozen), workdir / "predictions.png")
+            log.say(best.sentence())
             log.say(f"finished; checkpoints, metrics.jsonl and predictions.png are in {workdir}")
     except LoaderError as error:
         raise TrainingError(f"{error} The same command goes on from the last checkpoint.") from None
@@ -221,17 +231,22 @@ def check_devices(config: Config, mesh: Mesh) -> None:
             )
 
 
-def _previous_config(workdir: Path, config: Config) -> dict[str, tuple[Any, Any]]:
-    """Fields that changed since an earlier run in this workdir; refuses those that its checkpoints cannot follow."""
+def _previous_config(workdir: Path) -> Config | None:
+    """The configuration of an earlier run in this workdir, if it has left a checkpoint."""
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir={workdir} is a file: give a folder.")
     path = workdir / "config.json"
     if not path.exists() or not _has_checkpoint(workdir):
-        return {}
+        return None
     try:
-        changed = differences(from_json(path.read_text()), config)
+        return from_json(path.read_text())
     except ConfigError as error:
         raise ConfigError(f"{path} is damaged ({error}) Take it away to go on with the configuration given.") from None
+
+
+def _changes(previous: Config, config: Config, workdir: Path) -> dict[str, tuple[Any, Any]]:
+    """Fields that changed since an earlier run in this workdir; refuses those that its checkpoints cannot follow."""
+    changed = differences(previous, config)
     for name, (old, new) in changed.items():
         if name.startswith("model.") and name not in ("model.dropout", "model.dtype"):
             raise ConfigError(
@@ -243,21 +258,6 @@ def _previous_config(workdir: Path, config: Config) -> dict[str, tuple[Any, Any]
 
 def _has_checkpoint(workdir: Path) -> bool:
     return any(child.name.isdigit() for child in (workdir / "checkpoints").glob("*"))
-
-
-def _start_from(model: Model, config: Config) -> tuple[Model, str]:
-    """The model with the values of ``training.init_from``, and a table of what was loaded."""
-    source = config.training.init_from
-    weights = read_pretrained(
-        source,
-        dilation=config.model.backbone.dilation,
-        mask_padding=config.model.mask_padding,
-        num_heads=config.model.num_heads,
-    )
-    tree, outcomes = merge_pretrained(model.whole(model.params, model.frozen), weights, config.model)
-    params, frozen = model.split(jax.tree.map(jnp.asarray, tree))
-    table = "\n".join([f"starting from {source} ({weights.kind}):", outcome_table(outcomes), *weights.notes])
-    return model._replace(params=params, frozen=frozen), table
 
 
 def _introduce(
@@ -285,6 +285,12 @@ def _introduce(
         log.say(
             f"Matching on the device: with {mesh.size} simulated CPU devices, host callbacks can hang unless the "
             f"environment variable NPROC is at least {4 * mesh.size} when jax starts."
+        )
+    scratch = not step and not config.training.init_from
+    if scratch and config.data.dataset != "shapes" and len(plan.source) < LEAST_IMAGES:
+        log.say(
+            f"Training from scratch on {len(plan.source)} images: below some {LEAST_IMAGES:,} of them, DETR hardly "
+            "learns; fine-tune a trained model instead, with configs/finetune.py."
         )
     if config.model.backbone.norm == "frozen_batch" and not step and not config.training.init_from:
         log.say(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from detr_jax.config import Config, DataConfig, ModelConfig, ShapesConfig
+from detr_jax.config import SHAPE_KINDS, Config, DataConfig, ModelConfig, ShapesConfig
 from detr_jax.data import DataError, Source, open_source
 from detr_jax.data.shapes import ShapesDataset
 
@@ -109,6 +109,29 @@ def test_ground_truth_says_what_the_samples_say(config):
             x, y, width, height = one["bbox"]
             np.testing.assert_array_equal([x, y, x + width, y + height], box)
             assert one["iscrowd"] == 0
+
+
+@pytest.mark.parametrize("kind", SHAPE_KINDS)
+def test_each_kind_is_drawn_as_its_geometry_says(config, kind):
+    config = ShapesConfig(**{**vars(config), "kinds": (kind,), "max_objects": 1, "min_size": 160, "max_size": 200})
+    dataset = ShapesDataset(config, "val")
+    assert dataset.categories == {0: kind}
+    share = {
+        "circle": np.pi / 4,
+        "square": 1,
+        "triangle": 1 / 2,
+        "cross": 5 / 9,
+        "ring": 3 * np.pi / 16,
+        "diamond": 1 / 2,
+    }
+    drawn = [dataset.draw(index) for index in range(len(dataset))]
+    found = [
+        one.masks[0].sum() / np.prod(one.objects.boxes[0, 2:] - one.objects.boxes[0, :2])
+        for one in drawn
+        if len(one.masks)
+    ]
+    assert found
+    np.testing.assert_allclose(found, share[kind], atol=0.06)
 
 
 def test_an_index_out_of_range_is_refused(config):

@@ -59,7 +59,9 @@ def test_a_panoptic_checkpoint_has_490_tensors_of_which_32_are_the_mask_head_s()
 @pytest.mark.parametrize("depth", [18, 34, 50, 101])
 @pytest.mark.parametrize("fields", [{}, {"pre_norm": True, "position_embedding": "learned", "num_queries": 30}])
 def test_every_model_of_the_original_is_recognised(depth, fields):
-    config = detr_resnet50(backbone=resnet_config(depth), num_classes=11, encoder_layers=3, feedforward_dim=1024, **fields)
+    config = detr_resnet50(
+        backbone=resnet_config(depth), num_classes=11, encoder_layers=3, feedforward_dim=1024, **fields
+    )
     arrays = sort_tensors(facebook_tensors(config), FACEBOOK).converted()
     shapes = {path: x.shape for path, x in arrays.items()}
     assert infer_model(shapes, num_heads=8, dilation=False, mask_padding=True) == config

@@ -1,0 +1,74 @@
+"""Detectors for use without this package."""
+
+import re
+from pathlib import Path
+
+import click
+
+from detr_jax.checkpoints import CheckpointError, load_class_names, load_model
+from detr_jax.config import ConfigError
+
+
+class _Canvas(click.ParamType):
+    name = "HxW"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        found = re.fullmatch(r"(\d+)x(\d+)", value)
+        if not found:
+            self.fail(f"{value!r} is not understood: give height and width in pixels, as 800x1344.", param, ctx)
+        return int(found[1]), int(found[2])
+
+
+@click.command("export")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--canvas",
+    "canvases",
+    type=_Canvas(),
+    multiple=True,
+    help="Height and width in pixels that images are padded to; may be given several times. By default those "
+    "of validation, or else one lying and one standing that hold every resized image.",
+)
+@click.option("--platforms", default="cpu,cuda,tpu", show_default=True, help="Where it can run, of cpu,cuda,rocm,tpu.")
+@click.option(
+    "--weights",
+    type=click.Choice(["inside", "beside"]),
+    default="inside",
+    show_default=True,
+    help="In each program, or once in a file of their own.",
+)
+@click.option("--ema/--no-ema", default=True, show_default=True, help="Take the moving average where there is one.")
+def export_command(
+    checkpoint: Path, out: Path, canvases: tuple[tuple[int, int], ...], platforms: str, weights: str, ema: bool
+) -> None:
+    """Write a detector as StableHLO programs that run without this package.
+
+    CHECKPOINT is a workdir (its newest checkpoint is taken; WORKDIR/best is the best) or a checkpoint; one of another
+    framework becomes one with import-weights. OUT is a new folder: a program for each canvas and any batch size, in
+    float32, class names, and loader.py, which runs it.
+
+    \b
+    Examples:
+      detr-jax export runs/shapes/best shapes-model
+      detr-jax export runs/coco model --canvas 800x1088 --canvas 1088x800 --platforms cuda --weights beside
+    """
+    from detr_jax.export import ExportError, export_model
+
+    try:
+        model, config = load_model(checkpoint, ema=ema, dtype="float32")
+        files = export_model(
+            model,
+            config,
+            out,
+            canvases=canvases,
+            platforms=[name.strip() for name in platforms.split(",") if name.strip()],
+            weights_beside=weights == "beside",
+            class_names=load_class_names(checkpoint),
+        )
+    except (CheckpointError, ConfigError, ExportError) as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"{out} cannot be written ({error}).") from None
+    for file in files:
+        click.echo(f"{file.stat().st_size / 2**20:9.2f} MiB  {file}")

@@ -1,0 +1,140 @@
+"""Trained detectors as StableHLO artefacts that run without this package.
+
+An artefact is a folder with one program a canvas, compiled when it is first called, for any batch size and for each of
+the chosen platforms; its weights; ``export.json``, which describes it; ``labels.json``, the class names; and
+``loader.py``, which runs it with jax and numpy (and flatbuffers, with which jax reads it) alone.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import detr_jax
+from detr_jax.config import Config, ConfigError, check_canvases
+from detr_jax.models.detr import DETR
+from detr_jax.models.resnet import normalize_images
+from detr_jax.postprocess import Detections, detections
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+WEIGHTS = "weights.npz"
+_OVER_LIMIT = 5  # pixels that rounding may carry the long side past its limit by, up to an aspect of 10 to 1
+_LOADER = Path(__file__).with_name("export_loader.py")
+
+
+class ExportError(ValueError):
+    """An artefact that cannot be written; the message says why and what would be right."""
+
+
+def export_model(
+    model: DETR,
+    config: Config,
+    out: str | Path,
+    *,
+    canvases: Sequence[tuple[int, int]] = (),
+    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+    weights_beside: bool = False,
+    class_names: Mapping[int, str] | None = None,
+) -> list[Path]:
+    """Writes an artefact.
+
+    Args:
+      model: a detector of compute type float32, for answers equal to its own.
+      config: its configuration, which says how images are resized.
+      out: a new folder.
+      canvases: shapes (height, width) in pixels that images are padded to, multiples of the backbone's stride; by
+        default `default_canvases`.
+      platforms: of `PLATFORMS`; the artefact runs on these only.
+      weights_beside: keep the weights in a file of their own, once for all canvases, in place of in each program.
+      class_names: name by label.
+
+    Returns:
+      The files written.
+
+    Raises:
+      ExportError: the folder is not new, or a platform is not known.
+      ConfigError: a canvas does not fit the model, or none is given and none follows from the configuration.
+    """
+    out, stride = Path(out), config.model.backbone.stride
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ExportError(f"{out} exists already: give a new folder.")
+    if unknown := [name for name in platforms if name not in PLATFORMS]:
+        raise ExportError(f"The platform {unknown[0]!r} is not known: choose among {', '.join(PLATFORMS)}.")
+    if not platforms:
+        raise ExportError(f"No platform is given: choose among {', '.join(PLATFORMS)}.")
+    canvases = list(dict.fromkeys(canvases)) or default_canvases(config)
+    for canvas in canvases:
+        if len(canvas) != 2 or any(side < 1 or side % stride for side in canvas):
+            raise ConfigError(f"The canvas {canvas} must be a (height, width) of positive multiples of {stride}.")
+    check_canvases(config.model, canvases)
+
+    graph, state = nnx.split(model)
+    leaves, tree = jax.tree.flatten(jax.tree.map(np.asarray, nnx.as_pure(state)))
+
+    def predict(weights: list[jax.Array], images: jax.Array, sizes: jax.Array, original_sizes: jax.Array) -> Detections:
+        found = nnx.merge(graph, jax.tree.unflatten(tree, weights))(normalize_images(images, sizes), sizes)
+        return detections(found.logits[-1], found.boxes[-1], original_sizes)
+
+    def predict_alone(images: jax.Array, sizes: jax.Array, original_sizes: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(predict(list(map(jnp.asarray, leaves)), images, sizes, original_sizes))
+
+    def predict_with(
+        weights: list[jax.Array], images: jax.Array, sizes: jax.Array, original_sizes: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        return tuple(predict(weights, images, sizes, original_sizes))
+
+    programs = {}
+    for height, width in canvases:
+        (batch,) = jax.export.symbolic_shape("batch")
+        inputs = (
+            jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8),
+            jax.ShapeDtypeStruct((batch, 2), jnp.int32),
+            jax.ShapeDtypeStruct((batch, 2), jnp.int32),
+        )
+        weights = ([jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves],) if weights_beside else ()
+        function = jax.jit(predict_with if weights_beside else predict_alone)
+        exported = jax.export.export(function, platforms=list(platforms))(*weights, *inputs)
+        programs[f"model_{height}x{width}.stablehlo"] = bytes(exported.serialize())
+
+    out.mkdir(parents=True, exist_ok=True)
+    for name, program in programs.items():
+        (out / name).write_bytes(program)
+    if weights_beside:
+        np.savez(out / WEIGHTS, *leaves)
+    description = {
+        "format": 1,
+        "made_with": {"detr_jax": detr_jax.__version__, "jax": jax.__version__},
+        "platforms": list(platforms),
+        "canvases": [list(canvas) for canvas in canvases],
+        "weights": WEIGHTS if weights_beside else None,
+        "short_side": config.data.val_short_side,
+        "max_long_side": config.data.max_long_side,
+        "num_classes": config.model.num_classes,
+        "num_queries": config.model.num_queries,
+    }
+    names = {str(label): name for label, name in sorted((class_names or {}).items())}
+    (out / "export.json").write_text(json.dumps(description, indent=2))
+    (out / "labels.json").write_text(json.dumps(names, indent=2, ensure_ascii=False))
+    shutil.copyfile(_LOADER, out / "loader.py")
+    return sorted(out.iterdir())
+
+
+def default_canvases(config: Config) -> list[tuple[int, int]]:
+    """The canvases (height, width) of a configuration's validation; else the two that hold all resized images.
+
+    Raises:
+      ConfigError: images are not resized and no canvas is configured.
+    """
+    data, stride = config.data, config.model.backbone.stride
+    if data.val_buckets:
+        return list(data.val_buckets)
+    if not data.val_short_side:
+        raise ConfigError("This model reads images in their own size: give the canvas to pad them to, in pixels.")
+    short = -(-data.val_short_side // stride) * stride
+    long = -(-(data.max_long_side + _OVER_LIMIT) // stride) * stride
+    return list(dict.fromkeys([(short, max(short, long)), (max(short, long), short)]))

@@ -1,0 +1,113 @@
+"""Runs an exported detector: ``pip install jax numpy flatbuffers`` (with which jax reads it) is all that is needed.
+
+from loader import Detector
+
+detector = Detector("FOLDER")
+for boxes, scores, labels in detector.predict([image], threshold=0.5):  # image: [H, W, 3] uint8, RGB
+    print([detector.names.get(int(label), label) for label in labels], scores, boxes)
+"""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import export
+
+
+class Found(NamedTuple):
+    """Detections. Dimensions: ``n`` of one image; ``B, Q`` batch and object queries of a batch."""
+
+    boxes: np.ndarray
+    """[n, 4] or [B, Q, 4] float32, xyxy in pixels of the original image; not clipped to it."""
+    scores: np.ndarray
+    """[n] or [B, Q] float32, probability of the label."""
+    labels: np.ndarray
+    """[n] or [B, Q] int32."""
+
+
+class Detector:
+    """An exported detector."""
+
+    def __init__(self, folder: str | Path = Path(__file__).parent):
+        """Reads the folder that ``detr-jax export`` wrote; by default the one that this file is in."""
+        self.folder = Path(folder)
+        self.description = json.loads((self.folder / "export.json").read_text())
+        self.canvases = [(height, width) for height, width in self.description["canvases"]]
+        """Shapes (height, width) in pixels that images are padded to."""
+        names = json.loads((self.folder / "labels.json").read_text(encoding="utf-8"))
+        self.names: dict[int, str] = {int(label): name for label, name in names.items()}
+        """Name by label, as far as they are known."""
+        self._weights: tuple[Any, ...] = ()
+        if self.description["weights"]:
+            with np.load(self.folder / self.description["weights"]) as arrays:
+                self._weights = (jax.device_put([arrays[f"arr_{i}"] for i in range(len(arrays.files))]),)
+
+    def __call__(self, images: np.ndarray, sizes: np.ndarray, original_sizes: np.ndarray) -> Found:
+        """What every object query finds in a batch.
+
+        Args:
+          images: [B, H, W, 3] uint8, RGB, padded at the bottom and right to one of ``canvases``.
+          sizes: [B, 2] int32, valid (height, width) in pixels.
+          original_sizes: [B, 2] int32, (height, width) in pixels before resizing, which the boxes refer to.
+        """
+        canvas = np.shape(images)[1:3]
+        if canvas not in self.canvases or np.ndim(images) != 4 or images.dtype != np.uint8:
+            raise ValueError(
+                f"images are {images.dtype} {list(np.shape(images))}: give uint8 [B, H, W, 3] with (H, W) one of "
+                f"{', '.join(map(str, self.canvases))}."
+            )
+        sizes, original_sizes = np.asarray(sizes, np.int32), np.asarray(original_sizes, np.int32)
+        return Found(*map(np.asarray, self._program(canvas)(*self._weights, images, sizes, original_sizes)))
+
+    def predict(self, images: list[np.ndarray], threshold: float = 0.0) -> list[Found]:
+        """Detections of images [H, W, 3] uint8 of any sizes, resized and padded as the model wants them."""
+        resized = [self.resize(image) for image in images]
+        canvas_of = [self._canvas(image.shape[:2]) for image in resized]
+        found: dict[int, Found] = {}
+        for canvas in dict.fromkeys(canvas_of):
+            members = [i for i, its_canvas in enumerate(canvas_of) if its_canvas == canvas]
+            batch = np.zeros((len(members), *canvas, 3), np.uint8)
+            for place, i in zip(batch, members, strict=True):
+                place[: resized[i].shape[0], : resized[i].shape[1]] = resized[i]
+            sizes = np.array([resized[i].shape[:2] for i in members], np.int32)
+            originals = np.array([images[i].shape[:2] for i in members], np.int32)
+            for i, *one in zip(members, *self(batch, sizes, originals), strict=True):
+                found[i] = Found(*(values[one[1] >= threshold] for values in one))
+        return [found[i] for i in range(len(images))]
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """The image with the short side, and at most the long side, of validation; antialiased linear."""
+        image = np.asarray(image)
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise ValueError(f"An image is {image.dtype} {list(image.shape)}: give uint8 [H, W, 3], RGB.")
+        short_side, max_long_side = self.description["short_side"], self.description["max_long_side"]
+        if not short_side:
+            return image
+        height, width = image.shape[:2]
+        short, long = min(height, width), max(height, width)
+        if long / short * short_side > max_long_side:
+            short_side = max(1, round(max_long_side * short / long))
+        long_side = int(short_side * long / short)
+        size = (short_side, long_side) if height <= width else (long_side, short_side)
+        if size == (height, width):
+            return image
+        values = jax.image.resize(image.astype(np.float32), (*size, 3), "linear", antialias=True)
+        return np.clip(np.rint(np.asarray(values)), 0, 255).astype(np.uint8)
+
+    def _canvas(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The smallest canvas that holds an image."""
+        holding = [canvas for canvas in self.canvases if canvas[0] >= size[0] and canvas[1] >= size[1]]
+        if not holding:
+            raise ValueError(
+                f"An image of {size[0]} x {size[1]} pixels (height x width) fits on no canvas of this artefact: "
+                f"{', '.join(map(str, self.canvases))}."
+            )
+        return min(holding, key=lambda canvas: canvas[0] * canvas[1])
+
+    @functools.cache  # noqa: B019 (one entry a canvas)
+    def _program(self, canvas: tuple[int, int]) -> Any:
+        file = self.folder / f"model_{canvas[0]}x{canvas[1]}.stablehlo"
+        return jax.jit(export.deserialize(bytearray(file.read_bytes())).call)

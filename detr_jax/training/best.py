@@ -1,0 +1,73 @@
+"""The best validation of a run so far, whose checkpoint is kept."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from detr_jax.checkpoints import Checkpoints
+
+
+class Best:
+    """Follows the AP over a run's validations.
+
+    ``best.json`` in the workdir holds the step and the AP of the best one, the step of the last, and how many there
+    were without a better AP since; the link ``best`` beside it leads to the checkpoint.
+    """
+
+    def __init__(self, workdir: Path, checkpoints: Checkpoints, start_step: int, *, anew: bool):
+        """Goes on from ``best.json``; not where ``anew``, as after a change of the data, or where it is of no use."""
+        self._path = workdir / "best.json"
+        self._link = workdir / "best"
+        self._checkpoints = checkpoints
+        read = None if anew else _read(self._path)
+        known = read and (checkpoints.folder / str(read["step"])).is_dir() and read["last"] <= start_step
+        self._now: dict[str, Any] = read if read and known else {"step": None, "AP": None, "last": -1, "since": 0}
+        checkpoints.best_step = self._now["step"]
+
+    @property
+    def since(self) -> int:
+        """Validations in a row, up to the last, without a better AP."""
+        return self._now["since"]
+
+    def add(self, step: int, average_precision: float) -> None:
+        """Counts the validation of the checkpoint at ``step``, once; one that is known already changes nothing."""
+        now = self._now
+        if step <= now["last"]:
+            return
+        if now["AP"] is None or average_precision > now["AP"]:
+            now |= {"step": step, "AP": average_precision, "since": 0}
+            self._checkpoints.best_step = step
+        else:
+            now["since"] += 1
+        now["last"] = step
+        self._checkpoints.wait()  # what is named here is on the disk
+        _replace(self._path, lambda path: path.write_text(json.dumps(now)))
+        target = os.path.relpath(self._checkpoints.folder / str(now["step"]), self._path.parent.absolute())
+        _replace(self._link, lambda path: path.symlink_to(target, target_is_directory=True))
+
+    def sentence(self) -> str:
+        """What was best and where it is."""
+        step, ap = self._now["step"], self._now["AP"]
+        return f"best AP {ap:.3f} at step {step}, kept in {self._checkpoints.folder / str(step)}"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        read = json.loads(path.read_text())
+        return {
+            "step": int(read["step"]),
+            "AP": float(read["AP"]),
+            "last": int(read["last"]),
+            "since": int(read["since"]),
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Writes a file or link beside ``path`` and moves it there, so that one whole version exists at any time."""
+    beside = path.with_name(f"{path.name}.new")
+    beside.unlink(missing_ok=True)
+    write(beside)
+    os.replace(beside, path)

@@ -1,0 +1,97 @@
+"""What a run starts from: a configuration with nothing left open, and imported weights."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from detr_jax.config import Config, ModelConfig, check, check_fields
+from detr_jax.data import DataError, Source
+from detr_jax.training.step import Model
+from detr_jax.weights import ImportedWeights, merge_pretrained, outcome_table, read_pretrained
+
+LEAST_IMAGES = 10_000
+"""Below this many images the authors advise to fine-tune (facebookresearch/detr, issues 9 and 125)."""
+
+
+def settle_model(config: Config, previous: Config | None) -> tuple[Config, ImportedWeights | None]:
+    """The configuration with its model as the checkpoint has it, where it is to follow one.
+
+    Only ``model.num_classes`` may be left at 0, for `settle_classes`.
+
+    Args:
+      config: as the user gave it.
+      previous: that of the earlier run in the same workdir, whose model then takes the place of the checkpoint's.
+
+    Returns:
+      The configuration, and the weights of ``training.init_from`` where they were read.
+
+    Raises:
+      ConfigError: the configuration cannot work.
+      WeightsError: the checkpoint cannot be read.
+    """
+    given, follows, weights = config.model, config.training.follow_checkpoint, None
+    if follows and config.training.init_from:
+        check_fields(config)
+        weights = None if previous else read_start(config)
+    else:
+        check(config)
+    there = previous.model if previous else _model_of(weights, given) if weights else given
+    num_queries = given.num_queries or (there.num_queries if follows or previous else 0) or ModelConfig().num_queries
+    num_classes = given.num_classes or (previous.model.num_classes if previous else 0)
+    model = dataclasses.replace(
+        there if follows else given,
+        num_classes=num_classes,
+        num_queries=num_queries,
+        dropout=given.dropout,
+        dtype=given.dtype,
+    )
+    return check(dataclasses.replace(config, model=model)), weights
+
+
+def settle_classes(config: Config, *sources: Source) -> Config:
+    """The configuration with ``model.num_classes``, where it is 0, as the data needs it: the highest label plus 1.
+
+    Raises:
+      DataError: the data has no class, or one below 0.
+    """
+    if config.model.num_classes:
+        return config
+    names = {label: name for source in sources for label, name in source.categories.items()}
+    if not names:
+        raise DataError("model.num_classes=0 takes the classes from the data, which names none: set it.")
+    if min(names) < 0:
+        raise DataError(f"The data has category {min(names)} ({names[min(names)]!r}): labels must be at least 0.")
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=max(names) + 1))
+
+
+def read_start(config: Config) -> ImportedWeights:
+    """The weights of ``training.init_from``.
+
+    Raises:
+      WeightsError: they cannot be read.
+    """
+    model = config.model
+    return read_pretrained(
+        config.training.init_from,
+        dilation=model.backbone.dilation,
+        mask_padding=model.mask_padding,
+        num_heads=None if config.training.follow_checkpoint else model.num_heads,
+    )
+
+
+def start_from(model: Model, weights: ImportedWeights, config: Config) -> tuple[Model, str]:
+    """The model with imported values, and a table of what was loaded.
+
+    Raises:
+      WeightsError: the weights are those of another architecture.
+    """
+    tree, outcomes = merge_pretrained(model.whole(model.params, model.frozen), weights, config.model)
+    params, frozen = model.split(jax.tree.map(jnp.asarray, tree))
+    title = f"starting from {config.training.init_from} ({weights.kind}):"
+    return model._replace(params=params, frozen=frozen), "\n".join([title, outcome_table(outcomes), *weights.notes])
+
+
+def _model_of(weights: ImportedWeights, given: ModelConfig) -> ModelConfig:
+    """The architecture of a checkpoint; around a backbone alone, that of the configuration."""
+    return weights.config or dataclasses.replace(given, backbone=weights.backbone)

@@ -1,0 +1,188 @@
+"""The exported artefact: equal to the model, in a process that cannot import this package."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from flax import nnx
+from PIL import Image
+
+from detr_jax.checkpoints import Checkpoints
+from detr_jax.cli import main
+from detr_jax.config import Config, ConfigError, DataConfig
+from detr_jax.data.transforms import resized
+from detr_jax.export import ExportError, default_canvases, export_model
+from detr_jax.export_loader import Detector
+from detr_jax.models import DETR, normalize_images
+from detr_jax.postprocess import detections
+from tests.tiny import tiny_config
+
+PROGRAM = """
+import sys
+sys.modules |= dict.fromkeys(("detr_jax", "flax", "optax", "orbax", "PIL"))  # importing any of them fails
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+from loader import Detector
+detector = Detector(sys.argv[1])
+inputs = np.load(sys.argv[2])
+found = [detector(*(inputs[f"{name}{i}"] for name in ("images", "sizes", "originals"))) for i in range(2)]
+np.savez(sys.argv[3], **{f"{name}{i}": x for i, one in enumerate(found) for name, x in one._asdict().items()})
+"""
+
+
+NAMES = ("images", "sizes", "originals")
+
+
+def _batch(rng, number, canvas):
+    sizes = np.stack([rng.integers(canvas[i] // 2, canvas[i], number, endpoint=True) for i in (0, 1)], 1)
+    images = rng.integers(0, 256, (number, *canvas, 3), np.uint8)  # what lies in the padding must not matter
+    return images, sizes.astype(np.int32), rng.integers(20, 2000, (number, 2), np.int32)
+
+
+@jax.jit
+def _of(model, images, sizes, originals):
+    found = model(normalize_images(images, sizes), sizes)
+    return detections(found.logits[-1], found.boxes[-1], originals)
+
+
+def _assert_equal(found, expected, originals):
+    expected = jax.device_get(expected)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+    scale = originals[:, None, [1, 0, 1, 0]]
+    np.testing.assert_allclose(found.boxes / scale, expected.boxes / scale, atol=1e-5)
+    sure = expected.scores > 0.5  # only there can no rounding swap two labels
+    np.testing.assert_array_equal(found.labels[sure], expected.labels[sure])
+
+
+@pytest.fixture
+def random_model(rng, rngs):
+    """A factory of tiny models, every value of which is random, frozen statistics included."""
+
+    def build(norm="group"):
+        config = tiny_config()
+        config.model.backbone.norm = norm
+        model = DETR(config.model, rngs=rngs)
+        graph, values = nnx.split(model)
+
+        def noisy(path, x):
+            x = np.asarray(x) + rng.normal(0, 0.2, x.shape).astype(np.float32)
+            return abs(x) + np.float32(0.1) if path[-1].key == "variance" else x
+
+        return nnx.merge(graph, jax.tree_util.tree_map_with_path(noisy, nnx.as_pure(values))), config
+
+    return build
+
+
+@pytest.mark.parametrize(("norm", "beside"), [("group", False), ("frozen_batch", True)])
+def test_the_artefact_equals_the_model_without_this_package(random_model, rng, tmp_path, norm, beside):
+    model, config = random_model(norm)
+    canvases = ((32, 32), (24, 40)) if beside else ((32, 32),)
+    export_model(model, config, tmp_path / "out", canvases=canvases, weights_beside=beside, platforms=("cpu", "cuda"))
+    assert (tmp_path / "out" / "weights.npz").exists() == beside
+    batches = [_batch(rng, number, canvases[i % len(canvases)]) for i, number in enumerate((3, 1))]
+    inputs = {f"{n}{i}": x for i, one in enumerate(batches) for n, x in zip(NAMES, one, strict=True)}
+    np.savez(tmp_path / "inputs.npz", **inputs)
+    command = [sys.executable, "-c", PROGRAM, tmp_path / "out", tmp_path / "inputs.npz", tmp_path / "found.npz"]
+    subprocess.run(command, check=True, timeout=120, cwd=tmp_path, env={"JAX_PLATFORMS": "cpu"})
+    with np.load(tmp_path / "found.npz") as found:
+        for i, batch in enumerate(batches):
+            one = type("Found", (), {name: found[f"{name}{i}"] for name in ("boxes", "scores", "labels")})
+            _assert_equal(one, _of(model, *batch), batch[2])
+
+
+def test_images_of_any_size_come_back_in_their_order(random_model, rng, tmp_path):
+    model, config = random_model()
+    config.data = dataclasses.replace(config.data, val_short_side=24, max_long_side=40, val_buckets=())
+    assert default_canvases(config) == [(24, 48), (48, 24)]
+    export_model(model, config, tmp_path / "out", platforms=("cpu",))
+    detector = Detector(tmp_path / "out")
+    images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((24, 30), (60, 24), (24, 40), (100, 31))]
+    found = detector.predict(images)
+    for image, one in zip(images, found, strict=True):
+        small = detector.resize(image)
+        assert small.shape[:2] == resized(image.shape[:2], 24, 40)
+        by_hand = np.zeros((1, *((48, 24) if small.shape[0] > small.shape[1] else (24, 48)), 3), np.uint8)
+        by_hand[0, : small.shape[0], : small.shape[1]] = small
+        sizes, originals = np.array([small.shape[:2]]), np.array([image.shape[:2]])
+        _assert_equal(type(one)(*(x[None] for x in one)), _of(model, by_hand, sizes, originals), originals)
+    threshold = float(np.sort(found[0].scores)[1:3].mean())  # between two of them
+    (kept,) = detector.predict(images[:1], threshold)
+    np.testing.assert_allclose(kept.scores, found[0].scores[found[0].scores >= threshold], atol=1e-6)
+
+
+def test_the_loader_resizes_as_pillow_does_but_for_rounding(random_model, rng, tmp_path):
+    model, config = random_model()
+    config.data = dataclasses.replace(config.data, val_short_side=40, max_long_side=80)
+    export_model(model, config, tmp_path / "out", platforms=("cpu",))
+    image = np.asarray(Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize((150, 97)))
+    theirs = np.asarray(Image.fromarray(image).resize(resized((97, 150), 40, 80)[::-1], Image.Resampling.BILINEAR))
+    ours = Detector(tmp_path / "out").resize(image)
+    assert ours.shape == theirs.shape
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+def test_the_loader_refuses_what_does_not_fit(random_model, tmp_path):
+    model, config = random_model()
+    export_model(model, config, tmp_path / "out", platforms=("cpu",))
+    detector = Detector(tmp_path / "out")
+    with pytest.raises(ValueError, match=r"uint8 \[1, 8, 8, 3\]: give uint8 \[B, H, W, 3\].*\(32, 32\)"):
+        detector(np.zeros((1, 8, 8, 3), np.uint8), np.array([[8, 8]]), np.array([[8, 8]]))
+    with pytest.raises(ValueError, match=r"float64 \[8, 8, 3\]"):
+        detector.predict([np.zeros((8, 8, 3))])
+    with pytest.raises(ValueError, match=r"33 x 8 pixels .* fits on no canvas.*\(32, 32\)"):
+        detector.predict([np.zeros((33, 8, 3), np.uint8)])
+
+
+def test_canvases_hold_every_resized_image_of_a_usual_aspect(rng):
+    config = Config(data=DataConfig(val_short_side=800, max_long_side=1333))
+    canvases = default_canvases(config)
+    assert canvases == [(800, 1344), (1344, 800)]
+    for _ in range(2000):
+        short = int(rng.integers(50, 2000))
+        size = rng.permutation([short, int(short * rng.uniform(1, 10))])
+        height, width = resized(tuple(map(int, size)), 800, 1333)
+        assert any(height <= canvas[0] and width <= canvas[1] for canvas in canvases), size
+
+
+def test_the_command_writes_an_artefact_with_the_moving_average(random_model, tmp_path, rng):
+    model, config = random_model()
+    values = nnx.as_pure(nnx.state(model))
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", keep=1)
+    checkpoints.class_names = {0: "kreis", 2: "dreieck"}
+    checkpoints.save(3, {"params": jax.tree.map(np.zeros_like, values), "ema": values}, config)
+    checkpoints.close()
+    arguments = ["export", str(tmp_path / "run"), str(tmp_path / "out"), "--platforms", "cpu", "--canvas", "40x24"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "model_40x24.stablehlo" in result.output
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["canvases"] == [[40, 24]]
+    batch = _batch(rng, 2, (40, 24))
+    detector = Detector(tmp_path / "out")
+    assert detector.names == {0: "kreis", 2: "dreieck"}
+    _assert_equal(detector(*batch), _of(model, *batch), batch[2])
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert "exists already" in result.output
+
+
+def test_what_cannot_be_exported_is_refused_and_nothing_written(random_model, tmp_path):
+    model, config = random_model()
+    with pytest.raises(ExportError, match=r"'gpu' is not known.*cuda"):
+        export_model(model, config, tmp_path / "out", platforms=("gpu",))
+    with pytest.raises(ConfigError, match=r"canvas \(30, 32\).*multiples of 4"):
+        export_model(model, config, tmp_path / "out", canvases=((30, 32),))
+    config.data.val_buckets = ()
+    with pytest.raises(ConfigError, match="give the canvas"):
+        export_model(model, config, tmp_path / "out")
+    result = CliRunner().invoke(main, ["export", str(tmp_path), str(tmp_path / "out"), "--canvas", "big"])
+    assert result.exit_code == 2
+    assert "'big' is not understood" in result.output
+    result = CliRunner().invoke(main, ["export", str(tmp_path / "nothing"), str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "does not exist" in result.output
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,175 @@
+"""Fine-tuning: the model of a checkpoint on the classes of the data, the best checkpoint, the early end."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs import finetune
+from detr_jax.checkpoints import Checkpoints, find_checkpoint, load_config, load_model
+from detr_jax.config import BackboneConfig, Config, ConfigError, EvaluationConfig, ModelConfig, ShapesConfig, to_json
+from detr_jax.data.shapes import ShapesDataset, write_coco
+from detr_jax.evaluation.validator import Validator
+from detr_jax.models import DETR
+from detr_jax.training import loop
+from detr_jax.training.best import Best
+from detr_jax.training.loop import train
+from detr_jax.training.start import settle_classes, settle_model
+from tests.tiny import tiny_config
+
+KINDS = ("cross", "ring")
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """Runs of this file use one of the simulated devices."""
+    create_mesh = loop.create_mesh
+    monkeypatch.setattr(loop, "create_mesh", lambda: create_mesh(jax.devices()[:1]))
+
+
+@pytest.fixture
+def pretrained(tmp_path, rngs):
+    """A workdir with a model for three classes, and the model's values."""
+    config = tiny_config()
+    values = nnx.as_pure(nnx.state(DETR(config.model, rngs=rngs)))
+    checkpoints = Checkpoints(tmp_path / "pretrained" / "checkpoints", keep=1)
+    checkpoints.save(7, {"params": values}, config)
+    checkpoints.close()
+    return tmp_path / "pretrained", values
+
+
+def _fine_tuning(init_from, **training):
+    """configs/finetune.py on drawn shapes of two kinds, with small images and without a change of weights."""
+    config, tiny = finetune.get_config(), tiny_config()
+    config.data = dataclasses.replace(
+        tiny.data, shapes=ShapesConfig(kinds=KINDS, train_images=8, val_images=4, min_size=24, max_size=32)
+    )
+    config.optimizer.learning_rate = config.optimizer.backbone_learning_rate = 1e-12
+    config.training = dataclasses.replace(config.training, init_from=str(init_from), **{"epochs": 3, **training})
+    config.evaluation = EvaluationConfig(every_epochs=1, batch_size=4, pictures=0)
+    return config
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Makes the validations of a run give the APs of a list, one after the other."""
+
+    def script(*values):
+        left = iter(values)
+        monkeypatch.setattr(Validator, "metrics", lambda self, state: {"AP": next(left), "AP50": 0.0})
+
+    return script
+
+
+def test_a_checkpoint_and_data_are_all_that_is_needed(pretrained, tmp_path, capsys):
+    workdir, values = pretrained
+    train(_fine_tuning(workdir, epochs=1), tmp_path / "run")
+    model, config = load_model(tmp_path / "run")
+    there = tiny_config().model
+    assert config.model == dataclasses.replace(there, num_classes=2)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["num_classes"] == 2
+    found = nnx.as_pure(nnx.state(model))
+    assert found["class_head"]["kernel"].shape == (16, 3)
+    del found["class_head"], values["class_head"]
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(values), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    printed = capsys.readouterr().out
+    assert "model.num_classes=2" in printed
+    assert "3 classes in the checkpoint, 2 here" in printed
+    assert "Training from scratch" not in printed
+
+
+def test_going_on_needs_neither_the_checkpoint_nor_a_number(pretrained, tmp_path, capsys):
+    config = _fine_tuning(pretrained[0], epochs=1)
+    train(config, tmp_path / "run")
+    (pretrained[0] / "checkpoints").rename(tmp_path / "away")
+    config.training.epochs = 2
+    train(config, tmp_path / "run")
+    assert "resuming at step 1" in capsys.readouterr().out
+    assert find_checkpoint(tmp_path / "run").name == "2"
+
+
+def test_the_best_checkpoint_outlives_the_newest_and_is_found_by_name(pretrained, tmp_path, scripted, capsys):
+    scripted(0.1, 0.3, 0.2, 0.3)
+    run = tmp_path / "run"
+    train(_fine_tuning(pretrained[0], epochs=4), run)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["2", "4"]
+    assert find_checkpoint(run).name == "4"
+    assert find_checkpoint(run / "best") == (run / "checkpoints" / "2").absolute()
+    assert load_config(run / "best").model.num_classes == 2
+    assert json.loads((run / "best.json").read_text()) == {"step": 2, "AP": 0.3, "last": 4, "since": 2}
+    assert "best AP 0.300 at step 2" in capsys.readouterr().out
+
+
+def test_a_run_ends_early_goes_no_further_and_goes_on_when_told(pretrained, tmp_path, scripted, capsys):
+    scripted(0.2, 0.1, 0.1, 0.4, 0.3, 0.3)
+    config = _fine_tuning(pretrained[0], epochs=9, early_stop=2)
+    assert train(config, tmp_path / "run")["AP"] == 0.1
+    assert "stopping at step 3: 2 validations without a better AP" in capsys.readouterr().out
+    assert train(config, tmp_path / "run")["AP"] == 0.1
+    assert find_checkpoint(tmp_path / "run").name == "3"
+    config.training.early_stop = 3
+    train(dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=6)), tmp_path / "run")
+    assert find_checkpoint(tmp_path / "run").name == "6"
+    assert find_checkpoint(tmp_path / "run" / "best").name == "4"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_is_that_of_brute_force_however_often_a_run_is_cut(rng, tmp_path, seed):
+    aps = rng.integers(0, 5, 12) / 4
+    checkpoints = type("Kept", (), {"folder": tmp_path / "checkpoints", "wait": lambda self: None})()
+    best = Best(tmp_path, checkpoints, 0, anew=False)
+    for step, ap in enumerate(aps, start=1):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+        best.add(step, float(ap))
+        if rng.random() < 0.5:
+            best = Best(tmp_path, checkpoints, step, anew=False)
+            best.add(step, float(ap))  # a run that goes on meets its last validation again
+        assert checkpoints.best_step == 1 + int(np.argmax(aps[:step]))
+        assert best.since == step - checkpoints.best_step
+        assert (tmp_path / "best").resolve() == (tmp_path / "checkpoints" / str(checkpoints.best_step)).resolve()
+    assert Best(tmp_path, checkpoints, 12, anew=True).since == 0
+    assert checkpoints.best_step is None
+
+
+def test_few_images_without_a_checkpoint_are_warned_of(tmp_path, capsys):
+    write_coco(ShapesConfig(train_images=8, val_images=2, min_size=24, max_size=32), tmp_path / "data")
+    config = tiny_config()
+    config.data.dataset, config.data.root = "coco", str(tmp_path / "data")
+    config.training.steps, config.evaluation.pictures = 1, 0
+    train(config, tmp_path / "run")
+    assert "Training from scratch on 8 images" in capsys.readouterr().out
+
+
+def test_fine_tuning_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"^training\.init_from is empty: give the checkpoint"):
+        train(_fine_tuning(""), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_model_is_the_checkpoints_but_for_what_belongs_to_the_run(pretrained):
+    config = _fine_tuning(pretrained[0])
+    config.model = ModelConfig(num_classes=0, num_queries=0, dropout=0.25, dtype="bfloat16", hidden_dim=512)
+    settled, weights = settle_model(config, None)
+    there = tiny_config().model
+    assert settled.model == dataclasses.replace(there, num_classes=0, dropout=0.25, dtype="bfloat16")
+    assert weights is not None
+    config.model.num_queries, config.model.num_classes = 50, 6
+    settled, _ = settle_model(config, None)
+    assert (settled.model.num_queries, settled.model.num_classes) == (50, 6)
+    previous = Config(model=ModelConfig(num_classes=4, num_queries=9, backbone=BackboneConfig(width=32)))
+    config.model.num_queries = config.model.num_classes = 0
+    settled, weights = settle_model(config, previous)
+    assert (settled.model.num_queries, settled.model.num_classes, settled.model.backbone.width) == (9, 4, 32)
+    assert weights is None
+
+
+def test_classes_of_both_splits_count():
+    config = dataclasses.replace(tiny_config(), model=dataclasses.replace(tiny_config().model, num_classes=0))
+    sources = [ShapesDataset(ShapesConfig(kinds=kinds), "val") for kinds in (KINDS, ("ring", "cross", "diamond"))]
+    assert settle_classes(config, *sources).model.num_classes == 3
+    assert settle_classes(tiny_config(), *sources).model.num_classes == 3
+    assert to_json(settle_classes(config, sources[0])) != to_json(config)
