@@ -93,10 +93,7 @@ def randomise(model: torch.nn.Module, run: Callable[[torch.Tensor], object]) -> 
             parameter.normal_(0, 1 / math.sqrt(parameter[0].numel()))
 
     def fit(norm: torch.nn.Module, inputs: tuple[torch.Tensor, ...], *, gain: tuple[float, float]) -> None:
-        mean, variance = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3))
-        variance = variance + 0.3 * inputs[0].square().mean()
-        norm.running_mean.copy_(mean + variance.sqrt() * torch.randn_like(mean) * 0.3)
-        norm.running_var.copy_(variance * torch.empty_like(mean).uniform_(0.5, 2))
+        fit_statistics(norm, inputs)
         norm.weight.uniform_(*gain)
         norm.bias.normal_(0, 0.1)
 
@@ -108,6 +105,14 @@ def randomise(model: torch.nn.Module, run: Callable[[torch.Tensor], object]) -> 
     run(torch.randn(1, 3, 160, 192))
     for hook in hooks:
         hook.remove()
+
+
+def fit_statistics(norm: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    """Statistics of a norm near those of its input."""
+    mean, variance = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3))
+    variance = variance + 0.3 * inputs[0].square().mean()
+    norm.running_mean.copy_(mean + variance.sqrt() * torch.randn_like(mean) * 0.3)
+    norm.running_var.copy_(variance * torch.empty_like(mean).uniform_(0.5, 2))
 
 
 @torch.no_grad()
@@ -137,6 +142,12 @@ def decide(model: DetrForObjectDetection) -> None:
             move(last, stage_signs)
             if hasattr(block.shortcut, "normalization"):
                 move(block.shortcut.normalization, stage_signs)
+    hooks = [
+        norm.register_forward_pre_hook(fit_statistics) for norm in model.modules() if hasattr(norm, "running_mean")
+    ]
+    model(torch.randn(1, 3, 160, 192))  # what moved a norm's output moved the next one's input
+    for hook in hooks:
+        hook.remove()
     for head in (model.class_labels_classifier, model.bbox_predictor.layers[-1]):
         head.weight.mul_(0.1)
 
