@@ -14,6 +14,7 @@ from inputs import Inputs
 from detr_jax.config import Config, ModelConfig
 from detr_jax.matching import Targets
 from detr_jax.models import DETR, detr_resnet50, normalize_images
+from detr_jax.models.detr import abstract_model
 from detr_jax.sharding import create_mesh, replicated, shared_out
 from detr_jax.training.optimizer import create_optimizer, is_trainable
 from detr_jax.training.step import DeviceBatch, Model, create_state, create_train_step
@@ -72,7 +73,7 @@ class Forward:
     """The compiled forward pass on one batch of normalised images."""
 
     def __init__(self, model: DETR, inputs: Inputs, dtype: str):
-        graph = nnx.graphdef(nnx.eval_shape(lambda: DETR(model_config(dtype), rngs=nnx.Rngs(0))))
+        graph = abstract_model(model_config(dtype))[0]
         values = nnx.as_pure(nnx.state(model))
 
         def predict(values: Any, images: jax.Array, sizes: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -100,7 +101,7 @@ class TrainStep:
         config = Config(model=model_config(dtype))
         config.loss.matcher = matcher
         trainable = is_trainable(config.optimizer)
-        graph = nnx.graphdef(nnx.eval_shape(lambda: DETR(config.model, rngs=nnx.Rngs(0))))
+        graph = abstract_model(config.model)[0]
         # copies: the step gives the memory of its state back
         params, frozen = (jax.tree.map(jnp.copy, nnx.as_pure(x)) for x in nnx.split(model, trainable, ...)[1:])
         self.trained_parameters = sum(x.size for x in jax.tree.leaves(params))

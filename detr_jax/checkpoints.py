@@ -22,7 +22,7 @@ from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
 from detr_jax.config import Config, from_json, to_json
-from detr_jax.models.detr import DETR
+from detr_jax.models.detr import DETR, abstract_model
 
 Tree = Any
 """A pure tree of arrays."""
@@ -184,6 +184,6 @@ def load_model(path: str | Path, *, ema: bool = True, dtype: str | None = None) 
     if dtype is not None:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
     part = "ema" if ema and (checkpoint / "ema").is_dir() else "params"
-    graph, abstract = nnx.split(nnx.eval_shape(lambda: DETR(config.model, rngs=nnx.Rngs(0))))
-    target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), nnx.as_pure(abstract))
+    graph, abstract = abstract_model(config.model)
+    target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract)
     return nnx.merge(graph, ocp.load_checkpointables(checkpoint, {part: target})[part]), config

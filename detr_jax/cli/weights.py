@@ -7,9 +7,10 @@ import click
 from detr_jax.checkpoints import CheckpointError, Checkpoints
 from detr_jax.config import Config, to_json
 from detr_jax.data.class_table import format_classes
+from detr_jax.models.detr import abstract_model
 from detr_jax.weights.files import WeightsError
 from detr_jax.weights.pretrained import read_pretrained
-from detr_jax.weights.trees import abstract_model, with_leaves
+from detr_jax.weights.trees import with_leaves
 
 
 @click.command("import-weights")

@@ -16,6 +16,11 @@ _RESTARTS = 50  # of the search, fewer where sizes are many
 _TABLE_ENTRIES = 4 * 10**6  # of the table of canvases against sizes that the search works on
 
 
+def by_area(bucket: Bucket) -> tuple[int, Bucket]:
+    """The key that sorts canvases by area, those of one area by their height."""
+    return bucket[0] * bucket[1], bucket
+
+
 def choose_buckets(
     sizes: np.ndarray, count: int, stride: int = 32, must_hold: Sequence[tuple[int, int]] = ()
 ) -> list[Bucket]:
@@ -51,7 +56,7 @@ def choose_buckets(
     chosen = _search(padded, np.bincount(member.ravel(), weights), count)
     taken = padded[chosen].argmin(axis=0)[member.ravel()]
     tight = {tuple(cells[taken == k].max(axis=0).tolist()) for k in np.unique(taken)}
-    return sorted(((h * stride, w * stride) for h, w in tight), key=lambda bucket: (bucket[0] * bucket[1], bucket))
+    return sorted(((h * stride, w * stride) for h, w in tight), key=by_area)
 
 
 def _search(padded: np.ndarray, weights: np.ndarray, count: int) -> list[int]:
@@ -98,7 +103,7 @@ def _search(padded: np.ndarray, weights: np.ndarray, count: int) -> list[int]:
 def bucket_for(size: tuple[int, int], buckets: Sequence[Bucket]) -> Bucket | None:
     """The bucket of the smallest area that holds an image of this (height, width); None where none does."""
     fitting = [bucket for bucket in buckets if bucket[0] >= size[0] and bucket[1] >= size[1]]
-    return min(fitting, key=lambda bucket: (bucket[0] * bucket[1], bucket), default=None)
+    return min(fitting, key=by_area, default=None)
 
 
 def useful_share(sizes: np.ndarray, buckets: Sequence[Bucket]) -> float:
@@ -131,7 +136,7 @@ def val_sizes(source: Source, config: DataConfig) -> np.ndarray:
 def train_buckets(source: Source, config: DataConfig, stride: int) -> list[Bucket]:
     """``config.train_buckets``, or where that is empty, ``config.num_train_buckets`` chosen from the data."""
     if config.train_buckets:
-        return sorted(set(config.train_buckets), key=lambda bucket: (bucket[0] * bucket[1], bucket))
+        return sorted(set(config.train_buckets), key=by_area)
     distinct = np.unique(source.sizes, axis=0).tolist()
     largest = {size for height, width in distinct for size in largest_sizes((height, width), config)}
     return choose_buckets(train_sizes(source, config), config.num_train_buckets, stride, sorted(largest))
@@ -140,5 +145,5 @@ def train_buckets(source: Source, config: DataConfig, stride: int) -> list[Bucke
 def val_buckets(source: Source, config: DataConfig, stride: int) -> list[Bucket]:
     """``config.val_buckets``, or where that is empty, ``config.num_val_buckets`` chosen from the data."""
     if config.val_buckets:
-        return sorted(set(config.val_buckets), key=lambda bucket: (bucket[0] * bucket[1], bucket))
+        return sorted(set(config.val_buckets), key=by_area)
     return choose_buckets(val_sizes(source, config), config.num_val_buckets, stride)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from detr_jax.config import LEARNED_CELLS, Config
-from detr_jax.data.buckets import Bucket, bucket_for
+from detr_jax.data.buckets import Bucket, bucket_for, by_area
 from detr_jax.data.transforms import val_geometry
 
 _ASPECTS = (1.0, 4 / 3, 3 / 2)  # of common images, beside what reaches the limit of the long side
@@ -26,7 +26,7 @@ def prediction_canvases(config: Config) -> list[Bucket]:
 
     short, long = data.val_short_side, data.max_long_side
     if data.val_buckets:
-        return sorted(set(data.val_buckets), key=lambda bucket: (bucket[0] * bucket[1], bucket))
+        return sorted(set(data.val_buckets), key=by_area)
     if short:
         pairs: list[tuple[float, float]] = [(short, min(aspect * short, max(short, long))) for aspect in _ASPECTS]
         pairs += [(min(short, long), max(short, long)), (min(short, long) / 2, max(short, long))]
@@ -37,7 +37,7 @@ def prediction_canvases(config: Config) -> list[Bucket]:
             sides.append(min(2 * sides[-1], long))
         landscape = [(rounded(side), rounded(side)) for side in sides]
     both = {*landscape, *((width, height) for height, width in landscape)}
-    return sorted(both, key=lambda bucket: (bucket[0] * bucket[1], bucket))
+    return sorted(both, key=by_area)
 
 
 class Placement(NamedTuple):

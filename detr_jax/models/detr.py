@@ -1,6 +1,6 @@
 """The DETR model: backbone, transformer, object queries, class and box heads (sections 3.2 and A.3)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -136,3 +136,9 @@ class DETR(nnx.Module):
 def _flatten_cells(x: jax.Array) -> jax.Array:
     """[B, h, w, ...] to [B, h * w, ...]."""
     return x.reshape(x.shape[0], -1, *x.shape[3:])
+
+
+def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, Any]:
+    """The graph of a detector and its pure tree of shapes, without computing any value."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: DETR(config, rngs=nnx.Rngs(0))))
+    return graph, nnx.as_pure(state)

@@ -12,7 +12,7 @@ from flax import nnx
 from detr_jax.checkpoints import CheckpointError, find_checkpoint, load_class_names, load_model
 from detr_jax.config import BackboneConfig, ModelConfig
 from detr_jax.data.coco_classes import COCO_CLASSES, NUM_COCO_LABELS
-from detr_jax.models.detr import DETR
+from detr_jax.models.detr import DETR, abstract_model
 from detr_jax.models.resnet import PIXEL_MEAN, PIXEL_STD
 from detr_jax.weights import huggingface
 from detr_jax.weights.architecture import infer_backbone, infer_model
@@ -23,7 +23,7 @@ from detr_jax.weights.huggingface import HUGGINGFACE
 from detr_jax.weights.layout import Layout, Sorted, sort_tensors
 from detr_jax.weights.mmdetection import MMDETECTION
 from detr_jax.weights.torchvision import TORCHVISION
-from detr_jax.weights.trees import abstract_model, by_path, with_leaves
+from detr_jax.weights.trees import by_path, with_leaves
 
 LAYOUTS = (FACEBOOK, DETECTRON2, HUGGINGFACE, MMDETECTION, TORCHVISION)
 

@@ -4,10 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from flax import nnx
-
-from detr_jax.config import ModelConfig
-from detr_jax.models.detr import DETR
 
 
 def _name(path: tuple) -> str:
@@ -22,9 +18,3 @@ def by_path(tree: Any) -> dict[str, Any]:
 def with_leaves(tree: Any, leaves: Mapping[str, Any]) -> Any:
     """The tree with every leaf taken from ``leaves`` by its path."""
     return jax.tree_util.tree_map_with_path(lambda path, _: leaves[_name(path)], tree)
-
-
-def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, Any]:
-    """The graph of a detector and its tree of shapes, without computing any value."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: DETR(config, rngs=nnx.Rngs(0))))
-    return graph, nnx.as_pure(state)

@@ -2,19 +2,12 @@ import re
 
 import jax
 import pytest
-from click.testing import CliRunner
 
-from detr_jax.cli import main
 from detr_jax.config import Config, DataConfig
 from detr_jax.data import TrainPlan, ValPlan, open_source
 from detr_jax.data.buckets import train_sizes, useful_share
 from detr_jax.training import memory
-
-
-def _run(*arguments):
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+from tests.cli.command import run
 
 
 @pytest.fixture
@@ -22,12 +15,12 @@ def folder(tmp_path, rng):
     path = tmp_path / "shapes"
     seed = rng.integers(2**31)
     options = ("--train", 12, "--val", 5, "--seed", seed, "--min-size", 40, "--max-size", 90)
-    assert _run("make-shapes", path, *options).exit_code == 0
+    assert run("make-shapes", path, *options).exit_code == 0
     return path
 
 
 def test_the_canvases_shown_are_those_of_the_training(folder):
-    result = _run("buckets", "--root", folder, "--config.data.num_train_buckets=5", "--config.data.num_val_buckets=2")
+    result = run("buckets", "--root", folder, "--config.data.num_train_buckets=5", "--config.data.num_val_buckets=2")
     assert result.exit_code == 0, result.output
     config = Config(data=DataConfig(root=str(folder), num_train_buckets=5, num_val_buckets=2))
     train, val = open_source(config, "train"), open_source(config, "val")
@@ -52,7 +45,7 @@ def test_memory_is_told_of_each_training_canvas(folder, monkeypatch):
         f"--config.training.batch_size={4 * jax.device_count()}",
         f"--config.evaluation.batch_size={jax.device_count()}",
     )
-    result = _run("buckets", "--root", folder, "--memory", "--config.data.num_train_buckets=3", *sizes)
+    result = run("buckets", "--root", folder, "--memory", "--config.data.num_train_buckets=3", *sizes)
     assert result.exit_code == 0, result.output
     source = open_source(Config(data=DataConfig(root=str(folder))), "train")
     assert {objects for _, objects in asked} == {source.max_objects}
@@ -73,6 +66,6 @@ def test_memory_is_told_of_each_training_canvas(folder, monkeypatch):
 def test_what_is_wrong_is_told_in_a_sentence(folder, arguments, words):
     if "--root" not in arguments:
         arguments = ["--root", folder, *arguments]
-    result = _run("buckets", *arguments)
+    result = run("buckets", *arguments)
     assert result.exit_code == 1
     assert words in result.output

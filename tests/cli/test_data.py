@@ -2,24 +2,17 @@ import json
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
-from detr_jax.cli import main
 from detr_jax.config import Config, DataConfig, ShapesConfig
 from detr_jax.data import ShapesDataset, open_source
-
-
-def _run(*arguments):
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+from tests.cli.command import run
 
 
 @pytest.fixture
 def folder(tmp_path, rng):
     path = tmp_path / "shapes"
-    assert _run("make-shapes", path, "--train", 9, "--val", 5, "--seed", rng.integers(2**31)).exit_code == 0
+    assert run("make-shapes", path, "--train", 9, "--val", 5, "--seed", rng.integers(2**31)).exit_code == 0
     return path
 
 
@@ -27,7 +20,7 @@ def folder(tmp_path, rng):
 def test_make_shapes_writes_what_is_drawn(tmp_path, rng, suffix, tolerance):
     seed = int(rng.integers(2**31))
     options = ("--train", 7, "--val", 3, "--seed", seed, "--min-size", 20, "--max-size", 90, "--max-objects", 2)
-    assert _run("make-shapes", tmp_path / "new", *options, "--format", suffix).exit_code == 0
+    assert run("make-shapes", tmp_path / "new", *options, "--format", suffix).exit_code == 0
     shapes = ShapesConfig(train_images=7, val_images=3, seed=seed, min_size=20, max_size=90, max_objects=2)
     config = Config(data=DataConfig(root=str(tmp_path / "new")))
     for split in ("train", "val"):
@@ -44,16 +37,16 @@ def test_make_shapes_writes_what_is_drawn(tmp_path, rng, suffix, tolerance):
 
 
 def test_make_shapes_leaves_what_is_there_alone(folder):
-    result = _run("make-shapes", folder)
+    result = run("make-shapes", folder)
     assert result.exit_code == 1
     assert "exists already" in result.output
-    result = _run("make-shapes", folder / "x", "--min-size", 9, "--max-size", 3)
+    result = run("make-shapes", folder / "x", "--min-size", 9, "--max-size", 3)
     assert result.exit_code == 1
     assert "--min-size=9" in result.output
 
 
 def test_sound_data_pass_with_a_picture_of_samples(folder, tmp_path):
-    result = _run("check-data", "--dataset", "coco", "--root", folder, "--picture", tmp_path / "samples.png")
+    result = run("check-data", "--dataset", "coco", "--root", folder, "--picture", tmp_path / "samples.png")
     assert result.exit_code == 0, result.output
     assert "train: 9 images" in result.output
     assert "val: 5 images" in result.output
@@ -65,18 +58,18 @@ def test_sound_data_pass_with_a_picture_of_samples(folder, tmp_path):
 
 def test_faults_are_told_and_end_in_1(folder):
     (folder / "train2017" / "000003.png").write_text("no image")
-    result = _run("check-data", "--dataset", "coco", "--root", folder, "--picture", folder / "samples.png")
+    result = run("check-data", "--dataset", "coco", "--root", folder, "--picture", folder / "samples.png")
     assert result.exit_code == 1
     assert "1 images that are no image files" in result.output
     assert "000003.png" in result.output
     assert "val: 5 images" in result.output
-    assert _run("check-data", "--dataset", "coco", "--root", folder, "--split", "val").exit_code == 0
+    assert run("check-data", "--dataset", "coco", "--root", folder, "--split", "val").exit_code == 0
 
 
 def test_an_annotation_file_that_cannot_be_read_leaves_the_other_split_to_be_checked(folder):
     path = folder / "annotations/instances_train2017.json"
     path.write_text(path.read_text()[:-50])
-    result = _run("check-data", "--dataset", "coco", "--root", folder)
+    result = run("check-data", "--dataset", "coco", "--root", folder)
     assert result.exit_code == 1
     assert "instances_train2017.json cannot be read as JSON" in result.output
     assert "val: 5 images" in result.output
@@ -84,13 +77,13 @@ def test_an_annotation_file_that_cannot_be_read_leaves_the_other_split_to_be_che
 
 def test_a_configuration_and_changes_of_it_are_taken_as_by_training(folder):
     config = ("--config", "configs/shapes.py", "--config.data.dataset=coco", f"--config.data.root={folder}")
-    result = _run("check-data", *config, "--config.model.num_queries=1")
+    result = run("check-data", *config, "--config.model.num_queries=1")
     assert result.exit_code == 0
     assert "more objects than the 1 queries" in result.output
-    result = _run("check-data", *config, "--config.model.num_classes=2")
+    result = run("check-data", *config, "--config.model.num_classes=2")
     assert result.exit_code == 1
     assert "model.num_classes=2" in result.output
-    result = _run("check-data", "--config", "configs/shapes.py", "--config.data.shapes.val_images=4", "--split", "val")
+    result = run("check-data", "--config", "configs/shapes.py", "--config.data.shapes.val_images=4", "--split", "val")
     assert "val: 4 images" in result.output
 
 
@@ -110,7 +103,7 @@ def test_a_configuration_and_changes_of_it_are_taken_as_by_training(folder):
     ],
 )
 def test_bad_arguments_end_in_a_sentence(arguments, words):
-    result = _run("check-data", *arguments)
+    result = run("check-data", *arguments)
     assert result.exit_code in (1, 2)
     assert words in result.output
     assert "Traceback" not in result.output

@@ -7,17 +7,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from flax import nnx
 from PIL import Image
 
 from detr_jax import Detector
 from detr_jax.checkpoints import Checkpoints, load_config, load_model
-from detr_jax.cli import main
 from detr_jax.config import ShapesConfig
 from detr_jax.data.shapes import ShapesDataset, write_coco
 from detr_jax.evaluation.coco import METRICS
 from detr_jax.training import loop
+from tests.cli.command import run
 
 CONFIG = """
 from tests.tiny import tiny_config
@@ -33,12 +32,6 @@ def get_config():
 """
 
 
-def _run(*arguments):
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """The workdir of a run of ``detr-jax train`` on one device."""
@@ -47,7 +40,7 @@ def workdir(tmp_path_factory):
     create_mesh = loop.create_mesh
     with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
         patch.setattr(loop, "create_mesh", lambda: create_mesh(jax.devices()[:1]))
-        result = _run("train", "--config", folder / "small.py", "--workdir", folder / "work")
+        result = run("train", "--config", folder / "small.py", "--workdir", folder / "work")
     assert result.exit_code == 0, result.output
     assert "finished" in result.output
     return folder / "work"
@@ -59,7 +52,7 @@ def one_device(monkeypatch):
 
 
 def test_evaluate_repeats_what_the_training_logged_to_the_last_digit(workdir, tmp_path, one_device):
-    result = _run("evaluate", workdir, "--json", tmp_path / "numbers.json")
+    result = run("evaluate", workdir, "--json", tmp_path / "numbers.json")
     assert result.exit_code == 0, result.output
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     logged = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
@@ -74,10 +67,10 @@ def test_evaluate_judges_other_data_and_the_plain_parameters(workdir, tmp_path, 
     shapes = load_config(workdir).data.shapes
     write_coco(ShapesConfig(**{**vars(shapes), "train_images": 1}), tmp_path / "coco")
     logged = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
-    result = _run("evaluate", workdir, "--data", tmp_path / "coco", "--json", tmp_path / "same.json")
+    result = run("evaluate", workdir, "--data", tmp_path / "coco", "--json", tmp_path / "same.json")
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "same.json").read_text()) == logged  # the same images from files
-    result = _run("evaluate", workdir, "--no-ema", "--config.data.shapes.val_images=8", "--json", tmp_path / "few.json")
+    result = run("evaluate", workdir, "--no-ema", "--config.data.shapes.val_images=8", "--json", tmp_path / "few.json")
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "few.json").read_text()) != logged
 
@@ -93,7 +86,7 @@ def test_evaluate_judges_other_data_and_the_plain_parameters(workdir, tmp_path, 
     ],
 )
 def test_evaluate_refuses_in_a_sentence(workdir, arguments, words, one_device):
-    result = _run("evaluate", workdir, *arguments)
+    result = run("evaluate", workdir, *arguments)
     assert result.exit_code == 1
     assert words in result.stderr
 
@@ -101,7 +94,7 @@ def test_evaluate_refuses_in_a_sentence(workdir, arguments, words, one_device):
 @pytest.mark.parametrize("command", [["evaluate"], ["predict", "--out"]])
 def test_what_is_no_checkpoint_is_refused(tmp_path, command):
     rest = [tmp_path / "out", tmp_path / "nowhere", "image.png"] if "predict" in command else [tmp_path / "nowhere"]
-    result = _run(*command, *rest)
+    result = run(*command, *rest)
     assert result.exit_code == 1
     assert "nowhere does not exist" in result.stderr
     assert not (tmp_path / "out").exists()
@@ -123,7 +116,7 @@ def test_predict_writes_each_image_once_in_order_with_a_picture(workdir, tmp_pat
     (tmp_path / "photos" / "notes.txt").write_text("no image")
     other = _save_shapes(tmp_path / "other", rng, 1)
     out = tmp_path / "out"
-    result = _run(
+    result = run(
         *("predict", workdir, other[0], tmp_path / "photos", tmp_path / "*" / "1.png"),
         *("--out", out, "--threshold", 0, "--batch-size", 2),
     )
@@ -167,7 +160,7 @@ def odd_files(tmp_path, rng):
 
 def test_predict_names_what_it_cannot_read_and_does_the_others(workdir, odd_files, tmp_path):
     empty, missing, out = tmp_path / "empty", tmp_path / "missing.jpg", tmp_path / "out"
-    result = _run("predict", workdir, missing, empty, odd_files, "no/*.png", "--out", out)
+    result = run("predict", workdir, missing, empty, odd_files, "no/*.png", "--out", out)
     assert result.exit_code == 1
     done = [Path(entry["file"]).name for entry in json.loads((out / "predictions.json").read_text())]
     assert done == ["good-moving.gif", "good-panorama.png", "good-pixel.png", "good0.png", "good1.png"]
@@ -185,17 +178,17 @@ def test_predict_names_what_it_cannot_read_and_does_the_others(workdir, odd_file
     ):
         assert len([line for line in told if words in line]) == 1, words
     assert "found in 5 images" in result.stdout
-    assert _run("predict", workdir, odd_files / "good-moving.gif", "--out", out).exit_code == 0
+    assert run("predict", workdir, odd_files / "good-moving.gif", "--out", out).exit_code == 0
 
 
 def test_predict_never_writes_over_its_images_and_can_leave_pictures_out(workdir, tmp_path, rng):
     folder = tmp_path / "photos"
     (file,) = _save_shapes(folder, rng, 1)
     before = file.read_bytes()
-    result = _run("predict", workdir, folder, "--out", folder)
+    result = run("predict", workdir, folder, "--out", folder)
     assert result.exit_code == 1
     assert "give another --out" in result.stderr
-    assert _run("predict", workdir, folder, "--out", folder, "--no-pictures").exit_code == 0
+    assert run("predict", workdir, folder, "--out", folder, "--no-pictures").exit_code == 0
     assert file.read_bytes() == before
     assert {path.name for path in folder.iterdir()} == {file.name, "predictions.json"}
 
@@ -210,7 +203,7 @@ def test_a_checkpoint_without_class_names_is_read(workdir, tmp_path):
 
 def test_train_refuses_in_a_sentence(tmp_path):
     (tmp_path / "config.py").write_text(CONFIG)
-    result = _run("train", "--config", tmp_path / "config.py", "--config.loss.matcher=best")
+    result = run("train", "--config", tmp_path / "config.py", "--config.loss.matcher=best")
     assert result.exit_code == 1
     assert "loss.matcher='best'" in result.stderr
-    assert _run("train").exit_code == 2
+    assert run("train").exit_code == 2

@@ -10,11 +10,12 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from detr_jax.models import DETR, detr_resnet50, detr_resnet101, resnet_config
+from detr_jax.models.detr import abstract_model
 from detr_jax.weights import load_pretrained, read_pretrained
 from detr_jax.weights.architecture import infer_model
 from detr_jax.weights.facebook import FACEBOOK
 from detr_jax.weights.layout import sort_tensors
-from detr_jax.weights.trees import abstract_model, by_path
+from detr_jax.weights.trees import by_path
 from tests.weights import foreign
 
 
