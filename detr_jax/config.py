@@ -84,7 +84,7 @@ class ModelConfig:
     mask_padding: bool = True
     """Keep padding out of the backbone, so that it never changes an answer; False is the original on a padded batch."""
     dtype: str = "float32"
-    """Compute type, "float32" or "bfloat16". Parameters, norms, softmax, boxes and losses are float32 always."""
+    """Compute type, "float32" or "bfloat16" (parameters, norms, residuals, softmax, heads, losses: float32 always)."""
 
 
 @dataclass(kw_only=True)

@@ -29,11 +29,11 @@ class Features(NamedTuple):
     """The backbone's last map, ready for the transformer. Dimensions: ``h, w`` cells, ``D`` model width."""
 
     projected: jax.Array
-    """[B, h, w, D]."""
+    """[B, h, w, D] float32."""
     padding_mask: jax.Array
     """[B, h, w] bool, True at padding."""
     position: jax.Array
-    """[B, h, w, D]."""
+    """[B, h, w, D] float32."""
 
 
 def _linear(fan_in: int, fan_out: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
@@ -84,7 +84,6 @@ class DETR(nnx.Module):
         dtype = jnp.dtype(config.dtype)
         embedding = {"sine": SinePositionEmbedding, "learned": LearnedPositionEmbedding}
         self.mask_padding = config.mask_padding
-        self.dtype = dtype
         self.backbone = ResNet(config.backbone, dtype=dtype, rngs=rngs)
         self.input_projection = _linear(config.backbone.out_channels, config.hidden_dim, dtype, rngs)
         self.position_embedding = embedding[config.position_embedding](config.hidden_dim, rngs=rngs)
@@ -102,8 +101,8 @@ class DETR(nnx.Module):
             padding_mask = sample_padding_mask(sizes, (images.shape[1], images.shape[2]), (height, width))
         else:
             padding_mask = ~valid_cells(valid, height, width)
-        position = self.position_embedding(padding_mask).astype(self.dtype)
-        return Features(self.input_projection(stages[-1]), padding_mask, position)
+        projected = self.input_projection(stages[-1]).astype(jnp.float32)
+        return Features(projected, padding_mask, self.position_embedding(padding_mask))
 
     def encode(self, features: Features, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """The encoder's memory [B, h * w, D] of the features."""
@@ -113,8 +112,7 @@ class DETR(nnx.Module):
     def decode(self, memory: jax.Array, features: Features, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """The decoder's outputs [L, B, Q, D] of every layer, from the memory [B, h * w, D]."""
         _, padding_mask, position = jax.tree.map(_flatten_cells, features)
-        queries = self.object_queries[...].astype(self.dtype)
-        return self.decoder(queries, memory, padding_mask, position, rngs=rngs)
+        return self.decoder(self.object_queries[...], memory, padding_mask, position, rngs=rngs)
 
     def __call__(self, images: jax.Array, sizes: jax.Array, *, rngs: nnx.Rngs | None = None) -> Predictions:
         """Detects objects.

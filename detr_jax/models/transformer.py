@@ -4,6 +4,9 @@ Dimensions: ``B`` batch, ``N`` image tokens, ``Q`` object queries, ``D`` model w
 
 Dropout is on where ``rngs`` (stream "dropout") is given: on attention probabilities, after the activation
 of the feed-forward network, and after each sublayer.
+
+Only the products of linear layers and attention are in ``config.dtype``: what flows from layer to layer, the residual
+stream, is float32, because bfloat16's 8 bits would round away what a late sublayer adds to it.
 """
 
 from collections.abc import Callable
@@ -18,17 +21,14 @@ from detr_jax.models.initializers import fan_in_uniform, xavier_uniform
 
 
 class LayerNorm(nnx.LayerNorm):
-    """Layer norm with PyTorch's epsilon, computed in float32 and returned in the input's dtype."""
+    """Layer norm with PyTorch's epsilon, in float32."""
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs):
         super().__init__(dim, epsilon=1e-5, dtype=jnp.float32, rngs=rngs)
 
-    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
-        return super().__call__(x, mask=mask).astype(x.dtype)
-
 
 class Residual(nnx.Module):
-    """The frame of each sublayer: residual, dropout, and a layer norm after it (or before it: pre-norm)."""
+    """The frame of each sublayer: float32 residual, dropout, and a layer norm after it (or before it: pre-norm)."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.pre_norm = config.pre_norm
@@ -36,9 +36,9 @@ class Residual(nnx.Module):
         self.norm = LayerNorm(config.hidden_dim, rngs=rngs)
 
     def __call__(self, x: jax.Array, sublayer: Callable[[jax.Array], jax.Array], rngs: nnx.Rngs | None) -> jax.Array:
-        if self.pre_norm:
-            return x + dropout(sublayer(self.norm(x)), self.dropout, rngs)
-        return self.norm(x + dropout(sublayer(x), self.dropout, rngs))
+        answer = sublayer(self.norm(x) if self.pre_norm else x).astype(x.dtype)
+        x = x + dropout(answer, self.dropout, rngs)
+        return x if self.pre_norm else self.norm(x)
 
 
 class FeedForward(nnx.Module):
@@ -164,7 +164,7 @@ class Decoder(nnx.Module):
         Returns:
           The normed outputs of all layers, [L, B, Q, D]; the next layer reads the output before the norm.
         """
-        x = jnp.zeros((memory.shape[0], *object_queries.shape), memory.dtype)
+        x = jnp.zeros((memory.shape[0], *object_queries.shape))
         outputs = []
         for layer in self.layers:
             x = layer(x, object_queries[None], memory, padding_mask, position, rngs=rngs)

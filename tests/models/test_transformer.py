@@ -133,7 +133,7 @@ def test_layer_norm_has_the_epsilon_of_pytorch(rng, rngs):
     norm = LayerNorm(DIM, rngs=rngs)
     x = jnp.asarray(rng.normal(scale=3e-3, size=(4, DIM)), jnp.float32)  # a variance of about epsilon
     np.testing.assert_allclose(norm(x), layer_norm(x, norm), atol=1e-4)
-    assert norm(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+    assert norm(x.astype(jnp.bfloat16)).dtype == jnp.float32
 
 
 def test_feed_forward_starts_with_xavier_kernels_and_fan_in_biases(rngs, tiny_model):
