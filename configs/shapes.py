@@ -5,8 +5,9 @@ Command::
     python train.py --config configs/shapes.py
 
 Expected, as measured with jax 0.10.2 on 2 otherwise idle cores of an AMD EPYC: AP 0.64, AP50 0.94 and AP75 0.81 on 512
-held-out images after 8 min 47 s from start to last evaluation, with 1.3 GiB of memory; 290 to 360 images/s. With
-``--config.loss.matcher=device``: AP 0.64, AP50 0.94, AP75 0.82.
+held-out images after 8 min 47 s from start to last evaluation, with 1.3 GiB of memory; 290 to 360 images/s. Another run
+(the order of sums differs with the cores' load): AP 0.62, AP50 0.94, AP75 0.78. With ``--config.loss.matcher=device``:
+AP 0.64, AP50 0.94, AP75 0.82.
 """
 
 from detr_jax.config import (

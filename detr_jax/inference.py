@@ -13,14 +13,13 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from PIL import Image
 
-from detr_jax.checkpoints import load_class_names, load_model
+from detr_jax.checkpoints import CheckpointError, load_class_names, load_model
 from detr_jax.compilation_cache import keep_compiled_programs
 from detr_jax.config import Config
 from detr_jax.data.batching import usable_cores
-from detr_jax.data.canvases import Placement, place, prediction_canvases
+from detr_jax.data.canvases import Placement, lay, place, prediction_canvases
 from detr_jax.data.images import decode, has_more_frames, read_size, to_rgb
 from detr_jax.data.source import DataError
-from detr_jax.data.transforms import Geometry, transform_picture
 from detr_jax.models.detr import DETR
 from detr_jax.models.resnet import normalize_images
 from detr_jax.postprocess import Detections, detections
@@ -147,6 +146,7 @@ class Detector:
 
         Raises:
           DataError: an image cannot be read, or is none; `stream` goes on with the others instead.
+          CheckpointError: the model's answers are not numbers.
         """
         several = images if isinstance(images, list | tuple) else [images]
         results: dict[int, ImageDetections] = {}
@@ -218,12 +218,10 @@ class Detector:
         def fill(i: int, waiting: _Waiting) -> Image.Image | DataError:
             try:
                 picture = decode(waiting.image, rotate=True) if isinstance(waiting.image, Path) else waiting.image
-                height, width = size = waiting.placement.size
-                geometry = Geometry(flip=False, crop_from=None, crop=None, size=size)
-                images[i, :height, :width] = np.asarray(transform_picture(geometry, picture, waiting.size))
+                lay(picture, waiting.placement, images[i])
             except DataError as error:
                 return error
-            sizes[i], original_sizes[i] = size, waiting.size
+            sizes[i], original_sizes[i] = waiting.placement.size, waiting.size
             return picture
 
         pictures = list(threads.map(fill, range(len(batch)), batch))
@@ -234,6 +232,7 @@ class Detector:
     ) -> Iterator[Answer]:
         """The answers of a batch, when the devices are done with it."""
         boxes, scores, labels = map(np.asarray, found)
+        check_scores(scores)
         for i, (waiting, picture) in enumerate(zip(batch, pictures, strict=True)):
             if isinstance(picture, DataError):
                 yield Answer(waiting.index, None, picture)
@@ -260,6 +259,19 @@ class Detector:
             yield THIN
         elif waiting.placement.shrunk:
             yield SHRUNK
+
+
+def check_scores(scores: np.ndarray) -> None:
+    """Refuses the answers of a broken model, which would otherwise look like images without objects.
+
+    Raises:
+      CheckpointError: a score is not a finite number.
+    """
+    if not np.isfinite(scores).all():
+        raise CheckpointError(
+            "The model's scores are not finite numbers: its training diverged, or its file is damaged; take an earlier "
+            "checkpoint."
+        )
 
 
 def _check_threshold(threshold: float) -> None:

@@ -138,6 +138,13 @@ def test_what_is_no_image_is_refused_by_name(detector, image, words):
         detector.predict([], threshold=1.5)
 
 
+def test_a_broken_model_is_told_from_an_image_without_objects(model, rng):
+    detector = Detector(*model)
+    detector.params = jax.tree.map(lambda x: x * np.nan, detector.params)
+    with pytest.raises(CheckpointError, match="not finite numbers"):
+        detector.predict(_images(rng, 1))
+
+
 def test_a_stream_goes_on_after_a_damaged_image_and_reads_no_more_than_needed(batched, tmp_path, rng):
     image = rng.integers(0, 256, (60, 60, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "whole.jpg")

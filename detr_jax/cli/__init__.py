@@ -1,17 +1,35 @@
 """The ``detr-jax`` command, the same program as ``python -m detr_jax``; one file for each group of subcommands."""
 
+from typing import Any
+
 import click
 
 import detr_jax
+from detr_jax.checkpoints import CheckpointError
 from detr_jax.cli.buckets import buckets
 from detr_jax.cli.data import check_data_command, make_shapes
 from detr_jax.cli.export import export_command
 from detr_jax.cli.plot import plot
 from detr_jax.cli.run import evaluate, predict, train_command
 from detr_jax.cli.weights import import_weights
+from detr_jax.config import ConfigError
+from detr_jax.data import DataError
+from detr_jax.export import ExportError
+from detr_jax.visualization.charts import MissingMatplotlib
+from detr_jax.weights import WeightsError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Sentences(click.Group):
+    """Commands that end with a sentence and exit code 1 where what they are given cannot be used."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (CheckpointError, ConfigError, DataError, ExportError, MissingMatplotlib, WeightsError) as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=_Sentences, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(detr_jax.__version__, prog_name="detr-jax")
 def main() -> None:
     """DETR, end-to-end object detection with transformers, in JAX."""

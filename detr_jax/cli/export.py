@@ -5,8 +5,7 @@ from pathlib import Path
 
 import click
 
-from detr_jax.checkpoints import CheckpointError, load_class_names, load_model
-from detr_jax.config import ConfigError
+from detr_jax.checkpoints import load_class_names, load_model
 
 
 class _Canvas(click.ParamType):
@@ -53,7 +52,7 @@ def export_command(
       detr-jax export runs/shapes/best shapes-model
       detr-jax export runs/coco model --canvas 800x1088 --canvas 1088x800 --platforms cuda --weights beside
     """
-    from detr_jax.export import ExportError, export_model
+    from detr_jax.export import export_model
 
     try:
         model, config = load_model(checkpoint, ema=ema, dtype="float32")
@@ -66,8 +65,6 @@ def export_command(
             weights_beside=weights == "beside",
             class_names=load_class_names(checkpoint),
         )
-    except (CheckpointError, ConfigError, ExportError) as error:
-        raise click.ClickException(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"{out} cannot be written ({error}).") from None
     for file in files:

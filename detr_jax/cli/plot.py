@@ -4,8 +4,6 @@ from pathlib import Path
 
 import click
 
-from detr_jax.checkpoints import CheckpointError
-from detr_jax.config import ConfigError
 from detr_jax.data import DataError, open_source
 from detr_jax.visualization.animation import SUFFIXES
 
@@ -36,11 +34,10 @@ def plot(
     \b
     Examples:
       detr-jax plot runs/shapes
-      detr-jax plot runs/shapes --animation training.gif
+      detr-jax plot runs/shapes --animation training.webp
       detr-jax plot runs/shapes --attention image.png --out attention.png
     """
     from detr_jax.evaluation.report import animate, read_run, write_report
-    from detr_jax.visualization.charts import MissingMatplotlib
 
     if animation is not None and animation.suffix.lower() not in SUFFIXES:
         raise click.ClickException(f"--animation={animation} must end in one of {', '.join(SUFFIXES)}.")
@@ -54,8 +51,6 @@ def plot(
             animate(path, animation, config, open_source(config, "val"))
         else:
             written = write_report(path, out or path / "report")
-    except (CheckpointError, ConfigError, DataError, MissingMatplotlib) as error:
-        raise click.ClickException(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"{error.filename or path} cannot be written ({error.strerror}).") from None
     click.echo(f"written to {written}")
@@ -69,9 +64,9 @@ def _draw_attention(
     import numpy as np
     from PIL import Image
 
-    from detr_jax.checkpoints import load_model
+    from detr_jax.data.canvases import lay, place
     from detr_jax.data.images import decode
-    from detr_jax.data.transforms import transform_picture, val_geometry
+    from detr_jax.inference import Detector
     from detr_jax.models import attention_maps, normalize_images
     from detr_jax.postprocess import detections
     from detr_jax.visualization import LabelledBoxes
@@ -81,21 +76,20 @@ def _draw_attention(
         raise DataError(f"--attention={file} does not exist: give an image.")
     if out.suffix.lower() not in Image.registered_extensions():
         raise DataError(f"--out={out} must end in the name of a picture format, such as .png.")
-    model, config = load_model(checkpoint)
+    detector = Detector.from_checkpoint(checkpoint)
     picture = decode(file, rotate=True)
     size = (picture.height, picture.width)
-    geometry = val_geometry(size, config.data)
-    height, width = geometry.size
-    stride = config.model.backbone.stride
-    canvas = np.zeros((1, -(-height // stride) * stride, -(-width // stride) * stride, 3), np.uint8)
-    canvas[0, :height, :width] = np.asarray(transform_picture(geometry, picture, size))
-    sizes = jnp.array([geometry.size], jnp.int32)
-    maps = jax.jit(lambda x: attention_maps(model, normalize_images(x, sizes), sizes))(canvas)
+    placement = place(size, detector.config, detector.canvases)
+    canvas = np.zeros((1, *placement.canvas, 3), np.uint8)
+    lay(picture, placement, canvas[0])
+    sizes = jnp.array([placement.size], jnp.int32)
+    maps = jax.jit(lambda x: attention_maps(detector.model, normalize_images(x, sizes), sizes))(canvas)
     found = detections(maps.predictions.logits[-1], maps.predictions.boxes[-1], jnp.array([size], jnp.int32))
     boxes, scores, labels = (np.asarray(x[0]) for x in found)
     chosen = [i for i in np.argsort(-scores) if scores[i] >= threshold]
     items = LabelledBoxes(boxes[chosen], labels[chosen], scores[chosen])
 
+    (height, width), stride = placement.size, detector.config.model.backbone.stride
     rows, columns = -(-height // stride), -(-width // stride)  # cells that hold image, without padding
     decoder = np.asarray(maps.decoder[0].mean(axis=0))[chosen, :rows, :columns]
     if not points:
@@ -107,9 +101,5 @@ def _draw_attention(
         all_cells = np.asarray(maps.encoder[0].mean(axis=0))
         own = np.array([all_cells[int(y / size[0] * height / stride), int(x / size[1] * width / stride)]
                         for x, y in points], np.float32).reshape(-1, *all_cells.shape[2:])  # fmt: skip
-    try:
-        names = open_source(config, "val").categories
-    except DataError:  # a model can be looked at without its data; labels then stand for names
-        names = {}
     out.parent.mkdir(parents=True, exist_ok=True)
-    attention_sheet(np.asarray(picture), items, decoder, points, own, names).save(out)
+    attention_sheet(np.asarray(picture), items, decoder, points, own, detector.class_names).save(out)

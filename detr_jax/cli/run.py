@@ -101,16 +101,13 @@ def evaluate(
             )
     if file is not None and not file.parent.is_dir():
         raise click.ClickException(f"{file} cannot be written: there is no folder {file.parent}.")
-    try:
-        base = load_config(checkpoint)
-        if root is not None and dataset is None and base.data.dataset == "shapes":
-            dataset = "coco"
-        given = {"root": root, "dataset": dataset}
-        short = [f"--config.data.{name}={value}" for name, value in given.items() if value is not None]
-        config = read_config(None, (*short, *changes), base=base)
-        metrics = _metrics(checkpoint, config, ema)
-    except (CheckpointError, ConfigError, DataError) as error:
-        raise click.ClickException(str(error)) from None
+    base = load_config(checkpoint)
+    if root is not None and dataset is None and base.data.dataset == "shapes":
+        dataset = "coco"
+    given = {"root": root, "dataset": dataset}
+    short = [f"--config.data.{name}={value}" for name, value in given.items() if value is not None]
+    config = read_config(None, (*short, *changes), base=base)
+    metrics = _metrics(checkpoint, config, ema)
     for name in METRICS:
         click.echo(f"{name:<6} {_number(metrics[name])}")
     click.echo("AP of each class:")
@@ -142,7 +139,9 @@ def _metrics(checkpoint: Path, config: Config, ema: bool) -> dict[str, float]:
     graph, values = nnx.split(model)
     validator = Validator(config, source, graph, mesh_for_batch(config.evaluation.batch_size))
     check_canvases(config.model, validator.plan.buckets)
-    return validator.metrics((nnx.as_pure(values),))
+    with click.progressbar(length=len(source), label="evaluating", file=sys.stderr) as bar:
+        found = validator.detect((nnx.as_pure(values),), progress=bar.update)
+    return validator.judge(found)
 
 
 def _number(value: float) -> str:
@@ -192,15 +191,13 @@ def predict(
     names = _picture_names(files)
     if pictures and (own := [file for file in files if out.resolve() == file.resolve().parent]):
         raise click.ClickException(f"The pictures would go where {own[0]} lies: give another --out, or --no-pictures.")
-    try:
-        if batch_size is None:
-            import jax
+    if batch_size is None:
+        import jax
 
-            batch_size = 1 if jax.default_backend() == "cpu" else 8
-        detector = Detector.from_checkpoint(checkpoint, ema, batch_size=batch_size)
+        batch_size = 1 if jax.default_backend() == "cpu" else 8
+    detector = Detector.from_checkpoint(checkpoint, ema, batch_size=batch_size)
+    try:
         out.mkdir(parents=True, exist_ok=True)
-    except (CheckpointError, ConfigError) as error:
-        raise click.ClickException(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"--out={out} cannot be made ({error.strerror}): choose another folder.") from None
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from detr_jax.checkpoints import CheckpointError, Checkpoints
+from detr_jax.checkpoints import Checkpoints
 from detr_jax.config import Config, to_json
 from detr_jax.data.class_table import format_classes
 from detr_jax.models.detr import abstract_model
@@ -37,23 +37,20 @@ def import_weights(source: Path, out: Path, dilation: bool, mask_padding: bool, 
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise click.ClickException(f"{out} exists already: give a new folder.")
+    weights = read_pretrained(source, dilation=dilation, mask_padding=mask_padding, num_heads=num_heads)
+    if weights.config is None:
+        raise WeightsError(
+            f"{source} holds a backbone alone, not a detector: start a training from it with "
+            "--config.training.init_from."
+        )
+    _, abstract = abstract_model(weights.config)
+    config = Config(model=weights.config)
+    checkpoints = Checkpoints(out / "checkpoints", keep=1)
+    checkpoints.class_names = weights.class_names
     try:
-        weights = read_pretrained(source, dilation=dilation, mask_padding=mask_padding, num_heads=num_heads)
-        if weights.config is None:
-            raise WeightsError(
-                f"{source} holds a backbone alone, not a detector: start a training from it with "
-                "--config.training.init_from."
-            )
-        _, abstract = abstract_model(weights.config)
-        config = Config(model=weights.config)
-        checkpoints = Checkpoints(out / "checkpoints", keep=1)
-        checkpoints.class_names = weights.class_names
-        try:
-            checkpoints.save(0, {"params": with_leaves(abstract, weights.params)}, config)
-        finally:
-            checkpoints.close()
-    except (WeightsError, CheckpointError) as error:
-        raise click.ClickException(str(error)) from None
+        checkpoints.save(0, {"params": with_leaves(abstract, weights.params)}, config)
+    finally:
+        checkpoints.close()
     (out / "config.json").write_text(to_json(config))
 
     for note in weights.notes:

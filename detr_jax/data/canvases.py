@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+from PIL import Image
+
 from detr_jax.config import LEARNED_CELLS, Config
 from detr_jax.data.buckets import Bucket, bucket_for, by_area
-from detr_jax.data.transforms import val_geometry
+from detr_jax.data.transforms import Geometry, transform_picture, val_geometry
 
 _ASPECTS = (1.0, 4 / 3, 3 / 2)  # of common images, beside what reaches the limit of the long side
 _SMALLEST = 64  # pixels of a canvas's side, where images are not resized
@@ -69,3 +72,10 @@ def place(size: tuple[int, int], config: Config, canvases: Sequence[Bucket]) -> 
     fitting = bucket_for((height, width), canvases)
     assert fitting is not None
     return Placement(fitting, (height, width), True)
+
+
+def lay(picture: Image.Image, placement: Placement, canvas: np.ndarray) -> None:
+    """Resizes a picture and writes it into the upper left corner of its canvas [H, W, 3] uint8."""
+    height, width = placement.size
+    geometry = Geometry(flip=False, crop_from=None, crop=None, size=placement.size)
+    canvas[:height, :width] = np.asarray(transform_picture(geometry, picture, (picture.height, picture.width)))

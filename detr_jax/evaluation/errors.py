@@ -28,6 +28,16 @@ def match_by_overlap(overlap: np.ndarray) -> list[tuple[int, int]]:
     return pairs
 
 
+def outside_crowds(found: Objects, truth: Objects, crowds: Objects) -> np.ndarray:
+    """Which of n detections count, [n] bool: as COCO's evaluation does, those are passed over that find no object and
+    lie, by half of their area, in a crowd of their class."""
+    corners = np.minimum(found.boxes[:, None, 2:], crowds.boxes[None, :, 2:])
+    inside = np.prod(np.maximum(corners - np.maximum(found.boxes[:, None, :2], crowds.boxes[None, :, :2]), 0), axis=-1)
+    share = inside / np.maximum(np.prod(found.boxes[:, 2:] - found.boxes[:, :2], axis=-1), 1e-12)[:, None]
+    crowded = ((share >= IOU) & (found.labels[:, None] == crowds.labels[None])).any(axis=1)
+    return ~crowded | (iou_matrix(found.boxes, truth.boxes) >= IOU).any(axis=1)
+
+
 def confusion(truth: Objects, found: Objects, num_classes: int) -> np.ndarray:
     """Of one image, how often an object of one class (row) was found as another (column): [C + 1, C + 1] int.
 

@@ -11,7 +11,7 @@ from detr_jax.checkpoints import find_checkpoint, load_model
 from detr_jax.config import Config, from_json
 from detr_jax.data import DataError, Objects, Source, open_source
 from detr_jax.evaluation.coco import METRICS, CocoEvaluator
-from detr_jax.evaluation.errors import IOU, confusion, image_error
+from detr_jax.evaluation.errors import IOU, confusion, image_error, outside_crowds
 from detr_jax.evaluation.stored import (
     DETECTIONS,
     StoredDetections,
@@ -174,16 +174,31 @@ def _precision_charts(evaluator: CocoEvaluator, metrics: dict[str, float], out: 
 
 
 def _pairs(source: Source, found: StoredDetections, threshold: float) -> list[tuple[int, Objects, LabelledBoxes]]:
-    """Index, objects and sure detections of each image."""
+    """Index, objects and sure detections of each image, without the detections that only find a crowd."""
     index_of = {image_id: index for index, image_id in enumerate(source.image_ids)}
+    crowds = _crowds(source)
     pairs = []
     for image_id, boxes, scores, labels in zip(found.image_ids.tolist(), *found[2:], strict=True):
         if image_id not in index_of:
             raise DataError(f"{DETECTIONS} has image {image_id}, which is not in the data set: delete the file.")
-        sure = scores >= threshold
-        index = index_of[image_id]
-        pairs.append((index, source.objects(index), LabelledBoxes(boxes[sure], labels[sure], scores[sure])))
+        index, sure = index_of[image_id], scores >= threshold
+        truth = source.objects(index)
+        if image_id in crowds:
+            sure &= outside_crowds(Objects(boxes, labels), truth, crowds[image_id])
+        pairs.append((index, truth, LabelledBoxes(boxes[sure], labels[sure], scores[sure])))
     return pairs
+
+
+def _crowds(source: Source) -> dict[int, Objects]:
+    """The crowds of the images that have some, by image id."""
+    rows: dict[int, list[tuple[list[float], int]]] = {}
+    for annotation in source.ground_truth()["annotations"]:
+        if annotation.get("iscrowd"):
+            x, y, width, height = annotation["bbox"]
+            rows.setdefault(annotation["image_id"], []).append(
+                ([x, y, x + width, y + height], annotation["category_id"])
+            )
+    return {image: Objects(*map(np.array, zip(*crowds, strict=True))) for image, crowds in rows.items()}
 
 
 def _confusion_chart(source: Source, found: StoredDetections, threshold: float, out: Path) -> Picture:

@@ -1,6 +1,6 @@
 """A model over the validation images: the metrics, snapshots, and a picture."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from detr_jax.config import Config
 from detr_jax.data import Batch, Source, ValPlan, batches
 from detr_jax.evaluation.coco import CocoEvaluator
 from detr_jax.evaluation.stored import StoredDetections
-from detr_jax.inference import create_predict_step
+from detr_jax.inference import check_scores, create_predict_step
 from detr_jax.postprocess import Detections
 from detr_jax.visualization import LabelledBoxes, comparison_sheet
 
@@ -32,14 +32,19 @@ class Validator:
         self._predict = create_predict_step(graph, mesh)
         self._first_batches: list[Batch] | None = None
 
-    def detect(self, values: Values, step: int = 0) -> StoredDetections:
-        """What a model, that of ``step``, finds in every validation image."""
-        found = [(batch, self._detections(values, batch)) for batch in self._batches()]
-        return self._stored(step, found)
+    def detect(
+        self, values: Values, step: int = 0, progress: Callable[[int], object] = lambda images: None
+    ) -> StoredDetections:
+        """What a model, that of ``step``, finds in every validation image; ``progress`` hears of images done.
 
-    def metrics(self, values: Values) -> dict[str, float]:
-        """The COCO metrics of a model, by the names that `CocoEvaluator.metrics` gives them."""
-        return self.judge(self.detect(values))
+        Raises:
+          CheckpointError: the model's answers are not numbers.
+        """
+        found = []
+        for batch in self._batches():
+            found.append((batch, self._detections(values, batch)))
+            progress(int((batch.image_ids >= 0).sum()))
+        return self._stored(step, found)
 
     def judge(self, found: StoredDetections) -> dict[str, float]:
         """The COCO metrics of detections, by the names that `CocoEvaluator.metrics` gives them."""
@@ -85,7 +90,9 @@ class Validator:
     def _detections(self, values: Values, batch: Batch) -> Detections:
         """A model's `Detections` in numpy, places without an image included."""
         inputs = map(jnp.asarray, (batch.images, batch.sizes, batch.original_sizes))
-        return jax.device_get(self._predict(values, *inputs))
+        found = jax.device_get(self._predict(values, *inputs))
+        check_scores(found.scores)
+        return found
 
     def _stored(self, step: int, found: list[tuple[Batch, Detections]]) -> StoredDetections:
         """The detections of batches in one, without the places that hold no image."""

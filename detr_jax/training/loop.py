@@ -77,7 +77,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     model = create_model(config)
     started_from = ""
     if config.training.init_from and not _has_checkpoint(workdir):
-        model, started_from = start_from(model, weights or read_start(config), config)
+        model, started_from = start_from(model, weights or read_start(config), config, train_source.categories)
     optimizer = create_optimizer(config.optimizer, total_steps, plan.steps_per_epoch)
     state = create_state(model, optimizer, config, mesh)
     frozen = jax.device_put(model.frozen, replicated(mesh))

@@ -80,16 +80,28 @@ def read_start(config: Config) -> ImportedWeights:
     )
 
 
-def start_from(model: Model, weights: ImportedWeights, config: Config) -> tuple[Model, str]:
+def start_from(
+    model: Model, weights: ImportedWeights, config: Config, class_names: dict[int, str]
+) -> tuple[Model, str]:
     """The model with imported values, and a table of what was loaded.
+
+    ``class_names`` are those of the data, by label: where a class head fits in size and its checkpoint has other
+    names, a sentence says so.
 
     Raises:
       WeightsError: the weights are those of another architecture.
     """
     tree, outcomes = merge_pretrained(model.whole(model.params, model.frozen), weights, config.model)
     params, frozen = model.split(jax.tree.map(jnp.asarray, tree))
+    notes = list(weights.notes)
+    if weights.config is not None and weights.config.num_classes == config.model.num_classes:
+        there = {label: weights.class_names.get(label, name) for label, name in class_names.items()}
+        if other := [
+            f"{label} {there[label]} -> {name}" for label, name in class_names.items() if there[label] != name
+        ]:
+            notes.append(f"The class head was trained for other classes, and starts from them: {', '.join(other)}.")
     title = f"starting from {config.training.init_from} ({weights.kind}):"
-    return model._replace(params=params, frozen=frozen), "\n".join([title, outcome_table(outcomes), *weights.notes])
+    return model._replace(params=params, frozen=frozen), "\n".join([title, outcome_table(outcomes), *notes])
 
 
 def _model_of(weights: ImportedWeights, given: ModelConfig) -> ModelConfig:

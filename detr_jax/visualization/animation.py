@@ -46,7 +46,8 @@ def training_animation(
         palette = sheets[-1].quantize(255, dither=Image.Dither.NONE)
         sheets = [sheet.quantize(palette=palette, dither=Image.Dither.NONE) for sheet in sheets]
     kind = {".gif": "GIF", ".webp": "WEBP"}.get(path.suffix.lower(), "PNG")
-    sheets[0].save(path, kind, save_all=True, append_images=sheets[1:], duration=durations, loop=0)
+    compact = {"quality": 60, "method": 6} if kind == "WEBP" else {}
+    sheets[0].save(path, kind, save_all=True, append_images=sheets[1:], duration=durations, loop=0, **compact)
 
 
 def _frame(

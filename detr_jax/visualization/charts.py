@@ -32,16 +32,27 @@ def _draw(path: Path, size: tuple[float, float], paint: Callable[[Any], None], t
 def lines(
     path: Path, title: str, curves: Mapping[str, Curve], *, x: str, y: str, log: bool = False, unit: bool = False
 ) -> None:
-    """Writes a chart of named curves; ``log`` for a logarithmic y axis, ``unit`` for axes of 0 to 1."""
+    """Writes a chart of named curves; ``log`` for a logarithmic y axis, ``unit`` for axes of 0 to 1.
+
+    Curves that lie on each other are one, with both names.
+    """
+    names: dict[tuple[tuple[float, ...], ...], list[str]] = {}
+    for name, (xs, ys) in curves.items():
+        names.setdefault((tuple(xs), tuple(ys)), []).append(name)
 
     def paint(axes: Any) -> None:
-        for name, (xs, ys) in curves.items():
-            axes.plot(xs, ys, label=name, linewidth=1.6, marker="o" if len(xs) < 3 else None)
+        from matplotlib.ticker import LogLocator
+
+        for (xs, ys), same in names.items():
+            axes.plot(xs, ys, label=", ".join(same), linewidth=1.6, marker="o" if len(xs) < 3 else None)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.grid(alpha=0.25)
         if log and any(value > 0 for _, ys in curves.values() for value in ys):
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("")
         if unit:
             axes.set_ylim(0, 1.02)
         if len(curves) > 1:

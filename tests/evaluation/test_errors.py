@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from detr_jax.data import Objects
-from detr_jax.evaluation.errors import confusion, image_error, iou_matrix, match_by_overlap
+from detr_jax.evaluation.errors import confusion, image_error, iou_matrix, match_by_overlap, outside_crowds
 
 
 def _objects(rng, count, classes=3):
@@ -67,3 +67,23 @@ def test_nothing_and_perfect_answers(rng):
     assert image_error(truth, nothing) == (1.0, 4)
     assert confusion(truth, nothing, 3)[:, 3].sum() == 4
     assert match_by_overlap(iou_matrix(nothing.boxes, truth.boxes)) == []
+
+
+def test_what_lies_in_a_crowd_of_its_class_and_finds_no_object_does_not_count(rng):
+    def cells(box):
+        """The unit squares of a box with whole corners."""
+        return set(itertools.product(range(box[0], box[2]), range(box[1], box[3])))
+
+    def whole(count):
+        boxes, labels = _objects(rng, count, classes=2)
+        return Objects(boxes.astype(int), labels)
+
+    for _ in range(30):
+        truth, crowds, found = whole(3), whole(2), whole(8)
+        counts = outside_crowds(found, truth, crowds)
+        for box, label, kept in zip(*found, counts, strict=True):
+            own = cells(box)
+            crowded = any(2 * len(own & cells(crowd)) >= len(own) for crowd in crowds.boxes[crowds.labels == label])
+            finds = any(2 * len(own & cells(one)) >= len(own | cells(one)) for one in truth.boxes)
+            assert kept == (finds or not crowded)
+    assert outside_crowds(found, truth, whole(0)).all()

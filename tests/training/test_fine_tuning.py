@@ -17,7 +17,8 @@ from detr_jax.models import DETR
 from detr_jax.training import loop
 from detr_jax.training.best import Best
 from detr_jax.training.loop import train
-from detr_jax.training.start import settle_classes, settle_model
+from detr_jax.training.start import read_start, settle_classes, settle_model, start_from
+from detr_jax.training.step import create_model
 from tests.tiny import tiny_config
 
 KINDS = ("cross", "ring")
@@ -173,3 +174,14 @@ def test_classes_of_both_splits_count():
     assert settle_classes(config, *sources).model.num_classes == 3
     assert settle_classes(tiny_config(), *sources).model.num_classes == 3
     assert to_json(settle_classes(config, sources[0])) != to_json(config)
+
+
+def test_a_class_head_of_the_right_size_for_other_classes_is_told(pretrained, capsys):
+    config = tiny_config()
+    config.training.init_from = str(pretrained[0])
+    weights = dataclasses.replace(read_start(config), class_names={0: "circle", 1: "square", 2: "triangle"})
+    model = create_model(config)
+    _, said = start_from(model, weights, config, {0: "circle", 1: "ring", 2: "triangle"})
+    assert said.endswith("was trained for other classes, and starts from them: 1 square -> ring.")
+    _, said = start_from(model, weights, config, weights.class_names)
+    assert "other classes" not in said
