@@ -71,7 +71,7 @@ class VocDataset(AnnotatedFolder):
                         "iscrowd": int(thing.difficult),
                     }
                 )
-        super().__init__(check_instances(form, faults), root, strict=strict)
+        super().__init__(check_instances(form, faults), strict=strict)
 
 
 class _Thing(NamedTuple):

@@ -75,7 +75,7 @@ class YoloDataset(AnnotatedFolder):
                             "iscrowd": 0,
                         }
                     )
-        super().__init__(check_instances(form, faults), data_file.parent, strict=strict)
+        super().__init__(check_instances(form, faults), strict=strict)
 
 
 class _Read(NamedTuple):
