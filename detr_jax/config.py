@@ -181,9 +181,11 @@ class DataConfig:
     there, and a level or two apart. Validation images are always decoded whole."""
     on_error: str = "raise"
     """What a training image that cannot be read does: "raise" ends the run with its name, "skip" puts another image of
-    its batch in its place and tells. A validation image that cannot be read always ends the run."""
+    its batch in its place and tells (or leaves it out from the start, where not even its size is known). A validation
+    image that cannot be read always ends the run."""
     max_skipped: float = 0.01
-    """Share of the images, at least of an epoch's, that may be skipped before the run ends all the same."""
+    """Share of the images, at least of an epoch's, that may be skipped before the run ends all the same; also the share
+    that may be left out from the start."""
 
 
 @dataclass(kw_only=True)

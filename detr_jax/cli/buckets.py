@@ -6,9 +6,11 @@ import click
 import numpy as np
 
 from detr_jax.cli.configuration import read_config
-from detr_jax.config import ConfigError, check, check_canvases
+from detr_jax.config import ConfigError, check_canvases
 from detr_jax.data import DataError, TrainPlan, ValPlan, open_source
 from detr_jax.data.buckets import Bucket, train_sizes, useful_share, val_sizes
+from detr_jax.training.start import settle_classes, settle_model
+from detr_jax.weights import WeightsError
 
 
 @click.command("buckets", context_settings={"ignore_unknown_options": True})
@@ -29,16 +31,17 @@ def buckets(file: Path | None, root: str | None, memory: bool, changes: tuple[st
       detr-jax buckets --config configs/coco.py --root FOLDER --memory --config.training.batch_size=8
     """
     config = read_config(file, (*changes, *([] if root is None else [f"--config.data.root={root}"])))
-    stride, size = config.model.backbone.stride, config.training.batch_size
     try:
-        check(config)
+        config, _ = settle_model(config, None)
         train, val = open_source(config, "train"), open_source(config, "val")
+        config = settle_classes(config, train, val)
+        stride, size = config.model.backbone.stride, config.training.batch_size
         plan, val_plan = (
             TrainPlan(train, config.data, size, config.training.seed, stride),
             ValPlan(val, config.data, config.evaluation.batch_size, stride),
         )
         check_canvases(config.model, (*plan.buckets, *val_plan.buckets))
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, WeightsError) as error:
         raise click.ClickException(str(error)) from None
 
     _table(f"training, {len(train)} images", plan.buckets, train_sizes(train, config.data))

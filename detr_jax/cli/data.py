@@ -8,7 +8,7 @@ import click
 import numpy as np
 
 from detr_jax.cli.configuration import read_config
-from detr_jax.config import Config, ConfigError, ShapesConfig, check_data
+from detr_jax.config import Config, ConfigError, ModelConfig, ShapesConfig, check_data
 from detr_jax.data import DataError, Source, TrainPlan, ValPlan, check_classes, open_source
 from detr_jax.data.buckets import train_sizes, useful_share, val_sizes
 from detr_jax.data.checking import Progress, check_source
@@ -38,7 +38,8 @@ def check_data_command(
     """Read a data set from end to end, and say what is wrong with it and what it is like.
 
     The data set is that of a configuration file, as for train.py, or of --dataset and --root. The exit code is 1 where
-    something would end a training, else 0; what is mended in passing is told as well.
+    something would end a training, else 0; what is mended in passing is told as well. A model.num_classes that is too
+    small for the data is told where --config or --config.model.num_classes is given.
 
     \b
     Examples:
@@ -53,6 +54,7 @@ def check_data_command(
         check_data(config.data)
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
+    model_given = file is not None or any(change.startswith("--config.model.num_classes") for change in changes)
     fine = True
     samples: list[tuple[str, np.ndarray, LabelledBoxes]] = []
     categories: dict[int, str] = {}
@@ -62,12 +64,13 @@ def check_data_command(
             click.echo()
         try:
             source = open_source(config, name, strict=False)
-            report = check_source(source, config.model.num_queries, threads=threads, progress=_progress(name))
+            num_queries = config.model.num_queries or ModelConfig.num_queries
+            report = check_source(source, num_queries, threads=threads, progress=_progress(name))
             click.echo(f"{name}: " + "\n".join(report.lines()))
             fine &= not report.faults.errors
             if len(source):
                 click.echo(_canvases(source, name, config))
-            if file is not None:
+            if model_given and config.model.num_classes:
                 check_classes(source, config.model.num_classes)
         except DataError as error:
             click.echo(f"{name}: {error}", err=True)

@@ -21,12 +21,21 @@ def open_source(config: Config, split: str, *, strict: bool = True) -> Source:
     """The data set of a configuration, "train" or "val", checked against the model's classes.
 
     Without ``strict``, what is wrong with single annotations is left out and counted in the source's ``faults``, and
-    the number of classes is not looked at; nor is it where ``model.num_classes`` is 0.
+    the number of classes is not looked at; nor is it where ``model.num_classes`` is 0. With ``data.on_error="skip"``,
+    training images that cannot even be opened are left out and counted.
 
     Raises:
-      DataError: the data cannot be used, or has labels for which ``model.num_classes`` is too small.
+      DataError: the data cannot be used, has more images that cannot be opened than ``data.max_skipped`` allows, or has
+        labels for which ``model.num_classes`` is too small.
     """
     source = _open(config.data, split, strict)
+    left_out = source.faults.left_out
+    if left_out > config.data.max_skipped * (listed := left_out + len(source)):
+        raise DataError(
+            f"{left_out} of {listed} training images cannot be opened, which is more than data.max_skipped="
+            f"{config.data.max_skipped} allows: mend them, take them out or raise the share. "
+            + " ".join(source.faults.sentences())
+        )
     if strict and config.model.num_classes:
         check_classes(source, config.model.num_classes)
     return source
@@ -48,6 +57,7 @@ def check_classes(source: Source, num_classes: int) -> None:
 
 def _open(data: DataConfig, split: str, strict: bool) -> Source:
     train, root = split == "train", Path(data.root)
+    skip = strict and train and data.on_error == "skip"
     if data.dataset == "shapes":
         return ShapesDataset(data.shapes, split)
     if data.dataset == "tfds":
@@ -55,13 +65,14 @@ def _open(data: DataConfig, split: str, strict: bool) -> Source:
 
         name = data.train_split if train else data.val_split or "validation"
         official = "" if train or not data.tfds_val_annotations else root / data.tfds_val_annotations
-        return TfdsDataset(data.root, data.tfds_name, name, annotation_file=official, strict=strict)
+        return TfdsDataset(data.root, data.tfds_name, name, annotation_file=official, strict=strict, skip=skip)
     if not root.is_dir():
         raise DataError(f"The folder data.root={data.root} does not exist: give the root of the data set.")
     if data.dataset == "yolo":
-        return YoloDataset(root / data.yolo_file, split, strict=strict)
+        return YoloDataset(root / data.yolo_file, split, strict=strict, skip=skip)
     if data.dataset == "voc":
-        return VocDataset(root, data.train_split if train else data.val_split or "val", strict=strict)
+        name = data.train_split if train else data.val_split or "val"
+        return VocDataset(root, name, strict=strict, skip=skip)
     images, annotations = (
         (data.train_images, data.train_annotations) if train else (data.val_images, data.val_annotations)
     )

@@ -94,9 +94,9 @@ class AnnotatedDataset:
 
 
 class AnnotatedFolder(AnnotatedDataset):
-    """A data set whose images are files; ``file_name`` of an image is relative to ``image_folder`` unless absolute."""
+    """A data set whose images are files; ``file_name`` of each is a path, below ``image_folder`` unless absolute."""
 
-    def __init__(self, instances: Instances, image_folder: Path, *, strict: bool = True):
+    def __init__(self, instances: Instances, image_folder: Path = Path(), *, strict: bool = True):
         super().__init__(instances, strict=strict)
         self.image_folder = image_folder
 

@@ -59,6 +59,8 @@ class Report(NamedTuple):
             "classes (label, name, objects):",
             format_classes({row.label: row.name for row in self.classes}, counts),
         ]
+        if self.classes:
+            text.append(f"a model for these classes has model.num_classes={self.classes[-1].label + 1} or more")
         return text
 
 

@@ -20,12 +20,19 @@ class Faults:
     """Faults of the data, counted by kind, with the first ones by name.
 
     ``errors`` end a training; what is in ``counts`` was mended, as its kind says.
+
+    Args:
+      where: what the data is, as messages call it.
+      skip: whether images that cannot even be opened are left out, and are no error.
     """
 
     NAMED = 3
 
-    def __init__(self, where: str):
+    def __init__(self, where: str, *, skip: bool = False):
         self.where = where
+        self.skip = skip
+        self.left_out = 0
+        """Images that cannot be opened, of those that are counted as mended."""
         self.counts: collections.Counter[str] = collections.Counter()
         self.errors: collections.Counter[str] = collections.Counter()
         self.first: dict[str, list[str]] = collections.defaultdict(list)
@@ -39,6 +46,14 @@ class Faults:
         """Counts a fault that cannot be mended; the sentence, without full stop, names it and what would be right."""
         self.errors[kind] += 1
         self._keep(kind, sentence)
+
+    def unopened(self, kind: str, sentence: str) -> None:
+        """Counts an image of which not even the size can be read, which the reader leaves out."""
+        if self.skip:
+            self.left_out += 1
+            self.add(f"{kind} were left out", sentence)
+        else:
+            self.error(kind, sentence)
 
     def raise_first(self) -> None:
         """Raises the first error as a `DataError`, if there is one."""

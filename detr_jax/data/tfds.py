@@ -38,6 +38,7 @@ class TfdsDataset(AnnotatedDataset):
       split: such as "train", "validation" or "train[:90%]".
       annotation_file: an instances JSON to evaluate against, joined by ``image/id``; empty: what TFDS says.
       strict: whether wrong annotations end here, or are left out to be reported.
+      skip: whether examples that cannot be read are left out, and counted in ``faults``.
 
     Raises:
       DataError: the data set is not prepared, cannot be read by index, is no detection data set, has no such split, or,
@@ -45,7 +46,14 @@ class TfdsDataset(AnnotatedDataset):
     """
 
     def __init__(
-        self, root: str | Path, name: str, split: str, *, annotation_file: str | Path = "", strict: bool = True
+        self,
+        root: str | Path,
+        name: str,
+        split: str,
+        *,
+        annotation_file: str | Path = "",
+        strict: bool = True,
+        skip: bool = False,
     ):
         folder = _prepared_folder(root, name)
         builder = tensorflow_datasets.builder_from_directory(folder)
@@ -53,7 +61,7 @@ class TfdsDataset(AnnotatedDataset):
         self._records = _records(builder, folder, split)
         classes = builder.info.features["objects"]["label"].names
         raw_ids = list(COCO_CLASSES) if classes == list(COCO_CLASSES.values()) else list(range(len(classes)))
-        faults = Faults(f"{folder} ({split})")
+        faults = Faults(f"{folder} ({split})", skip=skip)
         form: dict[str, list[Any]] = {
             "images": [],
             "annotations": [],
@@ -131,7 +139,7 @@ def _translate(
     for example in examples:
         if example.fault:
             kind = "examples that cannot be read"
-            faults.error(kind, f"example {example.place} cannot be read ({example.fault})")
+            faults.unopened(kind, f"example {example.place} cannot be read ({example.fault})")
             continue
         height, width = example.size
         image = {"id": example.image_id, "file_name": example.file_name, "height": height, "width": width}

@@ -33,14 +33,16 @@ class VocDataset(AnnotatedFolder):
       root: the folder of ``ImageSets``, or of the splits.
       split: such as "train", "val", "trainval" or "test".
       strict: whether wrong files end here, or are left out to be reported.
+      skip: whether images that have neither a size in their XML file nor a readable header are left out, and counted in
+        ``faults``.
 
     Raises:
       DataError: a folder or list is missing or, where ``strict``, a file or an object in it is wrong.
     """
 
-    def __init__(self, root: str | Path, split: str, *, strict: bool = True):
+    def __init__(self, root: str | Path, split: str, *, strict: bool = True, skip: bool = False):
         root = Path(root)
-        faults = Faults(f"{root} ({split})")
+        faults = Faults(f"{root} ({split})", skip=skip)
         entries = _official_entries(root, split) or _plain_entries(root, split)
         read = {path: _read(path) for path in sorted(_all_descriptions(root))}
         categories = _categories(read.values())
@@ -71,7 +73,7 @@ class VocDataset(AnnotatedFolder):
                         "iscrowd": int(thing.difficult),
                     }
                 )
-        super().__init__(check_instances(form, faults), root, strict=strict)
+        super().__init__(check_instances(form, faults), strict=strict)
 
 
 class _Thing(NamedTuple):
@@ -191,5 +193,5 @@ def _size_in_header(path: Path, faults: Faults) -> tuple[int, int] | None:
     try:
         return read_size(path, rotate=True)
     except DataError as error:
-        faults.error("images without a readable header", str(error).rstrip("."))
+        faults.unopened("images without a readable header", str(error).rstrip("."))
         return None

@@ -30,15 +30,16 @@ class YoloDataset(AnnotatedFolder):
       data_file: the ``data.yaml``.
       split: "train" or "val".
       strict: whether wrong rows end here, or are left out to be reported.
+      skip: whether images without a readable header are left out, and counted in ``faults``.
 
     Raises:
-      DataError: a file or folder is missing, ``data.yaml`` is damaged, or, where ``strict``, a row is wrong or an image
-        has no readable header.
+      DataError: a file or folder is missing, ``data.yaml`` is damaged, or, where ``strict``, a row is wrong or, without
+        ``skip``, an image has no readable header.
     """
 
     rotate_as_displayed = True
 
-    def __init__(self, data_file: str | Path, split: str, *, strict: bool = True):
+    def __init__(self, data_file: str | Path, split: str, *, strict: bool = True, skip: bool = False):
         data_file = Path(data_file)
         content = _read_yaml(data_file)
         names = _class_names(content, data_file)
@@ -46,7 +47,7 @@ class YoloDataset(AnnotatedFolder):
         if not images:
             raise DataError(f"{data_file} names no image under {split!r}: give a folder with images.")
 
-        faults = Faults(f"{data_file} ({split})")
+        faults = Faults(f"{data_file} ({split})", skip=skip)
         form: dict[str, list[Any]] = {
             "images": [],
             "annotations": [],
@@ -55,7 +56,7 @@ class YoloDataset(AnnotatedFolder):
         with ThreadPoolExecutor(_THREADS) as threads:
             for image_id, (path, read) in enumerate(zip(images, threads.map(_read, images), strict=True), start=1):
                 if read.size is None:
-                    faults.error("images without a readable header", read.fault)
+                    faults.unopened("images without a readable header", read.fault)
                     continue
                 if read.fault:
                     faults.error(
@@ -75,7 +76,7 @@ class YoloDataset(AnnotatedFolder):
                             "iscrowd": 0,
                         }
                     )
-        super().__init__(check_instances(form, faults), data_file.parent, strict=strict)
+        super().__init__(check_instances(form, faults), strict=strict)
 
 
 class _Read(NamedTuple):

@@ -83,8 +83,18 @@ def test_a_configuration_and_changes_of_it_are_taken_as_by_training(folder):
     result = run("check-data", *config, "--config.model.num_classes=2")
     assert result.exit_code == 1
     assert "model.num_classes=2" in result.output
+    result = run("check-data", "--root", folder, "--config.model.num_classes=2")
+    assert result.exit_code == 1
+    assert "model.num_classes=2" in result.output
     result = run("check-data", "--config", "configs/shapes.py", "--config.data.shapes.val_images=4", "--split", "val")
     assert "val: 4 images" in result.output
+
+
+def test_a_fine_tuning_whose_classes_and_queries_are_not_known_yet_can_be_checked(folder):
+    result = run("check-data", "--config", "configs/finetune.py", "--root", folder, "--split", "train")
+    assert result.exit_code == 0, result.output
+    assert "model.num_classes=3 or more" in result.output
+    assert "more objects than" not in result.output
 
 
 @pytest.mark.parametrize(

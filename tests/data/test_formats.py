@@ -66,6 +66,15 @@ def test_images_boxes_and_labels_come_back_as_they_were_drawn(coco, shapes, tmp_
 
 
 @pytest.mark.parametrize("convert", [_coco, _yolo, _voc, _tfds])
+def test_a_root_relative_to_the_working_folder_is_read(coco, tmp_path, monkeypatch, convert):
+    data = convert(coco, tmp_path / "converted")
+    monkeypatch.chdir(tmp_path)
+    data.root = "coco" if convert is _coco else "converted"
+    source = open_source(Config(data=data), "train")
+    assert source[len(source) - 1].image.shape[:2] == tuple(source.sizes[-1])
+
+
+@pytest.mark.parametrize("convert", [_coco, _yolo, _voc, _tfds])
 def test_the_evaluation_gets_the_same_truth(coco, shapes, tmp_path, convert):
     source = open_source(Config(data=convert(coco, tmp_path / "converted")), "val")
     truth = source.ground_truth()

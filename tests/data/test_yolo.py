@@ -164,6 +164,23 @@ def test_images_that_cannot_be_opened_are_named(root):
     assert len(YoloDataset(root / "data.yaml", "train", strict=False)) == 1
 
 
+def test_images_that_cannot_be_opened_are_left_out_of_training_where_errors_are_skipped(root):
+    (root / "images" / "train" / "b.png").write_text("no image")
+    data = DataConfig(dataset="yolo", root=str(root), on_error="skip", max_skipped=0.5)
+    source = open_source(Config(data=data), "train")
+    assert [source.file_name(index) for index in range(len(source))] == [str(root / "images" / "train" / "a.png")]
+    (told,) = source.faults.sentences()
+    assert "1 images without a readable header were left out" in told
+    assert "b.png" in told
+    data.max_skipped = 0.49
+    with pytest.raises(DataError, match=r"1 of 2 training images cannot be opened.*data\.max_skipped=0\.49.*b\.png"):
+        open_source(Config(data=data), "train")
+    (root / "images" / "val" / "c.png").write_text("no image")
+    data.max_skipped = 1.0
+    with pytest.raises(DataError, match=r"c\.png cannot be opened"):
+        open_source(Config(data=data), "val")
+
+
 def test_it_is_opened_by_name(root):
     config = Config(data=DataConfig(dataset="yolo", root=str(root)))
     assert len(open_source(config, "train")) == 2
