@@ -46,17 +46,11 @@ def _fail(message: object, code: int = 1) -> NoReturn:
     sys.exit(code)
 
 
-@click.command("train", context_settings={"ignore_unknown_options": True})
-@click.option(
-    "--config",
-    "file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    required=True,
-    help="Configuration file, such as configs/shapes.py.",
-)
+@click.command("train", context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]})
+@click.option("--config", "file", metavar="FILE", help="Configuration file, such as configs/shapes.py.")
 @click.option("--workdir", type=click.Path(path_type=Path), help="Folder of the run; default: runs/NAME_OF_CONFIG.")
 @click.argument("changes", nargs=-1, type=click.UNPROCESSED, metavar="[--config.FIELD=VALUE]...")
-def train_command(file: Path, workdir: Path | None, changes: tuple[str, ...]) -> None:
+def train_command(file: str | None, workdir: Path | None, changes: tuple[str, ...]) -> None:
     """Train a model, or go on where an earlier run in the same workdir stopped: the program train.py.
 
     The workdir gets checkpoints, metrics.jsonl and pictures. Ctrl-C saves before it stops.
@@ -66,7 +60,9 @@ def train_command(file: Path, workdir: Path | None, changes: tuple[str, ...]) ->
       detr-jax train --config configs/shapes.py
       detr-jax train --config configs/coco.py --config.data.root=FOLDER --config.training.batch_size=16
     """
-    run_training(read_config(file, changes), workdir or Path("runs") / file.stem)
+    if file is None:
+        raise click.ClickException("Give a configuration: --config configs/shapes.py")
+    run_training(read_config(file, changes), workdir or Path("runs") / Path(file.partition(":")[0]).stem)
 
 
 @click.command("evaluate", context_settings={"ignore_unknown_options": True})
