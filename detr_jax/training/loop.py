@@ -2,6 +2,7 @@
 
 import itertools
 import time
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from detr_jax.checkpoints import Checkpoints
 from detr_jax.config import Config, ConfigError, check_canvases, to_json
 from detr_jax.data import DataError, batches
 from detr_jax.data.batching import LoaderError
+from detr_jax.distributed import gathered, is_main, wait_for_all
 from detr_jax.evaluation.stored import (
     DETECTIONS,
     SNAPSHOTS,
@@ -22,18 +24,16 @@ from detr_jax.evaluation.stored import (
     write_detections,
 )
 from detr_jax.evaluation.validator import Validator
-from detr_jax.sharding import create_mesh, replicated
+from detr_jax.sharding import create_mesh, layout, own_rows, place
 from detr_jax.training.best import Best
 from detr_jax.training.feed import Feed, Pace
 from detr_jax.training.introduction import introduce
 from detr_jax.training.log import RunLog
 from detr_jax.training.optimizer import create_optimizer, learning_rates
 from detr_jax.training.saving import has_checkpoint, restore, save
-from detr_jax.training.signals import Interrupted, StopSignals
+from detr_jax.training.signals import STEPS_AHEAD, Interrupted, StopSignals
 from detr_jax.training.start import Start, prepare, read_start, start_from
 from detr_jax.training.step import DeviceBatch, create_model, create_state, create_train_step
-
-_STEPS_AHEAD = 2  # steps that the host may run ahead of the devices; each holds a batch in their memory
 
 
 class TrainingError(RuntimeError):
@@ -55,9 +55,10 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
       Interrupted: after SIGINT or SIGTERM, with everything saved.
     """
     workdir, mesh = Path(workdir), create_mesh()
+    _check_same(config)
     run = Run(prepare(config, workdir, mesh), workdir, mesh)
     try:
-        with StopSignals() as stop:
+        with StopSignals(mesh) as stop:
             run.to_the_end(stop)
     except LoaderError as error:
         raise TrainingError(f"{error} The same command goes on from the last checkpoint.") from None
@@ -79,15 +80,17 @@ class Run:
         self.workdir, self.config, self.plan, self.total_steps = workdir, config, start.plan, start.total_steps
         self.metrics: dict[str, float] = {}
         """Of the last validation."""
+        self._mesh = mesh
         model, started_from = create_model(config), ""
         if config.training.init_from and not has_checkpoint(workdir):
             model, started_from = start_from(model, start.weights or read_start(config), config)
         optimizer = create_optimizer(config.optimizer, self.total_steps, self.plan.steps_per_epoch)
-        self._model = model
         self._state = create_state(model, optimizer, config, mesh)
-        self._frozen = jax.device_put(model.frozen, replicated(mesh))
+        self._frozen = place(model.frozen, layout(model.frozen, mesh, config.training.fsdp))
+        self._model = model = model.structure
         self._train_step = create_train_step(model, optimizer, config, mesh)
-        self._validator = Validator(config, start.val_source, model.graph, mesh)
+        where = layout((model.params, model.frozen), mesh, config.training.fsdp)
+        self._validator = Validator(config, start.val_source, model.graph, mesh, where)
         check_canvases(config.model, self._validator.plan.buckets)
 
         try:
@@ -96,11 +99,11 @@ class Run:
             raise ConfigError(
                 f"--workdir={workdir} cannot be made ({error.strerror}): choose another folder."
             ) from None
+        _check_shared(workdir)
         self._checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep_checkpoints)
         self._checkpoints.class_names = start.train_source.categories
         if self._checkpoints.latest_step is not None:
             self._state, self._frozen = restore(self._checkpoints, model, self._state, self._frozen)
-        (workdir / "config.json").write_text(to_json(config))
         self.step = int(self._state.step)
         """Optimiser steps done."""
         if self.step > self.total_steps:
@@ -109,16 +112,23 @@ class Run:
                 "or choose another --workdir."
             )
 
-        drop_snapshots(workdir, after=self.step)
         self._log = RunLog(workdir, self.step, self.total_steps, config.training.batch_size)
+        if is_main():
+            (workdir / "config.json").write_text(to_json(config))
+            drop_snapshots(workdir, after=self.step)
         introduce(self._log.say, start, model, mesh, self.step, started_from)
         self._stale = any(name.startswith(("data.", "evaluation.", "model.")) for name in start.changed)
         self._best = Best(workdir, self._checkpoints, self.step, anew=self._stale)
-        self._pictured = snapshot_steps(self.total_steps, config.evaluation.snapshots)
-        self._stream = batches(self.plan, start.train_source, config.training.batch_size, config.data, start=self.step)
+        there = (workdir / SNAPSHOTS / f"{self.step}.npz").exists()
+        self._pictured = snapshot_steps(self.total_steps, config.evaluation.snapshots) - (
+            {self.step} if there else set()
+        )
+        batch_size = config.training.batch_size
+        rows = own_rows(mesh, batch_size)
+        self._stream = batches(self.plan, start.train_source, batch_size, config.data, start=self.step, rows=rows)
         planned = itertools.islice(self._stream, self.total_steps - self.step)
-        self._feed = Feed(planned, mesh, start.train_source, config.data, self._log.say)
-        self._pace = Pace(config.training.batch_size, config.data)
+        self._feed = Feed(planned, mesh, start.train_source, config.data, self._log.say_anywhere)
+        self._pace = Pace(batch_size, config.data)
         self._pending: list[dict[str, jax.Array]] = []  # terms of the steps since the last line of the log
         self._canvases: set[tuple[int, ...]] = set()  # those that the step is compiled for
 
@@ -140,7 +150,7 @@ class Run:
             if self.step == self.total_steps:
                 break
             self._train()
-            stopping = stop.received
+            stopping = stop.after_step()
             saves = stopping or self._validates() or self.step % self.config.training.checkpoint_every == 0
             if saves or self.step % self.config.training.log_every == 0:
                 self._line()
@@ -174,7 +184,9 @@ class Run:
         try:
             batch = next(self._feed)
         except (DataError, LoaderError):
-            if self._pending:  # what was learned since the last checkpoint is not lost with the data
+            if (
+                self._pending and not self._mesh.is_multi_process
+            ):  # what was learned since the last checkpoint is not lost with the data
                 self._line()
                 self._save()
             raise
@@ -183,8 +195,8 @@ class Run:
         terms = self._step_of_known_canvas(batch, received) if known else self._step_with_compilation(batch)
         self.step += 1
         self._pending.append(terms)
-        if len(self._pending) > _STEPS_AHEAD:
-            jax.block_until_ready(self._pending[-1 - _STEPS_AHEAD]["loss"])
+        if len(self._pending) > STEPS_AHEAD:
+            jax.block_until_ready(self._pending[-1 - STEPS_AHEAD]["loss"])
         if known:
             self._pace.add(time.monotonic() - began, received - began)
 
@@ -215,8 +227,8 @@ class Run:
         if self.metrics:
             self._log.say_validation(self.step, self.metrics)
         else:
-            with self._log.uncounted(), stop.at_once(self.step):
-                found = self._validator.detect(self._values, self.step)
+            with self._log.uncounted(), stop.at_once(self.step) as check:
+                found = self._validator.detect(self._values, self.step, check)
                 self.metrics = self._validator.judge(found)
                 self._store(self.workdir / DETECTIONS, found)
             self._log.validation(self.step, self.metrics)
@@ -224,13 +236,15 @@ class Run:
 
     def _take_snapshot(self) -> None:
         """Keeps what the model of now finds in the first validation images, at the steps for that."""
-        path = self.workdir / SNAPSHOTS / f"{self.step}.npz"
-        if self.step in self._pictured and not path.exists():
+        if self.step in self._pictured:
             with self._log.uncounted():
-                self._store(path, self._validator.snapshot(self._values, self.step))
+                found = self._validator.snapshot(self._values, self.step)
+                self._store(self.workdir / SNAPSHOTS / f"{self.step}.npz", found)
 
     def _store(self, path: Path, found: StoredDetections) -> None:
         """Writes detections for pictures and reports, which a run can do without."""
+        if not is_main():
+            return
         try:
             write_detections(path, found)
         except OSError as error:
@@ -241,12 +255,37 @@ class Run:
         terms = _finite_means(self._pending, self.step)
         self._pending.clear()
         if self.config.data.on_error == "skip":
-            terms["skipped_images"] = self._feed.skipped
+            terms["skipped_images"] = self._feed.skipped_by_all()
         terms |= learning_rates(self.config.optimizer, self.step, self.total_steps, self.plan.steps_per_epoch)
         self._log.training(self.step, terms)
 
     def _save(self) -> None:
         save(self._checkpoints, self._model, self._state, self._frozen, self.config)
+
+
+def _check_same(config: Config) -> None:
+    """Checks that all processes were given the same."""
+    sums = gathered(zlib.crc32(to_json(config).encode()))
+    if other := np.flatnonzero(sums != sums[0]).tolist():
+        raise ConfigError(f"Process {other[0]} was given another configuration than process 0: give all the same.")
+
+
+def _check_shared(workdir: Path) -> None:
+    """Checks that all processes see the same workdir."""
+    if jax.process_count() == 1:
+        return
+    token = workdir / ".processes"
+    if is_main():
+        token.touch()
+    wait_for_all("the token was written")
+    sees = gathered(token.exists())
+    if is_main():
+        token.unlink(missing_ok=True)
+    if not sees.all():
+        raise ConfigError(
+            f"--workdir={workdir} is not the same folder for process {int(np.argmin(sees))} as for process 0: give one "
+            "on a file system that all hosts share."
+        )
 
 
 def _finite_means(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:

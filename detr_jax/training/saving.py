@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from detr_jax.checkpoints import Checkpoints
 from detr_jax.config import Config, ConfigError, differences, from_json
-from detr_jax.training.step import Model, TrainState, Tree
+from detr_jax.sharding import Tree, place
+from detr_jax.training.step import Model, TrainState
 
 
 def has_checkpoint(workdir: Path) -> bool:
@@ -49,7 +49,7 @@ def restore(checkpoints: Checkpoints, model: Model, state: TrainState, frozen: T
     parts = checkpoints.restore(step, targets)
     params, frozen = model.split(parts["params"])
     ema = None if state.ema is None else model.split(parts["ema"])[0]
-    return TrainState(jax.device_put(np.int32(step), state.step.sharding), params, parts["optimizer"], ema), frozen
+    return TrainState(place(np.int32(step), state.step.sharding), params, parts["optimizer"], ema), frozen
 
 
 def save(checkpoints: Checkpoints, model: Model, state: TrainState, frozen: Tree, config: Config) -> None:
