@@ -6,6 +6,7 @@ into a folder that all of them see.
 """
 
 import os
+import socket
 import sys
 import threading
 import time
@@ -46,27 +47,35 @@ def start(
       process_id: which of them this is, from 0 on.
       timeout: seconds to wait for the others.
 
+    Where others do not come, the process ends with a sentence and exit code 1: jax cannot give up in any other way.
+
     Raises:
-      DistributedError: an argument is wrong or missing, or the others did not come in time.
+      DistributedError: an argument is wrong or missing, or the coordinator's address cannot be used.
     """
     _check(coordinator, num_processes, process_id)
+    if coordinator is not None:
+        host, _, port = coordinator.rpartition(":")
+        _reserve(int(port)) if process_id == 0 else _reach(host, int(port), timeout)
     os.environ.setdefault("NPROC", str(max(32, os.cpu_count() or 1)))  # see detr_jax.matching.callbacks_may_starve
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from the run
+    given_up = threading.Timer(timeout, _give_up, [timeout])
+    given_up.daemon = True
+    given_up.start()
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=timeout)
+        jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=timeout + 60)
     except (ValueError, TypeError) as error:
         raise DistributedError(
             f"jax found no cluster here that it knows ({str(error).rstrip('.')}): give --coordinator=HOST:PORT, "
             "--num-processes=N and --process-id=I to each process."
         ) from None
     except RuntimeError as error:
-        where = f"{coordinator} " if coordinator else ""
         raise DistributedError(
-            f"The processes did not come together within {timeout} s (coordinator {where}as seen by process "
-            f"{runtime.global_state.process_id} of {runtime.global_state.num_processes}: {_first_line(error)}): see "
-            "that process 0 runs there, that the port is open, and that every id is given once."
+            f"The processes could not come together ({str(error).strip().splitlines()[0][:200].rstrip('.')}): see that "
+            "every id is given once, and the same --coordinator and --num-processes to all."
         ) from None
+    finally:
+        given_up.cancel()
     threading.Thread(target=_watch, name="other processes", daemon=True).start()
 
 
@@ -81,6 +90,45 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
         raise DistributedError(f"--process-id={process_id} must be from 0{last or ' on'}.")
     if coordinator is not None and (num_processes is None or process_id is None):
         raise DistributedError("--coordinator needs --num-processes=N and --process-id=I beside it.")
+
+
+def _reserve(port: int) -> None:
+    """Checks that process 0 can listen on its port."""
+    try:
+        with socket.create_server(("", port)):
+            pass
+    except OSError as error:
+        raise DistributedError(
+            f"Port {port} of --coordinator cannot be listened on here ({os.strerror(error.errno or 0)}): choose one that is free on "
+            "the host of process 0."
+        ) from None
+
+
+def _reach(host: str, port: int, timeout: int) -> None:
+    """Waits until process 0 listens."""
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), port), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > until:
+                raise DistributedError(
+                    f"The coordinator {host}:{port} could not be reached within {timeout} s ({error.strerror or error}"
+                    "): see that process 0 runs there and that the port is open."
+                ) from None
+        time.sleep(_POLL_SECONDS)
+
+
+def _give_up(timeout: int) -> None:
+    state = runtime.global_state
+    print(
+        f"Error: The {state.num_processes} processes were not all there within {timeout} s, as process "
+        f"{state.process_id} sees it: start them together, each with an id of its own.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
 
 
 def is_main() -> bool:
@@ -129,7 +177,3 @@ def _watch() -> None:
             time.sleep(_POLL_SECONDS)  # for a failure of its own
             print(f"Ended with process {process}: {sentence}", file=sys.stderr, flush=True)
             os._exit(int(code))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200].rstrip(".")
