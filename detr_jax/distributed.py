@@ -99,8 +99,8 @@ def _reserve(port: int) -> None:
             pass
     except OSError as error:
         raise DistributedError(
-            f"Port {port} of --coordinator cannot be listened on here ({os.strerror(error.errno or 0)}): choose one that "
-            "is free on the host of process 0."
+            f"Port {port} of --coordinator cannot be listened on here ({os.strerror(error.errno or 0)}): choose one "
+            "that is free on the host of process 0."
         ) from None
 
 
