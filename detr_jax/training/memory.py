@@ -29,6 +29,19 @@ class StepMemory(NamedTuple):
 
 
 def step_memory(config: Config, canvas: tuple[int, int], max_objects: int, mesh: Mesh) -> StepMemory:
+    """The memory of the training step of a canvas, by the program of `compile_step`, whose arguments these are.
+
+    Raises:
+      NotImplementedError: the compiler for these devices does not tell.
+    """
+    planned = compile_step(config, canvas, max_objects, mesh).memory_analysis()
+    if planned is None:
+        raise NotImplementedError("The compiler for these devices does not tell the memory that a program takes.")
+    given = planned.argument_size_in_bytes
+    return StepMemory(given, planned.temp_size_in_bytes + planned.output_size_in_bytes - planned.alias_size_in_bytes)
+
+
+def compile_step(config: Config, canvas: tuple[int, int], max_objects: int, mesh: Mesh) -> jax.stages.Compiled:
     """Compiles the training step of a canvas for the mesh's devices, from shapes alone, without allocating anything.
 
     Args:
@@ -36,9 +49,6 @@ def step_memory(config: Config, canvas: tuple[int, int], max_objects: int, mesh:
       canvas: (height, width) in pixels.
       max_objects: the most objects of an image in the data.
       mesh: the devices that the batch is shared out over.
-
-    Raises:
-      NotImplementedError: the compiler for these devices does not tell.
     """
     abstract = nnx.eval_shape(lambda: DETR(config.model, rngs=nnx.Rngs(0)))
     trainable = is_trainable(config.optimizer)
@@ -59,8 +69,4 @@ def step_memory(config: Config, canvas: tuple[int, int], max_objects: int, mesh:
         )
     )
     step = cast(jax.stages.Wrapped, create_train_step(model, optimizer, config, mesh))
-    planned = step.lower(jax.eval_shape(initial_state, params), frozen, batch).compile().memory_analysis()
-    if planned is None:
-        raise NotImplementedError("The compiler for these devices does not tell the memory that a program takes.")
-    given = planned.argument_size_in_bytes
-    return StepMemory(given, planned.temp_size_in_bytes + planned.output_size_in_bytes - planned.alias_size_in_bytes)
+    return step.lower(jax.eval_shape(initial_state, params), frozen, batch).compile()
