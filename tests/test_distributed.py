@@ -18,15 +18,17 @@ from detr_jax.training.loop import train
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parent.parent
-STEPS = 3
+STEPS = 2  # of more, rounding may decide between two assignments of almost equal cost
 
 
 def get_config():
-    """The configuration of this file's runs: three steps, and a validation with a batch that is partly filled."""
+    """The configuration of this file's runs: two steps, and a validation with a batch that is partly filled."""
     config = tiny_config()
+    config.model.decoder_layers, config.optimizer.warmup_steps = 1, 1
     config.training.steps, config.training.log_every, config.training.fsdp = STEPS, 1, True
     config.model.feedforward_dim = 256  # large enough to be shared out
     config.evaluation.every_epochs = config.evaluation.snapshots = 0
+    config.evaluation.pictures = 2
     return config
 
 
@@ -66,11 +68,11 @@ def test_two_processes_train_to_the_parameters_of_one(runs):
 
 def test_losses_and_metrics_are_those_of_one_process(runs):
     two, one = ([json.loads(line) for line in (run / "metrics.jsonl").open()] for run in runs[:2])
-    assert [line["step"] for line in two] == [line["step"] for line in one] == [1, 2, 3, 3]
+    assert [line["step"] for line in two] == [line["step"] for line in one] == [1, 2, 2]
     for a, b in zip(two, one, strict=True):
         assert a.keys() == b.keys()
         for name in a.keys() - {"train/images_per_s"}:
-            assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-3), name
+            assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-4), name
     found = [np.load(run / "detections.npz") for run in runs[:2]]
     np.testing.assert_array_equal(found[0]["image_ids"], found[1]["image_ids"])
     np.testing.assert_allclose(found[0]["boxes"], found[1]["boxes"], atol=1e-2)

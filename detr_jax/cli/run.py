@@ -58,7 +58,7 @@ def _end_others(error: BaseException, shown: str = "") -> None:
     """Where there are other processes, ends them and this one."""
     import jax
 
-    if jax.process_count() > 1:
+    if jax.distributed.is_initialized():
         from detr_jax.distributed import end_all
 
         print(shown or error, file=sys.stderr)

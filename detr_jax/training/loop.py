@@ -120,10 +120,9 @@ class Run:
         introduce(self._log.say, start, model, mesh, self.step, started_from)
         self._stale = any(name.startswith(("data.", "evaluation.", "model.")) for name in start.changed)
         self._best = Best(workdir, self._checkpoints, self.step, anew=self._stale)
-        there = (workdir / SNAPSHOTS / f"{self.step}.npz").exists()
-        self._pictured = snapshot_steps(self.total_steps, config.evaluation.snapshots) - (
-            {self.step} if there else set()
-        )
+        self._pictured = snapshot_steps(self.total_steps, config.evaluation.snapshots)
+        if (workdir / SNAPSHOTS / f"{self.step}.npz").exists():
+            self._pictured -= {self.step}
         batch_size = config.training.batch_size
         rows = own_rows(mesh, batch_size)
         self._stream = batches(self.plan, start.train_source, batch_size, config.data, start=self.step, rows=rows)
