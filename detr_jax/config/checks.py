@@ -23,6 +23,7 @@ _CHOICES = {
     "model.backbone.norm": ("frozen_batch", "group"),
     "model.position_embedding": ("sine", "learned"),
     "model.dtype": ("float32", "bfloat16"),
+    "model.remat": ("none", "backbone", "transformer", "all"),
     "loss.matcher": ("scipy", "device"),
     "data.dataset": tuple(_DATA_ROOTS),
     "data.on_error": ("raise", "skip"),

@@ -74,6 +74,9 @@ class ModelConfig:
     """Keep padding out of the backbone, so that it never changes an answer; False is the original on a padded batch."""
     dtype: str = "float32"
     """Compute type, "float32" or "bfloat16". Parameters, norms, softmax, boxes and losses are float32 always."""
+    remat: str = "none"
+    """What the backward pass computes again in place of keeping it in memory: "none", "backbone" (every residual
+    block), "transformer" (every layer) or "all". The result is the same."""
 
 
 @dataclass(kw_only=True)
@@ -211,8 +214,8 @@ class TrainingConfig:
     init_from: str = ""
     """A checkpoint to start from, of any kind that `detr_jax.weights.read_pretrained` reads; empty: start anew."""
     follow_checkpoint: bool = False
-    """Build the model of `init_from` whatever ``model`` says, except for num_classes, dropout, dtype, and num_queries
-    where it is not 0. Of a backbone alone, the backbone."""
+    """Build the model of `init_from` whatever ``model`` says, except for num_classes, dropout, dtype, remat, and
+    num_queries where it is not 0. Of a backbone alone, the backbone."""
     ema_decay: float = 0.0
     """Decay of the moving average of the parameters that is then evaluated; 0: none."""
     log_every: int = 50
