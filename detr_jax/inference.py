@@ -40,8 +40,11 @@ TINY = "is only a few pixels large, which show the model nothing"
 _TINY = 8  # pixels of the longer side
 
 
-def create_predict_step(graph: nnx.GraphDef, mesh: Mesh) -> PredictStep:
+def create_predict_step(graph: nnx.GraphDef, mesh: Mesh, where: Any = None) -> PredictStep:
     """Builds ``predict(values, images, sizes, original_sizes) -> Detections``, with the batch over the mesh.
+
+    ``where`` is the sharding of the values (of each tree, or of each array); without it they are on every device.
+    The detections are on every device.
 
     Args of the step:
       values: the model's pure trees, one or several, that `nnx.merge` puts together with ``graph``.
@@ -51,11 +54,12 @@ def create_predict_step(graph: nnx.GraphDef, mesh: Mesh) -> PredictStep:
     """
 
     def predict(values: tuple[Any, ...], images: jax.Array, sizes: jax.Array, original_sizes: jax.Array) -> Detections:
+        values = values if where is None else jax.lax.with_sharding_constraint(values, replicated(mesh))
         predictions = nnx.merge(graph, *values)(normalize_images(images, sizes), sizes)
         return detections(predictions.logits[-1], predictions.boxes[-1], original_sizes)
 
-    batch = shared_out(mesh)
-    return jax.jit(predict, in_shardings=(replicated(mesh), batch, batch, batch), out_shardings=replicated(mesh))
+    batch, everywhere = shared_out(mesh), replicated(mesh)
+    return jax.jit(predict, in_shardings=(where or everywhere, batch, batch, batch), out_shardings=everywhere)
 
 
 class Answer(NamedTuple):

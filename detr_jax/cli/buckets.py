@@ -45,8 +45,8 @@ def buckets(file: Path | None, root: str | None, memory: bool, changes: tuple[st
     _table(f"validation, {len(val)} images", val_plan.buckets, val_sizes(val, config.data))
     if memory:
         from detr_jax.sharding import create_mesh
-        from detr_jax.training.loop import check_devices
         from detr_jax.training.memory import step_memory
+        from detr_jax.training.start import check_devices
 
         mesh = create_mesh()
         try:

@@ -1,4 +1,4 @@
-"""Configurations from the command line, given as to train.py."""
+"""Configurations from the command line, for ``train.py`` and ``detr-jax`` alike."""
 
 import copy
 from collections.abc import Sequence
@@ -11,19 +11,29 @@ from ml_collections import config_flags
 from detr_jax.config import Config, unknown_field
 
 
-def read_config(file: Path | None, changes: Sequence[str], *, base: Config | None = None) -> Config:
+def read_config(file: str | Path | None, changes: Sequence[str], *, base: Config | None = None) -> Config:
     """The configuration of a file, or without one ``base`` or else the default, with single fields changed.
 
-    A change has the form ``--config.field=value``.
+    Args:
+      file: a Python file with ``get_config()``; behind a colon, an argument for it.
+      changes: each ``--config.field=value``, or ``--config.field`` and ``value`` after one another.
 
     Raises:
       click.ClickException: the file gives none, or a change is not understood.
     """
+    value_follows = False
     for change in changes:
+        if value_follows and not change.startswith("--"):
+            value_follows = False
+            continue
         if not change.startswith("--config."):
             raise click.ClickException(f"{change!r} is not understood: see --help.")
-        if sentence := unknown_field(change[9:].partition("=")[0]):
+        name, equals, _ = change[9:].partition("=")
+        if sentence := unknown_field(name):
             raise click.ClickException(sentence)
+        value_follows = not equals
+    if file is not None and not Path(path := str(file).partition(":")[0]).is_file():
+        raise click.ClickException(f"The configuration file {path} does not exist: give one like configs/shapes.py.")
     own_flags = flags.FlagValues()
     arguments = ["detr-jax", *([] if file is None else [f"--config={file}"]), *changes]
     if file is None:

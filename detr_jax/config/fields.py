@@ -220,6 +220,9 @@ class TrainingConfig:
     """Decay of the moving average of the parameters that is then evaluated; 0: none."""
     log_every: int = 50
     """Optimiser steps between two lines of the log."""
+    fsdp: bool = False
+    """Share parameters, their moving average and the optimiser's state out over the devices, as fully sharded data
+    parallelism does, where each device holds them whole otherwise: less memory, more communication."""
     checkpoint_every: int = 1000
     """Optimiser steps between two checkpoints; there is always one at the end."""
     keep_checkpoints: int = 3

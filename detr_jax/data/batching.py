@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -186,6 +186,7 @@ class BatchLoader:
       scaled_decoding: decode JPEGs to the smallest scale that the plan allows.
       skip: put a readable image of the same batch (or a spare one) where one cannot be read, rather than end with its
         `DataError`. Which one follows from the plan and from what is readable alone.
+      rows: the rows of every batch that are filled, and of which the result then consists; by default all.
     """
 
     def __init__(
@@ -196,9 +197,10 @@ class BatchLoader:
         num_threads: int = 1,
         scaled_decoding: bool = False,
         skip: bool = False,
+        rows: Sequence[int] | None = None,
     ):
         self.source = source
-        self.batch_size = batch_size
+        self.rows = range(batch_size) if rows is None else rows
         self.max_objects = max(1, source.max_objects)
         self.num_threads = num_threads
         self.scaled_decoding = scaled_decoding
@@ -217,12 +219,12 @@ class BatchLoader:
         self._start_threads()
 
     def __call__(self, plan: PlannedBatch) -> Batch:
-        """A `Batch` of ``batch_size`` images; places without an image have ``image_ids`` -1 and no boxes.
+        """A `Batch` of the rows; places without an image have ``image_ids`` -1 and no boxes.
 
         Raises:
           DataError: an image cannot be read or, with ``skip``, no image at all.
         """
-        size, targets = self.batch_size, self.max_objects
+        size, targets = len(self.rows), self.max_objects
         batch = Batch(
             images=np.zeros((size, *plan.bucket, 3), np.uint8),
             sizes=np.full((size, 2), plan.bucket, np.int32),
@@ -234,21 +236,38 @@ class BatchLoader:
             skipped=np.full(size, NO_IMAGE, np.int64),
         )
         each = map if self._threads is None else self._threads.map
-        errors = list(each(functools.partial(self._fill, batch), range(len(plan.images)), plan.images))
-        for place, error in enumerate(errors):
+        places = {row: place for place, row in enumerate(self.rows) if row < len(plan.images)}
+        planned = (plan.images[row] for row in places)
+        errors = dict(zip(places, each(functools.partial(self._fill, batch), places.values(), planned), strict=True))
+        for row, error in errors.items():
             if error is None:
                 continue
             if not self.skip:
                 raise error
-            batch.skipped[place] = self.source.image_ids[plan.images[place].source_index]
-            others = (*range(place + 1, len(errors)), *range(place))
-            neighbour = next((other for other in others if errors[other] is None), None)
-            if neighbour is not None:
-                for array in batch[:-1]:
-                    array[place] = array[neighbour]
-            elif all(self._fill(batch, place, spare) is not None for spare in plan.spares):
+            batch.skipped[places[row]] = self.source.image_ids[plan.images[row].source_index]
+            if not self._substitute(batch, plan, row, places, errors):
                 raise error
         return batch
+
+    def _substitute(
+        self,
+        batch: Batch,
+        plan: PlannedBatch,
+        row: int,
+        places: Mapping[int, int],
+        errors: Mapping[int, DataError | None],
+    ) -> bool:
+        """Puts the next readable image of the whole batch, or else a spare one, where that of ``row`` should be."""
+        place = places[row]
+        for other in (*range(row + 1, len(plan.images)), *range(row)):
+            if other not in places:  # the row of another process
+                if self._fill(batch, place, plan.images[other]) is None:
+                    return True
+            elif errors[other] is None:
+                for array in batch[:-1]:
+                    array[place] = array[places[other]]
+                return True
+        return any(self._fill(batch, place, spare) is None for spare in plan.spares)
 
     def _fill(self, batch: Batch, place: int, planned: PlannedImage) -> DataError | None:
         """Puts an image into its place; the error where it cannot be read, with the place as it was."""
@@ -292,9 +311,15 @@ def usable_cores() -> int:
 
 
 def batches(
-    plan: TrainPlan | ValPlan, source: Source, batch_size: int, config: DataConfig, *, start: int = 0
+    plan: TrainPlan | ValPlan,
+    source: Source,
+    batch_size: int,
+    config: DataConfig,
+    *,
+    start: int = 0,
+    rows: Sequence[int] | None = None,
 ) -> Generator[Batch]:
-    """The batches of a plan from number ``start`` on, prepared ahead by threads or worker processes.
+    """The batches of a plan from number ``start`` on, or ``rows`` of each, prepared ahead by threads or processes.
 
     ``config.on_error`` and ``config.scaled_decoding`` hold for training. Of validation images none is ever left out,
     and each is decoded whole.
@@ -315,6 +340,7 @@ def batches(
         num_threads=num_threads(config),
         scaled_decoding=training and config.scaled_decoding,
         skip=training and config.on_error == "skip",
+        rows=rows,
     )
     dataset = grain.MapDataset.source(plan).map(loader)[start:]
     # the images of a batch are shared out among threads already; a second batch fills the gaps between two

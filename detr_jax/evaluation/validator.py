@@ -1,21 +1,23 @@
 """A model over the validation images: the metrics, snapshots, and a picture."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
 from detr_jax.config import Config
 from detr_jax.data import Batch, Source, ValPlan, batches
+from detr_jax.data.batching import PlannedBatch
+from detr_jax.distributed import is_main
 from detr_jax.evaluation.coco import CocoEvaluator
 from detr_jax.evaluation.stored import StoredDetections
 from detr_jax.inference import create_predict_step
 from detr_jax.postprocess import Detections
+from detr_jax.sharding import own_rows, place_rows
 from detr_jax.visualization import LabelledBoxes, comparison_sheet
 
 Values = tuple[Any, ...]
@@ -23,18 +25,27 @@ Values = tuple[Any, ...]
 
 
 class Validator:
-    """Runs models of one structure over the validation images of a data set."""
+    """Runs models of one structure over the validation images of a data set.
 
-    def __init__(self, config: Config, source: Source, graph: nnx.GraphDef, mesh: Mesh):
+    Where the mesh has devices of several processes, each reads its own rows of a batch, all get all detections, and all
+    call the same methods.
+    """
+
+    def __init__(self, config: Config, source: Source, graph: nnx.GraphDef, mesh: Mesh, where: Any = None):
+        """``where`` is the sharding of the model's values, by default whole on every device."""
         self.config = config
         self.source = source
         self.plan = ValPlan(source, config.data, config.evaluation.batch_size, config.model.backbone.stride)
-        self._predict = create_predict_step(graph, mesh)
-        self._first_batches: list[Batch] | None = None
+        self._mesh = mesh
+        self._predict = create_predict_step(graph, mesh, where)
+        self._first_batches: list[tuple[PlannedBatch, Batch]] | None = None
 
-    def detect(self, values: Values, step: int = 0) -> StoredDetections:
-        """What a model, that of ``step``, finds in every validation image."""
-        found = [(batch, self._detections(values, batch)) for batch in self._batches()]
+    def detect(self, values: Values, step: int = 0, after_batch: Callable[[], None] = lambda: None) -> StoredDetections:
+        """What a model, that of ``step``, finds in every validation image; ``after_batch`` may end it by raising."""
+        found = []
+        for planned, batch in self._batches():
+            found.append((planned, self._detections(values, batch)))
+            after_batch()
         return self._stored(step, found)
 
     def metrics(self, values: Values) -> dict[str, float]:
@@ -54,18 +65,22 @@ class Validator:
         """
         if self._first_batches is None:
             self._first_batches, left = [], self.config.evaluation.pictures
-            for batch in self._batches() if left else ():
-                self._first_batches.append(batch)
-                left -= int((batch.image_ids >= 0).sum())
+            for planned, batch in self._batches() if left else ():
+                self._first_batches.append((planned, batch))
+                left -= len(planned.images)
                 if left <= 0:
                     break
-        found = self._stored(step, [(batch, self._detections(values, batch)) for batch in self._first_batches])
+        found = self._stored(
+            step, [(planned, self._detections(values, batch)) for planned, batch in self._first_batches]
+        )
         first = slice(self.config.evaluation.pictures)
         return StoredDetections(step, *(array[first] for array in found[1:]))
 
     def draw(self, values: Values, path: Path) -> None:
         """Writes the first validation images with their ground truth and a model's predictions as one picture."""
         found = self.snapshot(values, 0)
+        if not is_main():
+            return
         index_of = {image_id: index for index, image_id in enumerate(self.source.image_ids)}
         samples = [self.source[index_of[image_id]] for image_id in found.image_ids.tolist()]
         predictions = []
@@ -79,22 +94,26 @@ class Validator:
             )
             comparison_sheet(path, images, truths, predictions, self.source.categories)
 
-    def _batches(self) -> Iterator[Batch]:
-        return batches(self.plan, self.source, self.config.evaluation.batch_size, self.config.data)
+    def _batches(self) -> Iterator[tuple[PlannedBatch, Batch]]:
+        """All batches as planned, and of each the rows of this process."""
+        size = self.config.evaluation.batch_size
+        rows = own_rows(self._mesh, size)
+        return zip(self.plan.batches, batches(self.plan, self.source, size, self.config.data, rows=rows), strict=True)
 
     def _detections(self, values: Values, batch: Batch) -> Detections:
-        """A model's `Detections` in numpy, places without an image included."""
-        inputs = map(jnp.asarray, (batch.images, batch.sizes, batch.original_sizes))
+        """A model's `Detections` in the whole batch in numpy, places without an image included."""
+        inputs = place_rows((batch.images, batch.sizes, batch.original_sizes), self._mesh)
         return jax.device_get(self._predict(values, *inputs))
 
-    def _stored(self, step: int, found: list[tuple[Batch, Detections]]) -> StoredDetections:
+    def _stored(self, step: int, found: list[tuple[PlannedBatch, Detections]]) -> StoredDetections:
         """The detections of batches in one, without the places that hold no image."""
         queries = self.config.model.num_queries
-        real = [batch.image_ids >= 0 for batch, _ in found]
-        ids = [batch.image_ids[where] for (batch, _), where in zip(found, real, strict=True)]
-        parts = [[array[where] for array in answer] for (_, answer), where in zip(found, real, strict=True)]
+        ids = [[self.source.image_ids[image.source_index] for image in planned.images] for planned, _ in found]
+        parts = [[array[: len(planned.images)] for array in answer] for planned, answer in found]
         nothing = [np.zeros((0, queries, 4), np.float32), np.zeros((0, queries), np.float32)]
         columns = zip([*nothing, np.zeros((0, queries), np.int32)], *parts, strict=True)
         return StoredDetections(
-            step, np.concatenate([np.zeros(0, np.int64), *ids]), *(np.concatenate(column) for column in columns)
+            step,
+            np.array([id for batch in ids for id in batch], np.int64),
+            *(np.concatenate(column) for column in columns),
         )

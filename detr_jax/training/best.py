@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from detr_jax.checkpoints import Checkpoints
+from detr_jax.distributed import is_main
 
 
 class Best:
@@ -42,6 +43,8 @@ class Best:
             now["since"] += 1
         now["last"] = step
         self._checkpoints.wait()  # what is named here is on the disk
+        if not is_main():
+            return
         _replace(self._path, lambda path: path.write_text(json.dumps(now)))
         target = os.path.relpath(self._checkpoints.folder / str(now["step"]), self._path.parent.absolute())
         _replace(self._link, lambda path: path.symlink_to(target, target_is_directory=True))

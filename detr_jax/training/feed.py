@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterator
 
-import jax
 from jax.sharding import Mesh
 
 from detr_jax.config import DataConfig
 from detr_jax.data import Batch, DataError, Source
 from detr_jax.data.batching import num_threads, usable_cores
+from detr_jax.distributed import gathered
 from detr_jax.matching import Targets
-from detr_jax.sharding import shared_out
+from detr_jax.sharding import place_rows
 from detr_jax.training.step import DeviceBatch
 
 _NAMED = 3  # skipped images that are told by name
@@ -17,7 +17,7 @@ _QUIET_LINES = 20  # lines of the log between two warnings of a slow loader
 
 
 class Feed:
-    """An iterator over `DeviceBatch`.
+    """An iterator over `DeviceBatch`, from batches that hold the `detr_jax.sharding.own_rows` of this process.
 
     Raises, as it goes on:
       DataError: more images were skipped than ``config.max_skipped`` allows, or what the stream raises.
@@ -27,13 +27,13 @@ class Feed:
         self, stream: Iterator[Batch], mesh: Mesh, source: Source, config: DataConfig, say: Callable[[str], None]
     ):
         self._stream = stream
-        self._sharding = shared_out(mesh)
+        self._mesh = mesh
         self._source = source
         self._config = config
         self._say = say
         self._ahead: DeviceBatch | None = None
         self.images = 0
-        """Images received."""
+        """Images received by this process."""
         self.skipped = 0
         """Images among them that stood in the place of one that could not be read."""
         self._first_skipped: dict[int, str] = {}
@@ -52,7 +52,7 @@ class Feed:
     def _send(self) -> DeviceBatch:
         batch = next(self._stream)
         self._count(batch)
-        images, sizes, *targets = jax.device_put(batch[:5], self._sharding)
+        images, sizes, *targets = place_rows(batch[:5], self._mesh)
         return DeviceBatch(images, sizes, Targets(*targets))
 
     def _count(self, batch: Batch) -> None:
@@ -62,10 +62,18 @@ class Feed:
             if len(self._first_skipped) < _NAMED and image_id not in self._first_skipped:
                 self._first_skipped[image_id] = self._reason(image_id)
                 self._say(f"Skipped image {image_id}: {self._first_skipped[image_id]}")
-        most = self._config.max_skipped * max(self.images, len(self._source))
-        if self.skipped > most:
+        self._check(self.images, self.skipped)
+
+    def skipped_by_all(self) -> int:
+        """Images skipped in all processes, which call this together; raises where they are too many."""
+        images, skipped = gathered([self.images, self.skipped]).sum(axis=0).tolist()
+        self._check(images, skipped)
+        return skipped
+
+    def _check(self, images: int, skipped: int) -> None:
+        if skipped > self._config.max_skipped * max(images, len(self._source)):
             raise DataError(
-                f"{self.skipped} of {self.images} training images could not be read, which is more than "
+                f"{skipped} of {images} training images could not be read, which is more than "
                 f"data.max_skipped={self._config.max_skipped} allows of all or of an epoch's {len(self._source)}: mend "
                 f"them, take them out or raise the share. The first: {' '.join(self._first_skipped.values())}"
             )

@@ -8,14 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jax
 from tensorboardX import SummaryWriter
+
+from detr_jax.distributed import is_main, wait_for_all
 
 
 class RunLog:
     """Writes metrics of a run to its workdir and to the terminal.
 
     ``metrics.jsonl`` holds one JSON object a line with ``step``. A run that goes on from ``start_step`` first drops
-    the lines of steps that it will do again.
+    the lines of steps that it will do again. Of several processes, the first writes and all know what is kept.
     """
 
     def __init__(self, workdir: Path, start_step: int, total_steps: int, batch_size: int):
@@ -23,9 +26,12 @@ class RunLog:
         self.batch_size = batch_size
         self._path = workdir / "metrics.jsonl"
         self._kept = [line for line in _read_lines(self._path) if line["step"] <= start_step]
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in self._kept))
-        self._file = self._path.open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step or None)
+        self._writes = is_main()
+        wait_for_all("the workdir was read")
+        if self._writes:
+            self._path.write_text("".join(json.dumps(line) + "\n" for line in self._kept))
+            self._file = self._path.open("a")
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step or None)
         self._on_terminal = sys.stdout.isatty()
         self._since_step, self._since_time = start_step, time.monotonic()
 
@@ -46,6 +52,8 @@ class RunLog:
 
     def training(self, step: int, terms: dict[str, float]) -> None:
         """Logs the mean terms of the steps since the last call, and shows the progress."""
+        if not self._writes:
+            return
         now = time.monotonic()
         steps, seconds = step - self._since_step, max(now - self._since_time, 1e-9)
         rate = steps * self.batch_size / seconds
@@ -72,14 +80,25 @@ class RunLog:
 
     def say(self, sentence: str) -> None:
         """Prints a sentence on a line of its own."""
-        print(sentence.ljust(100) if self._on_terminal else sentence, flush=True)
+        if self._writes:
+            print(sentence.ljust(100) if self._on_terminal else sentence, flush=True)
+
+    def say_anywhere(self, sentence: str) -> None:
+        """Prints a sentence that this process alone knows, be it the first or not."""
+        if self._writes:
+            self.say(sentence)
+        else:
+            print(f"process {jax.process_index()}: {sentence}", flush=True)
 
     def close(self) -> None:
         """Writes what is left to write."""
-        self._file.close()
-        self._board.close()
+        if self._writes:
+            self._file.close()
+            self._board.close()
 
     def _write(self, step: int, values: dict[str, float]) -> None:
+        if not self._writes:
+            return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():

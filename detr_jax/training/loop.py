@@ -2,18 +2,19 @@
 
 import itertools
 import time
+import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from detr_jax.checkpoints import Checkpoints
-from detr_jax.config import Config, ConfigError, check_canvases, differences, from_json, to_json
-from detr_jax.data import DataError, TrainPlan, batches, open_source
+from detr_jax.config import Config, ConfigError, check_canvases, to_json
+from detr_jax.data import DataError, batches
 from detr_jax.data.batching import LoaderError
+from detr_jax.distributed import gathered, is_main, wait_for_all
 from detr_jax.evaluation.stored import (
     DETECTIONS,
     SNAPSHOTS,
@@ -23,23 +24,16 @@ from detr_jax.evaluation.stored import (
     write_detections,
 )
 from detr_jax.evaluation.validator import Validator
-from detr_jax.matching import callbacks_may_starve
-from detr_jax.sharding import create_mesh, replicated
+from detr_jax.sharding import create_mesh, layout, own_rows, place
 from detr_jax.training.best import Best
 from detr_jax.training.feed import Feed, Pace
+from detr_jax.training.introduction import introduce
 from detr_jax.training.log import RunLog
 from detr_jax.training.optimizer import create_optimizer, learning_rates
-from detr_jax.training.signals import Interrupted, StopSignals
-from detr_jax.training.start import LEAST_IMAGES, read_start, settle_classes, settle_model, start_from
-from detr_jax.training.step import (
-    Model,
-    TrainState,
-    create_model,
-    create_state,
-    create_train_step,
-)
-
-_STEPS_AHEAD = 2  # steps that the host may run ahead of the devices; each holds a batch in their memory
+from detr_jax.training.saving import has_checkpoint, restore, save
+from detr_jax.training.signals import STEPS_AHEAD, Interrupted, StopSignals
+from detr_jax.training.start import Start, prepare, read_start, start_from
+from detr_jax.training.step import DeviceBatch, create_model, create_state, create_train_step
 
 
 class TrainingError(RuntimeError):
@@ -60,272 +54,238 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
       TrainingError: the loss is not finite, or a process that loads data was killed.
       Interrupted: after SIGINT or SIGTERM, with everything saved.
     """
-    workdir = Path(workdir)
-    mesh = create_mesh()
-    previous, given = _previous_config(workdir), config
-    config, weights = settle_model(config, previous)
-    check_devices(config, mesh)
-    train_source, val_source = open_source(config, "train"), open_source(config, "val")
-    config = settle_classes(config, train_source, val_source)
-    changed = _changes(previous, config, workdir) if previous else {}
-
-    batch_size = config.training.batch_size
-    plan = TrainPlan(train_source, config.data, batch_size, config.training.seed, config.model.backbone.stride)
-    check_canvases(config.model, plan.buckets)
-    total_steps = config.training.steps or (config.training.epochs or 0) * plan.steps_per_epoch
-
-    model = create_model(config)
-    started_from = ""
-    if config.training.init_from and not _has_checkpoint(workdir):
-        model, started_from = start_from(model, weights or read_start(config), config)
-    optimizer = create_optimizer(config.optimizer, total_steps, plan.steps_per_epoch)
-    state = create_state(model, optimizer, config, mesh)
-    frozen = jax.device_put(model.frozen, replicated(mesh))
-    train_step = create_train_step(model, optimizer, config, mesh)
-    validator = Validator(config, val_source, model.graph, mesh)
-    check_canvases(config.model, validator.plan.buckets)
-
+    workdir, mesh = Path(workdir), create_mesh()
+    _check_same(config)
+    run = Run(prepare(config, workdir, mesh), workdir, mesh)
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--workdir={workdir} cannot be made ({error.strerror}): choose another folder.") from None
-    checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep_checkpoints)
-    checkpoints.class_names = train_source.categories
-    if checkpoints.latest_step is not None:
-        state, frozen = _restore(checkpoints, model, state, frozen)
-    (workdir / "config.json").write_text(to_json(config))
-    step = int(state.step)
-    if step > total_steps:
-        raise ConfigError(
-            f"training.steps={total_steps} is below the {step} steps that {workdir} has done: raise it, or choose "
-            "another --workdir."
-        )
-
-    drop_snapshots(workdir, after=step)
-    log = RunLog(workdir, step, total_steps, batch_size)
-    _introduce(log, config, mesh, plan, model, step, total_steps, changed)
-    if settled := differences(given.model, config.model, "model."):
-        log.say(f"from the checkpoint or the data: {', '.join(f'{name}={new}' for name, (_, new) in settled.items())}")
-    if started_from:
-        log.say(started_from)
-    for source in (train_source, val_source):
-        for sentence in source.faults.sentences():
-            log.say(f"Data fault: {sentence}")
-
-    every = config.evaluation.every_epochs * plan.steps_per_epoch
-    stale = any(name.startswith(("data.", "evaluation.", "model.")) for name in changed)
-    best = Best(workdir, checkpoints, step, anew=stale)
-
-    def validates(step: int) -> bool:
-        return step == total_steps or bool(every and step and step % every == 0)
-
-    pictured = snapshot_steps(total_steps, config.evaluation.snapshots)
-
-    def take_snapshot() -> None:
-        """Keeps what the model of now finds in the first validation images."""
-        if step in pictured and not (path := workdir / SNAPSHOTS / f"{step}.npz").exists():
-            with log.uncounted():
-                found = validator.snapshot((state.evaluated, frozen), step)
-                _store(path, found, log)
-
-    metrics: dict[str, float] = {}
-    pending: list[dict[str, jax.Array]] = []
-    canvases: set[tuple[int, ...]] = set()
-    planned = batches(plan, train_source, batch_size, config.data, start=step)
-    feed = Feed(itertools.islice(planned, total_steps - step), mesh, train_source, config.data, log.say)
-    pace = Pace(batch_size, config.data)
-
-    def line(step: int) -> None:
-        """A line of the log, after a check that all losses since the last are finite."""
-        terms = _finite_means(pending, step)
-        pending.clear()
-        if config.data.on_error == "skip":
-            terms["skipped_images"] = feed.skipped
-        terms |= learning_rates(config.optimizer, step, total_steps, plan.steps_per_epoch)
-        log.training(step, terms)
-
-    try:
-        with StopSignals() as stop:
-            while True:
-                take_snapshot()
-                if validates(step):
-                    metrics = {} if stale else log.validation_at(step) or {}
-                    if metrics:
-                        log.say_validation(step, metrics)
-                    else:
-                        with log.uncounted(), stop.at_once(step):
-                            found = validator.detect((state.evaluated, frozen), step)
-                            metrics = validator.judge(found)
-                            _store(workdir / DETECTIONS, found, log)
-                        log.validation(step, metrics)
-                    best.add(step, metrics["AP"])
-                if 0 < config.training.early_stop <= best.since and step < total_steps:
-                    log.say(f"stopping at step {step}: {best.since} validations without a better AP")
-                    break
-                if step == total_steps:
-                    break
-
-                began = time.monotonic()
-                try:
-                    batch = next(feed)
-                except (DataError, LoaderError):
-                    if pending:  # what was learned since the last checkpoint is not lost with the data
-                        line(step)
-                        _save(checkpoints, model, state, frozen, config)
-                    raise
-                received = time.monotonic()
-                canvas = batch.images.shape[1:3]
-                known = canvas in canvases
-                if known:
-                    state, terms = train_step(state, frozen, batch)
-                    if not pending:  # the devices were idle
-                        jax.block_until_ready(terms)
-                        pace.alone = time.monotonic() - received
-                else:
-                    canvases.add(canvas)
-                    with log.uncounted(steps=1):
-                        started = time.monotonic()
-                        state, terms = jax.block_until_ready(train_step(state, frozen, batch))
-                        log.say(f"compiled for canvas {canvas[0]} x {canvas[1]} in {time.monotonic() - started:.0f} s")
-                step += 1
-                pending.append(terms)
-                if len(pending) > _STEPS_AHEAD:
-                    jax.block_until_ready(pending[-1 - _STEPS_AHEAD]["loss"])
-                if known:
-                    pace.add(time.monotonic() - began, received - began)
-
-                stopping = stop.received
-                save = bool(stopping) or validates(step) or step % config.training.checkpoint_every == 0
-                if save or step % config.training.log_every == 0:
-                    line(step)
-                    if slow := pace.sentence():
-                        log.say(slow)
-                if save:
-                    _save(checkpoints, model, state, frozen, config)
-                if stopping:
-                    raise Interrupted(step, stopping)
-            with stop.at_once(step):
-                validator.draw((state.evaluated, frozen), workdir / "predictions.png")
-            log.say(best.sentence())
-            log.say(f"finished; checkpoints, metrics.jsonl and predictions.png are in {workdir}")
+        with StopSignals(mesh) as stop:
+            run.to_the_end(stop)
     except LoaderError as error:
         raise TrainingError(f"{error} The same command goes on from the last checkpoint.") from None
     finally:
+        run.close()
+    return run.metrics
+
+
+class Run:
+    """A run with everything that it holds open: model and state, stream of batches, checkpoints, log."""
+
+    def __init__(self, start: Start, workdir: Path, mesh: Mesh):
+        """Makes the model, or takes it from the workdir, and says what will be trained; writes nothing if it raises.
+
+        Raises:
+          ConfigError, CheckpointError, DataError, WeightsError: something does not fit.
+        """
+        config = start.config
+        self.workdir, self.config, self.plan, self.total_steps = workdir, config, start.plan, start.total_steps
+        self.metrics: dict[str, float] = {}
+        """Of the last validation."""
+        self._mesh = mesh
+        model, started_from = create_model(config), ""
+        if config.training.init_from and not has_checkpoint(workdir):
+            model, started_from = start_from(model, start.weights or read_start(config), config)
+        optimizer = create_optimizer(config.optimizer, self.total_steps, self.plan.steps_per_epoch)
+        self._state = create_state(model, optimizer, config, mesh)
+        self._frozen = place(model.frozen, layout(model.frozen, mesh, config.training.fsdp))
+        self._model = model = model.structure
+        self._train_step = create_train_step(model, optimizer, config, mesh)
+        where = layout((model.params, model.frozen), mesh, config.training.fsdp)
+        self._validator = Validator(config, start.val_source, model.graph, mesh, where)
+        check_canvases(config.model, self._validator.plan.buckets)
+
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"--workdir={workdir} cannot be made ({error.strerror}): choose another folder."
+            ) from None
+        _check_shared(workdir)
+        self._checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep_checkpoints)
+        self._checkpoints.class_names = start.train_source.categories
+        if self._checkpoints.latest_step is not None:
+            self._state, self._frozen = restore(self._checkpoints, model, self._state, self._frozen)
+        self.step = int(self._state.step)
+        """Optimiser steps done."""
+        if self.step > self.total_steps:
+            raise ConfigError(
+                f"training.steps={self.total_steps} is below the {self.step} steps that {workdir} has done: raise it, "
+                "or choose another --workdir."
+            )
+
+        self._log = RunLog(workdir, self.step, self.total_steps, config.training.batch_size)
+        if is_main():
+            (workdir / "config.json").write_text(to_json(config))
+            drop_snapshots(workdir, after=self.step)
+        introduce(self._log.say, start, model, mesh, self.step, started_from)
+        self._stale = any(name.startswith(("data.", "evaluation.", "model.")) for name in start.changed)
+        self._best = Best(workdir, self._checkpoints, self.step, anew=self._stale)
+        there = (workdir / SNAPSHOTS / f"{self.step}.npz").exists()
+        self._pictured = snapshot_steps(self.total_steps, config.evaluation.snapshots) - (
+            {self.step} if there else set()
+        )
+        batch_size = config.training.batch_size
+        rows = own_rows(mesh, batch_size)
+        self._stream = batches(self.plan, start.train_source, batch_size, config.data, start=self.step, rows=rows)
+        planned = itertools.islice(self._stream, self.total_steps - self.step)
+        self._feed = Feed(planned, mesh, start.train_source, config.data, self._log.say_anywhere)
+        self._pace = Pace(batch_size, config.data)
+        self._pending: list[dict[str, jax.Array]] = []  # terms of the steps since the last line of the log
+        self._canvases: set[tuple[int, ...]] = set()  # those that the step is compiled for
+
+    def to_the_end(self, stop: StopSignals) -> None:
+        """Trains and validates until all steps are done, validations no longer improve, or a signal comes.
+
+        Raises:
+          Interrupted: a signal came; everything is saved.
+          DataError, LoaderError: a batch cannot be had; what was learned up to it is saved.
+          TrainingError: the loss is not finite.
+        """
+        while True:
+            self._take_snapshot()
+            if self._validates():
+                self._validate(stop)
+            if 0 < self.config.training.early_stop <= self._best.since and self.step < self.total_steps:
+                self._log.say(f"stopping at step {self.step}: {self._best.since} validations without a better AP")
+                break
+            if self.step == self.total_steps:
+                break
+            self._train()
+            stopping = stop.after_step()
+            saves = stopping or self._validates() or self.step % self.config.training.checkpoint_every == 0
+            if saves or self.step % self.config.training.log_every == 0:
+                self._line()
+                if slow := self._pace.sentence():
+                    self._log.say(slow)
+            if saves:
+                self._save()
+            if stopping:
+                raise Interrupted(self.step, stopping)
+        with stop.at_once(self.step):
+            self._validator.draw(self._values, self.workdir / "predictions.png")
+        self._log.say(self._best.sentence())
+        self._log.say(f"finished; checkpoints, metrics.jsonl and predictions.png are in {self.workdir}")
+
+    def close(self) -> None:
+        """Waits for what is on the way, and closes everything."""
         with suppress(RuntimeError):  # what a failed step leaves behind
-            jax.block_until_ready(state)  # leaving with a host callback in flight would crash the interpreter
-        planned.close()
-        checkpoints.close()
-        log.close()
-    return metrics
+            jax.block_until_ready(self._state)  # leaving with a host callback in flight would crash the interpreter
+        self._stream.close()
+        self._checkpoints.close()
+        self._log.close()
+
+    @property
+    def _values(self) -> tuple:
+        """What is validated: the model's values as they are now."""
+        return self._state.evaluated, self._frozen
+
+    def _train(self) -> None:
+        """One step."""
+        began = time.monotonic()
+        try:
+            batch = next(self._feed)
+        except (DataError, LoaderError):
+            if (
+                self._pending and not self._mesh.is_multi_process
+            ):  # what was learned since the last checkpoint is not lost with the data
+                self._line()
+                self._save()
+            raise
+        received = time.monotonic()
+        known = batch.images.shape[1:3] in self._canvases
+        terms = self._step_of_known_canvas(batch, received) if known else self._step_with_compilation(batch)
+        self.step += 1
+        self._pending.append(terms)
+        if len(self._pending) > STEPS_AHEAD:
+            jax.block_until_ready(self._pending[-1 - STEPS_AHEAD]["loss"])
+        if known:
+            self._pace.add(time.monotonic() - began, received - began)
+
+    def _step_of_known_canvas(self, batch: DeviceBatch, received: float) -> dict[str, jax.Array]:
+        self._state, terms = self._train_step(self._state, self._frozen, batch)
+        if not self._pending:  # the devices were idle
+            jax.block_until_ready(terms)
+            self._pace.alone = time.monotonic() - received
+        return terms
+
+    def _step_with_compilation(self, batch: DeviceBatch) -> dict[str, jax.Array]:
+        height, width = batch.images.shape[1:3]
+        with self._log.uncounted(steps=1):
+            started = time.monotonic()
+            self._state, terms = jax.block_until_ready(self._train_step(self._state, self._frozen, batch))
+            self._log.say(f"compiled for canvas {height} x {width} in {time.monotonic() - started:.0f} s")
+        self._canvases.add((height, width))
+        return terms
+
+    def _validates(self) -> bool:
+        """Whether a validation belongs to this step."""
+        every = self.config.evaluation.every_epochs * self.plan.steps_per_epoch
+        return self.step == self.total_steps or bool(every and self.step and self.step % every == 0)
+
+    def _validate(self, stop: StopSignals) -> None:
+        """Validates, unless that was done before the run was stopped here."""
+        self.metrics = {} if self._stale else self._log.validation_at(self.step) or {}
+        if self.metrics:
+            self._log.say_validation(self.step, self.metrics)
+        else:
+            with self._log.uncounted(), stop.at_once(self.step) as check:
+                found = self._validator.detect(self._values, self.step, check)
+                self.metrics = self._validator.judge(found)
+                self._store(self.workdir / DETECTIONS, found)
+            self._log.validation(self.step, self.metrics)
+        self._best.add(self.step, self.metrics["AP"])
+
+    def _take_snapshot(self) -> None:
+        """Keeps what the model of now finds in the first validation images, at the steps for that."""
+        if self.step in self._pictured:
+            with self._log.uncounted():
+                found = self._validator.snapshot(self._values, self.step)
+                self._store(self.workdir / SNAPSHOTS / f"{self.step}.npz", found)
+
+    def _store(self, path: Path, found: StoredDetections) -> None:
+        """Writes detections for pictures and reports, which a run can do without."""
+        if not is_main():
+            return
+        try:
+            write_detections(path, found)
+        except OSError as error:
+            self._log.say(f"{path} could not be written ({error.strerror}): pictures and reports will lack it.")
+
+    def _line(self) -> None:
+        """A line of the log, after a check that all losses since the last are finite."""
+        terms = _finite_means(self._pending, self.step)
+        self._pending.clear()
+        if self.config.data.on_error == "skip":
+            terms["skipped_images"] = self._feed.skipped_by_all()
+        terms |= learning_rates(self.config.optimizer, self.step, self.total_steps, self.plan.steps_per_epoch)
+        self._log.training(self.step, terms)
+
+    def _save(self) -> None:
+        save(self._checkpoints, self._model, self._state, self._frozen, self.config)
 
 
-def check_devices(config: Config, mesh: Mesh) -> None:
-    for name, size, parts in (
-        ("training.batch_size", config.training.batch_size, config.training.accumulate),
-        ("evaluation.batch_size", config.evaluation.batch_size, 1),
-    ):
-        if size % (mesh.size * parts):
-            whole = f"{mesh.size} devices" + (f" x training.accumulate={parts}" if parts > 1 else "")
-            raise ConfigError(
-                f"{name}={size} cannot be shared out over {whole}: use a multiple of {mesh.size * parts}."
-            )
+def _check_same(config: Config) -> None:
+    """Checks that all processes were given the same."""
+    sums = gathered(zlib.crc32(to_json(config).encode()))
+    if other := np.flatnonzero(sums != sums[0]).tolist():
+        raise ConfigError(f"Process {other[0]} was given another configuration than process 0: give all the same.")
 
 
-def _previous_config(workdir: Path) -> Config | None:
-    """The configuration of an earlier run in this workdir, if it has left a checkpoint."""
-    if workdir.exists() and not workdir.is_dir():
-        raise ConfigError(f"--workdir={workdir} is a file: give a folder.")
-    path = workdir / "config.json"
-    if not path.exists() or not _has_checkpoint(workdir):
-        return None
-    try:
-        return from_json(path.read_text())
-    except ConfigError as error:
-        raise ConfigError(f"{path} is damaged ({error}) Take it away to go on with the configuration given.") from None
-
-
-def _changes(previous: Config, config: Config, workdir: Path) -> dict[str, tuple[Any, Any]]:
-    """Fields that changed since an earlier run in this workdir; refuses those that its checkpoints cannot follow."""
-    changed = differences(previous, config)
-    for name, (old, new) in changed.items():
-        if name.startswith("model.") and name not in ("model.dropout", "model.dtype", "model.remat"):
-            raise ConfigError(
-                f"{name} was {old!r} when {workdir} was trained and is {new!r} now: "
-                "set it back, or choose another --workdir."
-            )
-    return changed
-
-
-def _has_checkpoint(workdir: Path) -> bool:
-    return any(child.name.isdigit() for child in (workdir / "checkpoints").glob("*"))
-
-
-def _introduce(
-    log: RunLog,
-    config: Config,
-    mesh: Mesh,
-    plan: TrainPlan,
-    model: Model,
-    step: int,
-    total_steps: int,
-    changed: dict[str, tuple[Any, Any]],
-) -> None:
-    parameters = sum(x.size for x in jax.tree.leaves(model.params))
-    platform = mesh.devices.flat[0].platform
-    log.say(
-        f"{parameters / 1e6:.2f}M trainable parameters, {len(plan.source)} training images, "
-        f"{plan.steps_per_epoch} steps an epoch, {total_steps} steps, {mesh.size} {platform} device(s)"
-    )
-    log.say(f"canvases (height x width): {', '.join(f'{height} x {width}' for height, width in plan.buckets)}")
-    if step:
-        log.say(f"resuming at step {step}")
-    for name, (old, new) in changed.items():
-        log.say(f"changed since the last run: {name} from {old!r} to {new!r}")
-    if config.loss.matcher == "scipy" and callbacks_may_starve(mesh):
-        log.say(
-            f"Matching on the device: with {mesh.size} simulated CPU devices, host callbacks can hang unless the "
-            f"environment variable NPROC is at least {4 * mesh.size} when jax starts."
-        )
-    scratch = not step and not config.training.init_from
-    if scratch and config.data.dataset != "shapes" and len(plan.source) < LEAST_IMAGES:
-        log.say(
-            f"Training from scratch on {len(plan.source)} images: below some {LEAST_IMAGES:,} of them, DETR hardly "
-            "learns; fine-tune a trained model instead, with configs/finetune.py."
-        )
-    if config.model.backbone.norm == "frozen_batch" and not step and not config.training.init_from:
-        log.say(
-            "The backbone's frozen batch norm starts without pretrained weights and will hardly train: load some with "
-            "training.init_from, or set model.backbone.norm=group to train from scratch."
-        )
-
-
-def _restore(checkpoints: Checkpoints, model: Model, state: TrainState, frozen: Any) -> tuple[TrainState, Any]:
-    step = checkpoints.latest_step
-    assert step is not None
-    targets = {"params": model.whole(state.params, frozen), "optimizer": state.optimizer}
-    if state.ema is not None:
-        targets["ema"] = model.whole(state.ema, frozen)
-    parts = checkpoints.restore(step, targets)
-    params, frozen = model.split(parts["params"])
-    ema = None if state.ema is None else model.split(parts["ema"])[0]
-    return TrainState(jax.device_put(np.int32(step), state.step.sharding), params, parts["optimizer"], ema), frozen
-
-
-def _save(checkpoints: Checkpoints, model: Model, state: TrainState, frozen: Any, config: Config) -> None:
-    if checkpoints.latest_step == int(state.step):
+def _check_shared(workdir: Path) -> None:
+    """Checks that all processes see the same workdir."""
+    if jax.process_count() == 1:
         return
-    trees = {"params": model.whole(state.params, frozen), "optimizer": state.optimizer}
-    if state.ema is not None:
-        trees["ema"] = model.whole(state.ema, frozen)
-    checkpoints.save(int(state.step), trees, config)
-
-
-def _store(path: Path, found: StoredDetections, log: RunLog) -> None:
-    """Writes detections for pictures and reports, which a run can do without."""
-    try:
-        write_detections(path, found)
-    except OSError as error:
-        log.say(f"{path} could not be written ({error.strerror}): pictures and reports of this run will lack it.")
+    token = workdir / ".processes"
+    if is_main():
+        token.touch()
+    wait_for_all("the token was written")
+    sees = gathered(token.exists())
+    if is_main():
+        token.unlink(missing_ok=True)
+    if not sees.all():
+        raise ConfigError(
+            f"--workdir={workdir} is not the same folder for process {int(np.argmin(sees))} as for process 0: give one "
+            "on a file system that all hosts share."
+        )
 
 
 def _finite_means(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:

@@ -1,17 +1,74 @@
-"""What a run starts from: a configuration with nothing left open, and imported weights."""
+"""What a run starts from: a configuration with nothing left open, its data, and imported weights."""
 
 import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from detr_jax.config import Config, ModelConfig, check, check_fields
-from detr_jax.data import DataError, Source
+from detr_jax.config import Config, ConfigError, ModelConfig, check, check_canvases, check_fields
+from detr_jax.data import DataError, Source, TrainPlan, open_source
+from detr_jax.training.saving import changes, previous_config
 from detr_jax.training.step import Model
 from detr_jax.weights import ImportedWeights, merge_pretrained, outcome_table, read_pretrained
 
 LEAST_IMAGES = 10_000
 """Below this many images the authors advise to fine-tune (facebookresearch/detr, issues 9 and 125)."""
+
+
+class Start(NamedTuple):
+    """All that is settled before a model is made."""
+
+    given: Config
+    """As the user gave it."""
+    config: Config
+    """With nothing left open."""
+    changed: dict[str, tuple[Any, Any]]
+    """Fields in which it differs from that of an earlier run in the workdir: (before, now) by path."""
+    weights: ImportedWeights | None
+    """Those of ``training.init_from``, where they have been read."""
+    train_source: Source
+    val_source: Source
+    plan: TrainPlan
+    total_steps: int
+
+
+def prepare(given: Config, workdir: Path, mesh: Mesh) -> Start:
+    """Settles a configuration with what the workdir, the checkpoint to start from and the data say.
+
+    Raises:
+      ConfigError, DataError, WeightsError: they do not fit one another, or the devices.
+    """
+    previous = previous_config(workdir)
+    config, weights = settle_model(given, previous)
+    check_devices(config, mesh)
+    train_source, val_source = open_source(config, "train"), open_source(config, "val")
+    config = settle_classes(config, train_source, val_source)
+    changed = changes(previous, config, workdir) if previous else {}
+    training = config.training
+    plan = TrainPlan(train_source, config.data, training.batch_size, training.seed, config.model.backbone.stride)
+    check_canvases(config.model, plan.buckets)
+    total_steps = training.steps or (training.epochs or 0) * plan.steps_per_epoch
+    return Start(given, config, changed, weights, train_source, val_source, plan, total_steps)
+
+
+def check_devices(config: Config, mesh: Mesh) -> None:
+    """Checks that the devices can share the batches out.
+
+    Raises:
+      ConfigError: a batch has another number of images than a multiple of them.
+    """
+    for name, size, parts in (
+        ("training.batch_size", config.training.batch_size, config.training.accumulate),
+        ("evaluation.batch_size", config.evaluation.batch_size, 1),
+    ):
+        if size % (mesh.size * parts):
+            whole = f"{mesh.size} devices" + (f" x training.accumulate={parts}" if parts > 1 else "")
+            raise ConfigError(
+                f"{name}={size} cannot be shared out over {whole}: use a multiple of {mesh.size * parts}."
+            )
 
 
 def settle_model(config: Config, previous: Config | None) -> tuple[Config, ImportedWeights | None]:

@@ -1,7 +1,7 @@
 """The compiled training step: a pure function over a mesh of devices."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,8 @@ from detr_jax.losses import Normalizers, normalizers, set_loss
 from detr_jax.matching import Targets
 from detr_jax.models.detr import DETR
 from detr_jax.models.resnet import normalize_images
-from detr_jax.sharding import replicated, shared_out
+from detr_jax.sharding import Tree, layout, place, replicated, shared_out
 from detr_jax.training.optimizer import check_frozen, is_trainable
-
-Tree = Any
-"""A pure tree of arrays."""
 
 
 class TrainState(NamedTuple):
@@ -56,6 +53,11 @@ class Model(NamedTuple):
     """Trainable parameters."""
     frozen: Tree
     """Frozen parameters and statistics; no gradient is ever computed for them."""
+
+    @property
+    def structure(self) -> "Model":
+        """The same without values, which then need no memory."""
+        return self._replace(params=_shapes(self.params), frozen=_shapes(self.frozen))
 
     def merge(self, params: Tree, frozen: Tree) -> DETR:
         """The module with these values."""
@@ -94,10 +96,27 @@ def create_model(config: Config) -> Model:
 
 
 def create_state(model: Model, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh) -> TrainState:
-    """The state before the first step, on every device of the mesh."""
-    ema = jax.tree.map(jnp.copy, model.params) if config.training.ema_decay else None
-    state = TrainState(jnp.zeros((), jnp.int32), model.params, optimizer.init(model.params), ema)
-    return jax.device_put(state, replicated(mesh))
+    """The state before the first step, laid out by `state_layout`."""
+    where = state_layout(model, optimizer, config, mesh)
+    return jax.jit(_initial_state(optimizer, config), out_shardings=where)(place(model.params, where.params))
+
+
+def state_layout(model: Model, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh) -> TrainState:
+    """The sharding of each array of the state: whole on every device or, with ``training.fsdp``, shared out."""
+    shapes = jax.eval_shape(_initial_state(optimizer, config), model.params)
+    return layout(shapes, mesh, config.training.fsdp)
+
+
+def _initial_state(optimizer: optax.GradientTransformation, config: Config) -> Callable[[Tree], TrainState]:
+    def initial(params: Tree) -> TrainState:
+        ema = jax.tree.map(jnp.copy, params) if config.training.ema_decay else None
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), ema)
+
+    return initial
+
+
+def _shapes(tree: Tree) -> Tree:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 TrainStep = Callable[[TrainState, Tree, DeviceBatch], tuple[TrainState, dict[str, jax.Array]]]
@@ -106,16 +125,21 @@ TrainStep = Callable[[TrainState, Tree, DeviceBatch], tuple[TrainState, dict[str
 def create_train_step(model: Model, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh) -> TrainStep:
     """Builds ``step(state, frozen, batch) -> (state, terms)``.
 
-    The batch is sharded over the mesh's axis "data", the state is on every device and donated. Dropout follows
-    from the seed and the number of the step alone. ``terms`` are those of `set_loss`, and ``loss`` and
+    The batch is sharded over the mesh's axis "data", the state lies as `state_layout` says and is donated. Dropout
+    follows from the seed and the number of the step alone. ``terms`` are those of `set_loss`, and ``loss`` and
     ``gradient_norm`` (before clipping), all [] float32.
     """
     parts = config.training.accumulate
+    everywhere = replicated(mesh)
+    where = state_layout(model, optimizer, config, mesh)
+
+    def gather(tree: Tree) -> Tree:
+        return jax.lax.with_sharding_constraint(tree, everywhere) if config.training.fsdp else tree
 
     def loss_of(
         params: Tree, frozen: Tree, batch: DeviceBatch, norms: Normalizers, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        module = model.merge(params, frozen)
+        module = model.merge(gather(params), gather(frozen))
         images = normalize_images(batch.images, batch.sizes)
         predictions = module(images, batch.sizes, rngs=nnx.Rngs(dropout=key))
         return set_loss(predictions, batch.targets, config.loss, mesh=mesh, norms=norms)
@@ -141,6 +165,8 @@ def create_train_step(model: Model, optimizer: optax.GradientTransformation, con
             # all others are shares of the whole batch and add up; this one is a mean over the images of a part
             terms["cardinality_error"] /= parts
 
+        if config.training.fsdp:
+            gradient = jax.lax.with_sharding_constraint(gradient, where.params)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
@@ -150,12 +176,11 @@ def create_train_step(model: Model, optimizer: optax.GradientTransformation, con
         terms = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, params, optimizer_state, ema), terms
 
-    everywhere = replicated(mesh)
     return jax.jit(
         step,
         donate_argnums=0,
-        in_shardings=(everywhere, everywhere, shared_out(mesh)),
-        out_shardings=(everywhere, everywhere),
+        in_shardings=(where, layout(model.frozen, mesh, config.training.fsdp), shared_out(mesh)),
+        out_shardings=(where, everywhere),
     )
 
 

@@ -206,4 +206,4 @@ def test_train_refuses_in_a_sentence(tmp_path):
     result = run("train", "--config", tmp_path / "config.py", "--config.loss.matcher=best")
     assert result.exit_code == 1
     assert "loss.matcher='best'" in result.stderr
-    assert run("train").exit_code == 2
+    assert "--config configs/shapes.py" in run("train").stderr

@@ -10,7 +10,16 @@ import pytest
 from PIL import Image
 
 from detr_jax.config import DataConfig, ShapesConfig
-from detr_jax.data.batching import NO_IMAGE, BatchLoader, LoaderError, TrainPlan, ValPlan, batches, num_threads
+from detr_jax.data.batching import (
+    NO_IMAGE,
+    BatchLoader,
+    LoaderError,
+    PlannedBatch,
+    TrainPlan,
+    ValPlan,
+    batches,
+    num_threads,
+)
 from detr_jax.data.coco import CocoDataset
 from detr_jax.data.shapes import ShapesDataset
 from detr_jax.data.source import DataError
@@ -293,6 +302,18 @@ def test_skipped_images_are_replaced_by_the_next_of_their_batch_and_named(source
             skipped += not readable[place]
         assert (expected.skipped == NO_IMAGE).all()
     assert skipped > 10
+
+
+def test_rows_of_a_batch_are_those_of_the_whole_even_where_images_are_skipped(source, cropping, rng):
+    broken = Unreadable(source.config, "train")
+    plan, whole = TrainPlan(broken, cropping, BATCH, seed=2), BatchLoader(broken, BATCH, skip=True)
+    for planned in [plan[step] for step in range(10)] + [PlannedBatch(plan[0].bucket, plan[0].images[:2])]:
+        if all(image.source_index % 3 == 0 for image in planned.images):
+            continue
+        rows = sorted(rng.choice(BATCH, int(rng.integers(1, BATCH)), replace=False).tolist())
+        part = BatchLoader(broken, BATCH, skip=True, rows=rows)(planned)
+        for one, other in zip(whole(planned), part, strict=True):
+            np.testing.assert_array_equal(one[rows], other)
 
 
 def test_a_batch_without_a_readable_image_takes_spare_ones_of_its_canvas(source, config):

@@ -1,0 +1,87 @@
+"""The state shared out over the devices: the same training on less memory, and checkpoints that fit any layout."""
+
+import jax
+import numpy as np
+import pytest
+
+from detr_jax.checkpoints import Checkpoints
+from detr_jax.data import ShapesDataset, TrainPlan
+from detr_jax.data.batching import BatchLoader
+from detr_jax.matching import Targets
+from detr_jax.sharding import create_mesh, layout, place, place_rows
+from detr_jax.training.optimizer import create_optimizer
+from detr_jax.training.saving import restore, save
+from detr_jax.training.step import DeviceBatch, create_model, create_state, create_train_step
+from tests.tiny import tiny_config
+
+
+def _config(fsdp):
+    """Wide enough that most of the parameters are in arrays worth sharing out."""
+    config = tiny_config()
+    config.model.hidden_dim, config.model.feedforward_dim = 64, 128
+    config.model.decoder_layers = 1
+    config.training.fsdp = fsdp
+    return config
+
+
+def _start(config, devices):
+    mesh, model = create_mesh(jax.devices()[:devices]), create_model(config)
+    optimizer = create_optimizer(config.optimizer, 10, 5)
+    state = create_state(model, optimizer, config, mesh)
+    frozen = place(model.frozen, layout(model.frozen, mesh, config.training.fsdp))
+    return model.structure, state, frozen, create_train_step(model.structure, optimizer, config, mesh)
+
+
+def _bytes_on_one_device(tree):
+    return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """Model, state, losses of three steps and given bytes, on four devices: whole and shared out, with dropout."""
+    found = {}
+    for fsdp in (False, True):
+        config = _config(fsdp)
+        model, state, frozen, step = _start(config, 4)
+        source = ShapesDataset(config.data.shapes, "train")
+        plan = TrainPlan(source, config.data, config.training.batch_size, seed=1)
+        loader = BatchLoader(source, config.training.batch_size)
+        losses, compiled = [], None
+        for batch in map(loader, (plan[number] for number in range(3))):
+            targets = Targets(batch.boxes, batch.labels, batch.count)
+            given = DeviceBatch(batch.images, batch.sizes, targets)
+            compiled = compiled or step.lower(state, frozen, given).compile()
+            state, terms = jax.block_until_ready(compiled(state, frozen, place_rows(given, create_mesh())))
+            losses.append((float(terms["loss"]), float(terms["gradient_norm"])))
+        found[fsdp] = model, state, frozen, losses, compiled.memory_analysis().argument_size_in_bytes
+    return found
+
+
+def test_losses_and_parameters_are_those_of_a_state_that_is_whole_everywhere(runs):
+    np.testing.assert_allclose(runs[True][3], runs[False][3], rtol=1e-4)
+    for a, b in zip(jax.tree.leaves(runs[True][1]), jax.tree.leaves(runs[False][1]), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_each_device_holds_and_is_given_less(runs):
+    whole, shared = (_bytes_on_one_device(runs[fsdp][1]) for fsdp in (False, True))
+    assert shared < 0.5 * whole
+    given = {fsdp: run[-1] for fsdp, run in runs.items()}
+    frozen = {fsdp: _bytes_on_one_device(run[2]) for fsdp, run in runs.items()}
+    assert given[False] - given[True] == whole - shared + frozen[False] - frozen[True], "the rest is the batch"
+
+
+@pytest.mark.parametrize(("saved", "restored", "devices"), [(True, False, 2), (False, True, 2), (True, False, 1)])
+def test_a_checkpoint_of_four_devices_restores_on_fewer_in_either_layout(runs, tmp_path, saved, restored, devices):
+    model, state, frozen, *_ = runs[saved]
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    save(checkpoints, model, state, frozen, _config(saved))
+    checkpoints.wait()
+    other, empty, other_frozen, _ = _start(_config(restored), devices)
+    found, found_frozen = restore(checkpoints, other, empty, other_frozen)
+    checkpoints.close()
+    assert int(found.step) == 3
+    for a, b in zip(jax.tree.leaves((found, found_frozen)), jax.tree.leaves((state, frozen)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(empty), strict=True):
+        assert a.sharding.is_equivalent_to(b.sharding, a.ndim)
