@@ -31,12 +31,12 @@ class StepMemory(NamedTuple):
         return self.state + self.temporary
 
     def __str__(self) -> str:
-        parts = f"{_gib(self.state)} of state and batch, {_gib(self.temporary)} within the step"
-        return f"{_gib(self.total)} ({parts})"
+        parts = f"{_size(self.state)} of state and batch, {_size(self.temporary)} within the step"
+        return f"{_size(self.total)} ({parts})"
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.3g} GiB"
+def _size(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"
 
 
 def program_memory(program: jax.stages.Compiled) -> StepMemory | None:
@@ -83,7 +83,7 @@ def memory_sentence(memory: StepMemory, canvas: tuple[int, int], limit: int | No
       canvas: (height, width) in pixels.
       limit: bytes that each device has, where that is known.
     """
-    there = "" if limit is None else f" of the {_gib(limit)} that there are"
+    there = "" if limit is None else f" of the {_size(limit)} that there are"
     sentence = f"a step on the largest canvas, {canvas[0]} x {canvas[1]}, needs {memory}{there} on each device"
     if limit is None or memory.total <= limit:
         return sentence

@@ -42,4 +42,4 @@ class StepPrograms:
 
     def sentence(self) -> str:
         """What compilation took of the run."""
-        return f"{len(self)} programs of the training step were compiled, or loaded, in {self.seconds:.0f} s"
+        return f"compiling the training step, or loading it, took {self.seconds:.0f} s for {len(self)} canvas(es)"
