@@ -6,9 +6,13 @@ from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import jax
+from flax import nnx
 from jax.sharding import Mesh
 
 from detr_jax.config import Config
+from detr_jax.models.detr import Predictions
+from detr_jax.models.resnet import normalize_images
+from detr_jax.sharding import Tree
 from detr_jax.training.optimizer import create_optimizer
 from detr_jax.training.step import create_train_step, outline_batch, outline_model, outline_state
 
@@ -67,6 +71,28 @@ def step_memory(config: Config, canvas: tuple[int, int], max_objects: int, mesh:
     if found is None:
         raise NotImplementedError("The compiler for these devices does not tell the memory that a program takes.")
     return found
+
+
+def kept_memory(config: Config, canvas: tuple[int, int]) -> int:
+    """Bytes that the forward pass of a batch keeps for the backward pass, over all devices, weights included.
+
+    That is what ``model.remat`` saves. It is known from shapes alone; what a compiler makes of it may be less, and its
+    scratch space comes on top.
+
+    Args:
+      config: model, optimiser (what is frozen keeps nothing) and batch size.
+      canvas: (height, width) in pixels.
+    """
+    model, batch = outline_model(config), outline_batch(config, canvas, 1)
+
+    def backward(params: Tree, frozen: Tree, images: jax.Array, sizes: jax.Array) -> Callable:
+        def forward(params: Tree) -> Predictions:
+            return model.merge(params, frozen)(normalize_images(images, sizes), sizes, rngs=nnx.Rngs(dropout=0))
+
+        return jax.vjp(forward, params)[1]  # a tree whose leaves are what it keeps
+
+    kept = jax.eval_shape(backward, model.params, model.frozen, batch.images, batch.sizes)
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kept))
 
 
 def device_memory(mesh: Mesh) -> int | None:

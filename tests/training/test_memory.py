@@ -7,7 +7,14 @@ from flax import nnx
 
 from detr_jax.models import DETR
 from detr_jax.sharding import create_mesh
-from detr_jax.training.memory import StepMemory, largest_that_fits, memory_sentence, parse_memory, step_memory
+from detr_jax.training.memory import (
+    StepMemory,
+    kept_memory,
+    largest_that_fits,
+    memory_sentence,
+    parse_memory,
+    step_memory,
+)
 from tests.tiny import tiny_config
 
 
@@ -70,3 +77,15 @@ def test_a_step_that_is_too_large_is_told_with_what_helps():
     assert "800 x 1088, needs 4 GiB (1 GiB of state and batch, 3 GiB within the step) of the 8 GiB" in fits
     assert "too much" not in fits + memory_sentence(memory, (800, 1088), None)
     assert "--largest-batch" in memory_sentence(memory, (800, 1088), 2**31)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_kept_for_the_backward_pass_shrinks_with_every_part_that_is_recomputed(dtype):
+    def kept(remat):
+        config = tiny_config()
+        config.model.remat, config.model.dtype = remat, dtype
+        return kept_memory(config, (64, 96))
+
+    none, backbone, transformer, both = map(kept, ("none", "backbone", "transformer", "all"))
+    assert max(backbone, transformer) < 0.9 * none
+    assert both < 0.9 * min(backbone, transformer)
