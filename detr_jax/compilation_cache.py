@@ -18,7 +18,9 @@ def keep_compiled_programs() -> None:
 
     Nothing changes where the user has decided: by the environment variable ``JAX_COMPILATION_CACHE_DIR`` (a folder, or
     empty for none) or by JAX's own configuration. JAX keeps what took a second or more to compile, and never programs
-    that call back to the host. A folder that cannot be written is passed over.
+    that call back to the host, as the training step with ``loss.matcher="scipy"`` does: such a program holds the number
+    of its callback, and the function itself is handed over when it is compiled, which JAX's cache does not do when it
+    loads one. A folder that cannot be written is passed over.
     """
     if _VARIABLE in os.environ or jax.config.values.get("jax_compilation_cache_dir"):
         return

@@ -71,7 +71,7 @@ def test_losses_and_metrics_are_those_of_one_process(runs):
     assert [line["step"] for line in two] == [line["step"] for line in one] == [1, 2, 2]
     for a, b in zip(two, one, strict=True):
         assert a.keys() == b.keys()
-        for name in a.keys() - {"train/images_per_s"}:
+        for name in a.keys() - {"train/images_per_s", "train/compile_seconds"}:
             assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-4), name
     found = [np.load(run / "detections.npz") for run in runs[:2]]
     np.testing.assert_array_equal(found[0]["image_ids"], found[1]["image_ids"])

@@ -1,4 +1,8 @@
-"""The commands and programs of README and docs, in the order of a reader, on stand-ins that train in seconds."""
+"""The commands and programs of README and docs, in the order of a reader, on stand-ins that train in seconds.
+
+Not those of docs/scaling.md, which tests/test_distributed.py starts, nor of docs/memory-and-speed.md, which compile for
+minutes: tests/cli/test_buckets_command.py.
+"""
 
 import importlib
 import json

@@ -1,74 +1,145 @@
 """The canvases that a training will use, before it starts."""
 
+import dataclasses
+import math
+import time
 from pathlib import Path
+from typing import Any
 
 import click
+import jax
 import numpy as np
 
 from detr_jax.cli.configuration import read_config
-from detr_jax.config import ConfigError, check_canvases
-from detr_jax.data import DataError, TrainPlan, ValPlan, open_source
+from detr_jax.config import Config, check_canvases
+from detr_jax.data import TrainPlan, ValPlan, open_source
 from detr_jax.data.buckets import Bucket, train_sizes, useful_share, val_sizes
 from detr_jax.training.start import settle_classes, settle_model
-from detr_jax.weights import WeightsError
+
+
+class MemorySize(click.ParamType):
+    """A size such as 80GiB, to bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from detr_jax.training.memory import parse_memory
+
+        try:
+            return parse_memory(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 @click.command("buckets", context_settings={"ignore_unknown_options": True})
 @click.option("--config", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="As for train.py.")
 @click.option("--root", help="Folder of the data set: short for --config.data.root.")
 @click.option("--memory", is_flag=True, help="Compile the training step of each canvas and tell the bytes it needs.")
+@click.option("--largest-batch", is_flag=True, help="Find the largest batch whose step fits into the devices' memory.")
+@click.option(
+    "--device-memory", type=MemorySize(), help="For --largest-batch, as 80GiB. Default: what the devices say."
+)
 @click.argument("changes", nargs=-1, type=click.UNPROCESSED, metavar="[--config.FIELD=VALUE]...")
-def buckets(file: Path | None, root: str | None, memory: bool, changes: tuple[str, ...]) -> None:
+def buckets(
+    file: Path | None,
+    root: str | None,
+    memory: bool,
+    largest_batch: bool,
+    device_memory: int | None,
+    changes: tuple[str, ...],
+) -> None:
     """Show the canvases of a data set: what is on each, and how much of it is image.
 
     The canvases are those that a training with this configuration uses. "useful" is pixels of images over pixels of
     canvases, over many random augmentations for training. With --memory, nothing is trained or allocated: the bytes
     are those of the program compiled for the devices that JAX sees here, of which others may need more or less.
 
+    --largest-batch compiles the step on the largest canvas for a few batch sizes, until it knows the largest one that
+    fits: a multiple of the devices and of training.accumulate.
+
     \b
     Examples:
       detr-jax buckets --root FOLDER --config.data.num_train_buckets=16
       detr-jax buckets --config configs/coco.py --root FOLDER --memory --config.training.batch_size=8
+      detr-jax buckets --config configs/coco.py --root FOLDER --largest-batch --config.model.remat=all
     """
     config = read_config(file, (*changes, *([] if root is None else [f"--config.data.root={root}"])))
-    try:
-        config, _ = settle_model(config, None)
-        train, val = open_source(config, "train"), open_source(config, "val")
-        config = settle_classes(config, train, val)
-        stride, size = config.model.backbone.stride, config.training.batch_size
-        plan, val_plan = (
-            TrainPlan(train, config.data, size, config.training.seed, stride),
-            ValPlan(val, config.data, config.evaluation.batch_size, stride),
-        )
-        check_canvases(config.model, (*plan.buckets, *val_plan.buckets))
-    except (ConfigError, DataError, WeightsError) as error:
-        raise click.ClickException(str(error)) from None
+    config, _ = settle_model(config, None)
+    train, val = open_source(config, "train"), open_source(config, "val")
+    config = settle_classes(config, train, val)
+    stride, size = config.model.backbone.stride, config.training.batch_size
+    plan, val_plan = (
+        TrainPlan(train, config.data, size, config.training.seed, stride),
+        ValPlan(val, config.data, config.evaluation.batch_size, stride),
+    )
+    check_canvases(config.model, (*plan.buckets, *val_plan.buckets))
 
     _table(f"training, {len(train)} images", plan.buckets, train_sizes(train, config.data))
     _table(f"validation, {len(val)} images", val_plan.buckets, val_sizes(val, config.data))
-    if memory:
-        from detr_jax.sharding import create_mesh
-        from detr_jax.training.memory import step_memory
-        from detr_jax.training.start import check_devices
+    if memory or largest_batch:
+        _tell_memory(config, plan, train.max_objects, memory, largest_batch, device_memory)
 
-        mesh = create_mesh()
-        try:
+
+def _tell_memory(
+    config: Config, plan: TrainPlan, max_objects: int, each: bool, largest_batch: bool, given: int | None
+) -> None:
+    """Compiles training steps and prints what they need: one a canvas, or those on the way to the largest batch."""
+    from detr_jax.sharding import create_mesh
+    from detr_jax.training import memory
+    from detr_jax.training.start import check_devices
+
+    mesh, size = create_mesh(), config.training.batch_size
+    platform, unit = mesh.devices.flat[0].platform, mesh.size * config.training.accumulate
+    try:
+        if each:
             check_devices(config, mesh)
-        except ConfigError as error:
-            raise click.ClickException(str(error)) from None
-        click.echo(
-            f"memory of the training step on each of {mesh.size} {mesh.devices.flat[0].platform} device(s), "
-            f"{size} images in all, as compiled here:"
-        )
-        for height, width in plan.buckets:
-            try:
-                found = step_memory(config, (height, width), train.max_objects, mesh)
-            except NotImplementedError as error:
-                raise click.ClickException(str(error)) from None
             click.echo(
-                f"{height:6} x {width:<6} {found.total / 2**20:10.0f} MiB: {found.state / 2**20:.0f} of state and "
-                f"batch, {found.temporary / 2**20:.0f} within the step"
+                f"memory of the training step on each of {mesh.size} {platform} device(s), {size} images in all, as "
+                "compiled here:"
             )
+            for canvas in plan.buckets:
+                found = memory.step_memory(config, canvas, max_objects, mesh)
+                click.echo(
+                    f"{canvas[0]:6} x {canvas[1]:<6} {found.total / 2**20:10.0f} MiB: {found.state / 2**20:.0f} of "
+                    f"state and batch, {found.temporary / 2**20:.0f} within the step"
+                )
+        if not largest_batch:
+            return
+        limit = given or memory.device_memory(mesh)
+        if limit is None:
+            raise click.ClickException(
+                f"The memory of {platform} devices is not known: give it, as --device-memory 80GiB."
+            )
+        canvas = max(plan.buckets, key=math.prod)
+        click.echo(
+            f"largest batch on the canvas {canvas[0]} x {canvas[1]} within {limit / 2**30:.3g} GiB on each of "
+            f"{mesh.size} {platform} device(s), in multiples of {unit}; each row is compiled:"
+        )
+        click.echo(" batch       GiB  fits  compiled in")
+
+        def needed(units: int) -> float:
+            started = time.monotonic()
+            training = dataclasses.replace(config.training, batch_size=units * unit)
+            try:
+                total: float = memory.step_memory(
+                    dataclasses.replace(config, training=training), canvas, max_objects, mesh
+                ).total
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                total = math.inf  # some compilers know their device's memory and refuse
+            fits = "yes" if total <= limit else "no"
+            click.echo(f"{units * unit:6} {total / 2**30:9.2f}  {fits:4}  {time.monotonic() - started:.0f} s")
+            return total
+
+        largest = memory.largest_that_fits(needed, limit, max(1, len(plan.source) // unit)) * unit
+    except NotImplementedError as error:
+        raise click.ClickException(str(error)) from None
+    if not largest:
+        raise click.ClickException(
+            f"Not even {unit} images fit: set model.remat=all or model.dtype=bfloat16, or smaller canvases."
+        )
+    click.echo(f"--config.training.batch_size={largest}")
 
 
 def _table(title: str, canvases: list[Bucket], sizes: np.ndarray) -> None:

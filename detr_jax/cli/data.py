@@ -8,7 +8,7 @@ import click
 import numpy as np
 
 from detr_jax.cli.configuration import read_config
-from detr_jax.config import Config, ConfigError, ModelConfig, ShapesConfig, check_data
+from detr_jax.config import Config, ModelConfig, ShapesConfig, check_data
 from detr_jax.data import DataError, Source, TrainPlan, ValPlan, check_classes, open_source
 from detr_jax.data.buckets import train_sizes, useful_share, val_sizes
 from detr_jax.data.checking import Progress, check_source
@@ -50,10 +50,7 @@ def check_data_command(
     given = {"dataset": dataset, "root": root}
     changes = (*changes, *(f"--config.data.{name}={value}" for name, value in given.items() if value is not None))
     config = read_config(file, changes)
-    try:
-        check_data(config.data)
-    except ConfigError as error:
-        raise click.ClickException(str(error)) from None
+    check_data(config.data)
     model_given = file is not None or any(change.startswith("--config.model.num_classes") for change in changes)
     fine = True
     samples: list[tuple[str, np.ndarray, LabelledBoxes]] = []

@@ -46,6 +46,7 @@ def attention_maps(model: DETR, images: jax.Array, sizes: jax.Array, *, layer: i
       layer: index among the encoder's and the decoder's layers.
     """
     copy = nnx.merge(*nnx.split(model))
+    copy.encoder.remat = copy.decoder.remat = False  # what a recomputed layer keeps is lost outside of it
     cross = _Recorder(copy.decoder.layers[layer].cross_attention)
     copy.decoder.layers[layer].cross_attention = cross  # type: ignore[assignment]
     own = _Recorder(copy.encoder.layers[layer].self_attention) if len(copy.encoder.layers) else None

@@ -84,7 +84,7 @@ class DETR(nnx.Module):
         dtype = jnp.dtype(config.dtype)
         embedding = {"sine": SinePositionEmbedding, "learned": LearnedPositionEmbedding}
         self.mask_padding = config.mask_padding
-        self.backbone = ResNet(config.backbone, dtype=dtype, rngs=rngs)
+        self.backbone = ResNet(config.backbone, dtype=dtype, remat=config.remat in ("backbone", "all"), rngs=rngs)
         self.input_projection = _linear(config.backbone.out_channels, config.hidden_dim, dtype, rngs)
         self.position_embedding = embedding[config.position_embedding](config.hidden_dim, rngs=rngs)
         self.encoder = Encoder(config, rngs=rngs)

@@ -17,6 +17,7 @@ from jax import lax
 
 from detr_jax.config import BackboneConfig
 from detr_jax.models.initializers import Initializer
+from detr_jax.models.rematerialization import recomputed
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB in 0..1
 PIXEL_STD = (0.229, 0.224, 0.225)
@@ -246,11 +247,19 @@ class ResNet(nnx.Module):
     """A residual network without its classifier, made of a stem and up to four stages of blocks.
 
     ``config.dilation`` is DC5: the last stage keeps the resolution, and all of its 3x3 convolutions but
-    that of the first block are dilated by 2.
+    that of the first block are dilated by 2. With ``remat`` the backward pass computes every block again.
     """
 
-    def __init__(self, config: BackboneConfig, *, dtype: jax.typing.DTypeLike = "float32", rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: BackboneConfig,
+        *,
+        dtype: jax.typing.DTypeLike = "float32",
+        remat: bool = False,
+        rngs: nnx.Rngs,
+    ):
         dtype = self.dtype = jnp.dtype(dtype)
+        self.remat = remat
         self.stem = Stem(config, dtype=dtype, rngs=rngs)
         self.stages: nnx.List[nnx.List[ResidualBlock]] = nnx.List([])
         in_channels = config.width
@@ -289,6 +298,6 @@ class ResNet(nnx.Module):
         features = []
         for stage in self.stages:
             for block in stage:
-                x, sizes = block(x, sizes)
+                x, sizes = (recomputed(block) if self.remat else block)(x, sizes)
             features.append(x)
         return features, sizes

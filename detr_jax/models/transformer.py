@@ -18,6 +18,7 @@ from flax import nnx
 from detr_jax.config import ModelConfig
 from detr_jax.models.attention import MultiHeadAttention, dropout
 from detr_jax.models.initializers import fan_in_uniform, xavier_uniform
+from detr_jax.models.rematerialization import recomputed
 
 
 class LayerNorm(nnx.LayerNorm):
@@ -131,13 +132,14 @@ class Encoder(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.layers = nnx.List([EncoderLayer(config, rngs=rngs) for _ in range(config.encoder_layers)])
         self.norm = LayerNorm(config.hidden_dim, rngs=rngs) if config.pre_norm else None
+        self.remat = config.remat in ("transformer", "all")
 
     def __call__(
         self, x: jax.Array, padding_mask: jax.Array, position: jax.Array, *, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
         """Image tokens x and position [B, N, D], padding_mask [B, N] to the memory [B, N, D]."""
         for layer in self.layers:
-            x = layer(x, padding_mask, position, rngs=rngs)
+            x = (recomputed(layer) if self.remat else layer)(x, padding_mask, position, rngs=rngs)
         return x if self.norm is None else self.norm(x)
 
 
@@ -147,6 +149,7 @@ class Decoder(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.layers = nnx.List([DecoderLayer(config, rngs=rngs) for _ in range(config.decoder_layers)])
         self.norm = LayerNorm(config.hidden_dim, rngs=rngs)
+        self.remat = config.remat in ("transformer", "all")
 
     def __call__(
         self,
@@ -167,6 +170,7 @@ class Decoder(nnx.Module):
         x = jnp.zeros((memory.shape[0], *object_queries.shape))
         outputs = []
         for layer in self.layers:
-            x = layer(x, object_queries[None], memory, padding_mask, position, rngs=rngs)
+            call = recomputed(layer) if self.remat else layer
+            x = call(x, object_queries[None], memory, padding_mask, position, rngs=rngs)
             outputs.append(self.norm(x))
         return jnp.stack(outputs)

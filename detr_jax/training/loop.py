@@ -1,6 +1,7 @@
 """A training run from its first step, or from its last checkpoint, to its last evaluation."""
 
 import itertools
+import math
 import time
 import zlib
 from contextlib import suppress
@@ -11,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from detr_jax.checkpoints import Checkpoints
+from detr_jax.compilation_cache import keep_compiled_programs
 from detr_jax.config import Config, ConfigError, check_canvases, to_json
 from detr_jax.data import DataError, batches
 from detr_jax.data.batching import LoaderError
@@ -29,11 +31,13 @@ from detr_jax.training.best import Best
 from detr_jax.training.feed import Feed, Pace
 from detr_jax.training.introduction import introduce
 from detr_jax.training.log import RunLog
+from detr_jax.training.memory import StepMemory, device_memory, memory_sentence
 from detr_jax.training.optimizer import create_optimizer, learning_rates
+from detr_jax.training.programs import StepPrograms
 from detr_jax.training.saving import has_checkpoint, restore, save
 from detr_jax.training.signals import STEPS_AHEAD, Interrupted, StopSignals
 from detr_jax.training.start import Start, prepare, read_start, start_from
-from detr_jax.training.step import DeviceBatch, create_model, create_state, create_train_step
+from detr_jax.training.step import DeviceBatch, create_model, create_state, create_train_step, outline_batch
 
 
 class TrainingError(RuntimeError):
@@ -54,6 +58,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
       TrainingError: the loss is not finite, or a process that loads data was killed.
       Interrupted: after SIGINT or SIGTERM, with everything saved.
     """
+    keep_compiled_programs()
     workdir, mesh = Path(workdir), create_mesh()
     _check_same(config)
     run = Run(prepare(config, workdir, mesh), workdir, mesh)
@@ -89,7 +94,7 @@ class Run:
         self._state = create_state(model, optimizer, config, mesh)
         self._frozen = place(model.frozen, layout(model.frozen, mesh, config.training.fsdp))
         self._model = model = model.structure
-        self._train_step = create_train_step(model, optimizer, config, mesh)
+        self._train_step = StepPrograms(create_train_step(model, optimizer, config, mesh))
         where = layout((model.params, model.frozen), mesh, config.training.fsdp)
         self._validator = Validator(config, start.val_source, model.graph, mesh, where)
         check_canvases(config.model, self._validator.plan.buckets)
@@ -130,7 +135,6 @@ class Run:
         self._feed = Feed(planned, mesh, start.train_source, config.data, self._log.say_anywhere)
         self._pace = Pace(batch_size, config.data)
         self._pending: list[dict[str, jax.Array]] = []  # terms of the steps since the last line of the log
-        self._canvases: set[tuple[int, ...]] = set()  # those that the step is compiled for
 
     def to_the_end(self, stop: StopSignals) -> None:
         """Trains and validates until all steps are done, validations no longer improve, or a signal comes.
@@ -162,6 +166,8 @@ class Run:
                 raise Interrupted(self.step, stopping)
         with stop.at_once(self.step):
             self._validator.draw(self._values, self.workdir / "predictions.png")
+        if len(self._train_step):
+            self._log.say(self._train_step.sentence())
         self._log.say(self._best.sentence())
         self._log.say(f"finished; checkpoints, metrics.jsonl and predictions.png are in {self.workdir}")
 
@@ -189,7 +195,7 @@ class Run:
                 self._save()
             raise
         received = time.monotonic()
-        known = batch.images.shape[1:3] in self._canvases
+        known = batch in self._train_step
         terms = self._step_of_known_canvas(batch, received) if known else self._step_with_compilation(batch)
         self.step += 1
         self._pending.append(terms)
@@ -206,13 +212,22 @@ class Run:
         return terms
 
     def _step_with_compilation(self, batch: DeviceBatch) -> dict[str, jax.Array]:
-        height, width = batch.images.shape[1:3]
         with self._log.uncounted(steps=1):
-            started = time.monotonic()
+            if not len(self._train_step):
+                canvas = max(self.plan.buckets, key=math.prod)
+                largest = outline_batch(self.config, canvas, self.plan.source.max_objects)
+                if memory := self._compile(largest):
+                    self._log.say(memory_sentence(memory, canvas, device_memory(self._mesh)))
+            if batch not in self._train_step:
+                self._compile(batch)
             self._state, terms = jax.block_until_ready(self._train_step(self._state, self._frozen, batch))
-            self._log.say(f"compiled for canvas {height} x {width} in {time.monotonic() - started:.0f} s")
-        self._canvases.add((height, width))
         return terms
+
+    def _compile(self, batch: DeviceBatch) -> StepMemory | None:
+        seconds, memory = self._train_step.compile(self._state, self._frozen, batch)
+        height, width = batch.images.shape[1:3]
+        self._log.say(f"compiled for canvas {height} x {width} in {seconds:.0f} s")
+        return memory
 
     def _validates(self) -> bool:
         """Whether a validation belongs to this step."""
@@ -255,6 +270,7 @@ class Run:
         if self.config.data.on_error == "skip":
             terms["skipped_images"] = self._feed.skipped_by_all()
         terms |= learning_rates(self.config.optimizer, self.step, self.total_steps, self.plan.steps_per_epoch)
+        terms |= {"compile_seconds": self._train_step.seconds, "programs": len(self._train_step)}
         self._log.training(self.step, terms)
 
     def _save(self) -> None:

@@ -1,17 +1,24 @@
 """The memory that a training step takes, known from its compiled program before anything is trained."""
 
+import math
+import re
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
 from detr_jax.config import Config
-from detr_jax.matching import Targets
-from detr_jax.models.detr import DETR
-from detr_jax.training.optimizer import create_optimizer, is_trainable
-from detr_jax.training.step import DeviceBatch, Model, TrainState, create_train_step
+from detr_jax.models.detr import Predictions
+from detr_jax.models.resnet import normalize_images
+from detr_jax.sharding import Tree
+from detr_jax.training.optimizer import create_optimizer
+from detr_jax.training.step import create_train_step, outline_batch, outline_model, outline_state
+
+_UNITS = {"": 1, "B": 1, **{f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)}} | {
+    f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)
+}
 
 
 class StepMemory(NamedTuple):
@@ -27,6 +34,23 @@ class StepMemory(NamedTuple):
         """What a device needs for this step, besides the runtime's own."""
         return self.state + self.temporary
 
+    def __str__(self) -> str:
+        parts = f"{_size(self.state)} of state and batch, {_size(self.temporary)} within the step"
+        return f"{_size(self.total)} ({parts})"
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"
+
+
+def program_memory(program: jax.stages.Compiled) -> StepMemory | None:
+    """The memory of a compiled step; None where its compiler does not tell."""
+    planned = program.memory_analysis()
+    if planned is None:
+        return None
+    given = planned.argument_size_in_bytes
+    return StepMemory(given, planned.temp_size_in_bytes + planned.output_size_in_bytes - planned.alias_size_in_bytes)
+
 
 def step_memory(config: Config, canvas: tuple[int, int], max_objects: int, mesh: Mesh) -> StepMemory:
     """The memory of the training step of a canvas, by the program of `compile_step`, whose arguments these are.
@@ -34,11 +58,10 @@ def step_memory(config: Config, canvas: tuple[int, int], max_objects: int, mesh:
     Raises:
       NotImplementedError: the compiler for these devices does not tell.
     """
-    planned = compile_step(config, canvas, max_objects, mesh).memory_analysis()
-    if planned is None:
+    found = program_memory(compile_step(config, canvas, max_objects, mesh))
+    if found is None:
         raise NotImplementedError("The compiler for these devices does not tell the memory that a program takes.")
-    given = planned.argument_size_in_bytes
-    return StepMemory(given, planned.temp_size_in_bytes + planned.output_size_in_bytes - planned.alias_size_in_bytes)
+    return found
 
 
 def compile_step(config: Config, canvas: tuple[int, int], max_objects: int, mesh: Mesh) -> jax.stages.Compiled:
@@ -50,23 +73,102 @@ def compile_step(config: Config, canvas: tuple[int, int], max_objects: int, mesh
       max_objects: the most objects of an image in the data.
       mesh: the devices that the batch is shared out over.
     """
-    abstract = nnx.eval_shape(lambda: DETR(config.model, rngs=nnx.Rngs(0)))
-    trainable = is_trainable(config.optimizer)
-    params, frozen = (nnx.as_pure(state) for state in nnx.split(abstract, trainable, ...)[1:])
-    model = Model(nnx.graphdef(abstract), trainable, params, frozen)
-    optimizer = create_optimizer(config.optimizer, 1, 1)
-
-    def initial_state(params: nnx.State) -> TrainState:
-        ema = params if config.training.ema_decay else None
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), ema)
-
-    size, objects = config.training.batch_size, max(1, max_objects)
-    batch = jax.eval_shape(
-        lambda: DeviceBatch(
-            jnp.zeros((size, *canvas, 3), jnp.uint8),
-            jnp.zeros((size, 2), jnp.int32),
-            Targets(jnp.zeros((size, objects, 4)), jnp.zeros((size, objects), jnp.int32), jnp.zeros(size, jnp.int32)),
-        )
-    )
+    model, optimizer = outline_model(config), create_optimizer(config.optimizer, 1, 1)
     step = cast(jax.stages.Wrapped, create_train_step(model, optimizer, config, mesh))
-    return step.lower(jax.eval_shape(initial_state, params), frozen, batch).compile()
+    batch = outline_batch(config, canvas, max_objects)
+    return step.lower(outline_state(model, optimizer, config), model.frozen, batch).compile()
+
+
+def kept_memory(config: Config, canvas: tuple[int, int]) -> int:
+    """Bytes that the forward pass of a batch keeps for the backward pass, over all devices, weights included.
+
+    That is what ``model.remat`` saves. It is known from shapes alone; what a compiler makes of it may be less, and its
+    scratch space comes on top.
+
+    Args:
+      config: model, optimiser (what is frozen keeps nothing) and batch size.
+      canvas: (height, width) in pixels.
+    """
+    model, batch = outline_model(config), outline_batch(config, canvas, 1)
+
+    def backward(params: Tree, frozen: Tree, images: jax.Array, sizes: jax.Array) -> Callable:
+        def forward(params: Tree) -> Predictions:
+            return model.merge(params, frozen)(normalize_images(images, sizes), sizes, rngs=nnx.Rngs(dropout=0))
+
+        return jax.vjp(forward, params)[1]  # a tree whose leaves are what it keeps
+
+    kept = jax.eval_shape(backward, model.params, model.frozen, batch.images, batch.sizes)
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kept))
+
+
+def device_memory(mesh: Mesh) -> int | None:
+    """Bytes that a program can have on each of this process's devices of a mesh; None where it is not known (CPUs)."""
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in mesh.local_devices]
+    known = [limit for limit in limits if limit]
+    return min(known) if known and len(known) == len(limits) else None
+
+
+def memory_sentence(memory: StepMemory, canvas: tuple[int, int], limit: int | None) -> str:
+    """What the step on the largest canvas needs of each device, and what to do where that is more than there is.
+
+    Args:
+      canvas: (height, width) in pixels.
+      limit: bytes that each device has, where that is known.
+    """
+    there = "" if limit is None else f" of the {_size(limit)} that there are"
+    sentence = f"a step on the largest canvas, {canvas[0]} x {canvas[1]}, needs {memory}{there} on each device"
+    if limit is None or memory.total <= limit:
+        return sentence
+    return (
+        f"{sentence}: that is too much. Lower training.batch_size (detr-jax buckets --largest-batch finds what fits), "
+        "raise training.accumulate, or set model.remat=all."
+    )
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of a size such as "80GiB", "24 GB" or "1000000".
+
+    Raises:
+      ValueError: it is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    units = {unit.lower(): factor for unit, factor in _UNITS.items()}
+    if not match or match[2].lower() not in units or not float(match[1]):
+        raise ValueError(f"{text!r} is no size of memory: give a number and a unit, as 80GiB or 24GB.")
+    return int(float(match[1]) * units[match[2].lower()])
+
+
+def largest_that_fits(needed: Callable[[int], float], limit: float, most: int) -> int:
+    """The largest of 1 to ``most`` that needs no more than ``limit``; 0 where 1 needs more.
+
+    Args:
+      needed: what a number needs, rising with it. It is called as few times as may be: each call compiles a program.
+        As memory is nearly linear in the size of a batch, each guess is where the line through two calls meets the
+        limit; it may return infinity.
+    """
+    found: dict[int, float] = {}
+    fits, exceeds = 0, most + 1
+    guess = 1
+    while exceeds - fits > 1:
+        before = exceeds - fits
+        found[guess] = needed(guess)
+        if found[guess] <= limit:
+            fits = guess
+        else:
+            exceeds = guess
+        line = _where_line_meets(found, limit, fits)
+        if exceeds in found and exceeds - fits > before / 2 and before <= most:
+            line = (fits + exceeds) // 2  # the line leads nowhere
+        guess = min(max(line, fits + 1), exceeds - 1)
+    return fits
+
+
+def _where_line_meets(found: dict[int, float], limit: float, fits: int) -> int:
+    """The guess of `largest_that_fits`: on the line through the two finite points nearest to the limit."""
+    points = sorted((n for n in found if math.isfinite(found[n])), key=lambda n: abs(found[n] - limit))[:2]
+    if len(points) < 2:
+        over = min((n for n in found if n > fits), default=None)
+        return 2 * max(fits, 1) if over is None else (fits + over) // 2
+    low, high = sorted(points)
+    slope = (found[high] - found[low]) / (high - low)
+    return math.floor(low + (limit - found[low]) / slope) if slope > 0 else 2 * high

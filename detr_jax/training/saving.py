@@ -32,7 +32,7 @@ def changes(previous: Config, config: Config, workdir: Path) -> dict[str, tuple[
     """Fields that changed since an earlier run in this workdir; refuses those that its checkpoints cannot follow."""
     changed = differences(previous, config)
     for name, (old, new) in changed.items():
-        if name.startswith("model.") and name not in ("model.dropout", "model.dtype"):
+        if name.startswith("model.") and name not in ("model.dropout", "model.dtype", "model.remat"):
             raise ConfigError(
                 f"{name} was {old!r} when {workdir} was trained and is {new!r} now: "
                 "set it back, or choose another --workdir."

@@ -102,6 +102,7 @@ def settle_model(config: Config, previous: Config | None) -> tuple[Config, Impor
         num_queries=num_queries,
         dropout=given.dropout,
         dtype=given.dtype,
+        remat=given.remat,
     )
     return check(dataclasses.replace(config, model=model)), weights
 

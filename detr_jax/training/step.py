@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 
 from detr_jax.config import Config
 from detr_jax.losses import Normalizers, normalizers, set_loss
@@ -80,19 +81,29 @@ def create_model(config: Config) -> Model:
     Raises:
       ConfigError: ``optimizer.frozen`` names parameters that the model has not.
     """
-    trainable = is_trainable(config.optimizer)
-
-    def initial() -> DETR:
-        return DETR(config.model, rngs=nnx.Rngs(config.training.seed))
+    outline = outline_model(config)
 
     @jax.jit
     def initial_values() -> list[Tree]:
-        return [nnx.as_pure(state) for state in nnx.split(initial(), trainable, ...)[1:]]
+        model = DETR(config.model, rngs=nnx.Rngs(config.training.seed))
+        return [nnx.as_pure(state) for state in nnx.split(model, outline.trainable, ...)[1:]]
 
-    abstract = nnx.eval_shape(initial)
+    params, frozen = initial_values()
+    return outline._replace(params=params, frozen=frozen)
+
+
+def outline_model(config: Config) -> Model:
+    """The model of `create_model` with shapes in place of values; nothing is computed.
+
+    Raises:
+      ConfigError: as `create_model`.
+    """
+    abstract = nnx.eval_shape(lambda: DETR(config.model, rngs=nnx.Rngs(0)))
     check_frozen(config.optimizer, nnx.as_pure(nnx.state(abstract, nnx.Param)))
+    trainable = is_trainable(config.optimizer)
     graph = nnx.graphdef(abstract)
-    return Model(graph, trainable, *initial_values())
+    params, frozen = (nnx.as_pure(state) for state in nnx.split(abstract, trainable, ...)[1:])
+    return Model(graph, trainable, params, frozen)
 
 
 def create_state(model: Model, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh) -> TrainState:
@@ -101,10 +112,29 @@ def create_state(model: Model, optimizer: optax.GradientTransformation, config: 
     return jax.jit(_initial_state(optimizer, config), out_shardings=where)(place(model.params, where.params))
 
 
+def outline_state(model: Model, optimizer: optax.GradientTransformation, config: Config) -> TrainState:
+    """The state of `create_state` with shapes in place of values."""
+    return jax.eval_shape(_initial_state(optimizer, config), model.params)
+
+
+def outline_batch(config: Config, canvas: tuple[int, int], max_objects: int) -> DeviceBatch:
+    """A batch of a canvas (height, width) in pixels, with shapes in place of values.
+
+    Args:
+      max_objects: the most objects of an image in the data.
+    """
+    size, objects = config.training.batch_size, max(1, max_objects)
+
+    def array(*shape: int, dtype: DTypeLike = jnp.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size, *shape), dtype)
+
+    targets = Targets(array(objects, 4, dtype=jnp.float32), array(objects), array())  # type: ignore[arg-type]
+    return DeviceBatch(array(*canvas, 3, dtype=jnp.uint8), array(2), targets)  # type: ignore[arg-type]
+
+
 def state_layout(model: Model, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh) -> TrainState:
     """The sharding of each array of the state: whole on every device or, with ``training.fsdp``, shared out."""
-    shapes = jax.eval_shape(_initial_state(optimizer, config), model.params)
-    return layout(shapes, mesh, config.training.fsdp)
+    return layout(outline_state(model, optimizer, config), mesh, config.training.fsdp)
 
 
 def _initial_state(optimizer: optax.GradientTransformation, config: Config) -> Callable[[Tree], TrainState]:

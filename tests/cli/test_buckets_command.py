@@ -54,6 +54,29 @@ def test_memory_is_told_of_each_training_canvas(folder, monkeypatch):
     assert 1 <= len(asked) == result.output.count("MiB:") <= 3
 
 
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_largest_batch_that_fits_is_found(folder, monkeypatch, accumulate):
+    asked = []
+
+    def linear(config, canvas, max_objects, mesh):
+        asked.append((config.training.batch_size, canvas))
+        return memory.StepMemory(state=3 * 2**20, temporary=config.training.batch_size * 2**20)
+
+    monkeypatch.setattr(memory, "step_memory", linear)
+    unit = accumulate * jax.device_count()
+    options = ("--largest-batch", f"--config.training.accumulate={accumulate}", "--config.training.batch_size=6")
+    result = run("buckets", "--root", folder, *options, "--device-memory", f"{3.5 + 12 // unit * unit}MiB")
+    assert result.exit_code == 0, result.output
+    assert result.output.endswith(f"--config.training.batch_size={12 // unit * unit}\n")
+    assert len(asked) <= 4
+    assert len({canvas for _, canvas in asked}) == 1
+    assert all(size % unit == 0 for size, _ in asked)
+
+    result = run("buckets", "--root", folder, *options, "--device-memory", "1 MB")
+    assert result.exit_code == 1
+    assert f"Not even {unit} images fit" in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -61,11 +84,13 @@ def test_memory_is_told_of_each_training_canvas(folder, monkeypatch):
         (["--config.data.num_train_buckets=0"], "data.num_train_buckets=0"),
         (["--config.data.num_buckets=3"], "data.num_buckets"),
         (["--memory", "--config.training.batch_size=63"], "training.batch_size=63"),
+        (["--largest-batch"], "--device-memory 80GiB"),
+        (["--largest-batch", "--device-memory", "much"], "'much' is no size of memory"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_sentence(folder, arguments, words):
     if "--root" not in arguments:
         arguments = ["--root", folder, *arguments]
     result = run("buckets", *arguments)
-    assert result.exit_code == 1
+    assert result.exit_code == (2 if "much" in arguments else 1)
     assert words in result.output

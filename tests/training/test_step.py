@@ -10,7 +10,15 @@ from detr_jax.matching import Targets
 from detr_jax.models import DETR, normalize_images
 from detr_jax.sharding import create_mesh
 from detr_jax.training.optimizer import create_optimizer
-from detr_jax.training.step import DeviceBatch, create_model, create_state, create_train_step
+from detr_jax.training.step import (
+    DeviceBatch,
+    create_model,
+    create_state,
+    create_train_step,
+    outline_batch,
+    outline_model,
+    outline_state,
+)
 from tests.tiny import tiny_config
 
 
@@ -68,6 +76,22 @@ def test_the_step_on_four_devices_equals_the_step_on_one(plain, matcher):
             assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-4), name
     _assert_close(four.params, plain[1].params, atol=2e-5)
     _assert_close(four.ema, plain[1].ema, atol=2e-5)
+
+
+def test_the_outline_of_a_run_has_the_shapes_of_its_values():
+    config = _config()
+    model, optimizer = create_model(config), create_optimizer(config.optimizer, 10, 5)
+    outline = outline_model(config)
+    assert outline.graph == model.graph
+    (batch,) = _batches(config, 1)
+    for shapes, values in (
+        (outline.params, model.params),
+        (outline.frozen, model.frozen),
+        (outline_state(outline, optimizer, config), create_state(model, optimizer, config, create_mesh())),
+        (outline_batch(config, (32, 32), config.data.shapes.max_objects), batch),
+    ):
+        found, expected = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (shapes, values))
+        assert found == expected
 
 
 def test_accumulated_parts_on_two_devices_equal_the_whole_batch(plain):

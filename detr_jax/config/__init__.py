@@ -1,0 +1,27 @@
+"""The typed configuration of a model and its training.
+
+A file under ``configs/`` returns a `Config` from ``get_config()``; ``train.py`` changes single fields with
+``--config.optimizer.learning_rate=1e-4``. `check` finds what cannot work before anything starts, and
+`to_json` / `from_json` carry the configuration beside every checkpoint.
+"""
+
+from detr_jax.config.checks import check as check
+from detr_jax.config.checks import check_canvases as check_canvases
+from detr_jax.config.checks import check_data as check_data
+from detr_jax.config.checks import check_fields as check_fields
+from detr_jax.config.fields import LEARNED_CELLS as LEARNED_CELLS
+from detr_jax.config.fields import SHAPE_KINDS as SHAPE_KINDS
+from detr_jax.config.fields import BackboneConfig as BackboneConfig
+from detr_jax.config.fields import Config as Config
+from detr_jax.config.fields import ConfigError as ConfigError
+from detr_jax.config.fields import DataConfig as DataConfig
+from detr_jax.config.fields import EvaluationConfig as EvaluationConfig
+from detr_jax.config.fields import LossConfig as LossConfig
+from detr_jax.config.fields import ModelConfig as ModelConfig
+from detr_jax.config.fields import OptimizerConfig as OptimizerConfig
+from detr_jax.config.fields import ShapesConfig as ShapesConfig
+from detr_jax.config.fields import TrainingConfig as TrainingConfig
+from detr_jax.config.forms import differences as differences
+from detr_jax.config.forms import from_json as from_json
+from detr_jax.config.forms import to_json as to_json
+from detr_jax.config.forms import unknown_field as unknown_field
