@@ -23,6 +23,7 @@ CONNECT_SECONDS = 300
 
 _FAILURE = "detr_jax/failure"
 _POLL_SECONDS = 0.5
+_ending = threading.Lock()  # held by the thread that ends this process
 
 
 class DistributedError(RuntimeError):
@@ -148,18 +149,20 @@ def gathered(values: Any) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(values)) if jax.process_count() > 1 else values[None]
 
 
-def end_all(sentence: str, code: int) -> NoReturn:
+def end_all(sentence: str, code: int, shown: str = "") -> NoReturn:
     """Ends this process, and through `_watch` all others, which may be waiting for it inside of a collective.
 
     Args:
-      sentence: what the others say.
+      sentence: why, which the others say too.
       code: exit code of all.
+      shown: what this process prints in place of the sentence.
     """
-    client = runtime.global_state.client
-    with suppress(RuntimeError):  # another process was faster
-        if client is not None:
+    _ending.acquire()  # for good: what fails while the others end this process is of no interest
+    print(shown or sentence, file=sys.stderr, flush=True)
+    if (client := runtime.global_state.client) is not None:
+        with suppress(RuntimeError):  # another process was faster
             client.key_value_set(_FAILURE, f"{code} {jax.process_index()} {sentence}")
-            time.sleep(6 * _POLL_SECONDS if is_main() else 2 * _POLL_SECONDS)  # process 0 keeps what the others read
+        _linger()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # jax would wait for the others on the way out
@@ -173,7 +176,13 @@ def _watch() -> None:
             code, process, sentence = client.key_value_try_get(_FAILURE).split(" ", 2)
         except RuntimeError:  # nothing there, or process 0 is gone, which jax itself notices
             continue
-        if int(process) != jax.process_index():
-            time.sleep(_POLL_SECONDS)  # for a failure of its own
-            print(f"Ended with process {process}: {sentence}", file=sys.stderr, flush=True)
-            os._exit(int(code))
+        time.sleep(_POLL_SECONDS)  # for a failure of its own
+        _ending.acquire()
+        print(f"Ended with process {process}: {sentence}", file=sys.stderr, flush=True)
+        _linger()
+        os._exit(int(code))
+
+
+def _linger() -> None:
+    """Lets the others read what has failed before this process is missed, and process 0, which keeps it, end last."""
+    time.sleep(_POLL_SECONDS * (8 if is_main() else 3))

@@ -61,8 +61,7 @@ def _end_others(error: BaseException, shown: str = "") -> None:
     if jax.distributed.is_initialized():
         from detr_jax.distributed import end_all
 
-        print(shown or error, file=sys.stderr)
-        end_all(f"{type(error).__name__}: {error}" if shown else str(error), 1)
+        end_all(f"{type(error).__name__}: {error}" if shown else str(error), 1, shown)
 
 
 @click.command("train", context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]})

@@ -1,5 +1,7 @@
 """The state shared out over the devices: the same training on less memory, and checkpoints that fit any layout."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -19,13 +21,19 @@ def _config(fsdp):
     """Wide enough that most of the parameters are in arrays worth sharing out."""
     config = tiny_config()
     config.model.hidden_dim, config.model.feedforward_dim = 64, 128
-    config.model.decoder_layers = 1
+    config.model.encoder_layers, config.model.decoder_layers = 0, 1
+    config.model.backbone.blocks = (1,)
     config.training.fsdp = fsdp
     return config
 
 
+@functools.cache
+def _model():
+    return create_model(_config(False))
+
+
 def _start(config, devices):
-    mesh, model = create_mesh(jax.devices()[:devices]), create_model(config)
+    mesh, model = create_mesh(jax.devices()[:devices]), _model()
     optimizer = create_optimizer(config.optimizer, 10, 5)
     state = create_state(model, optimizer, config, mesh)
     frozen = place(model.frozen, layout(model.frozen, mesh, config.training.fsdp))
@@ -71,7 +79,7 @@ def test_each_device_holds_and_is_given_less(runs):
     assert given[False] - given[True] == whole - shared + frozen[False] - frozen[True], "the rest is the batch"
 
 
-@pytest.mark.parametrize(("saved", "restored", "devices"), [(True, False, 2), (False, True, 2), (True, False, 1)])
+@pytest.mark.parametrize(("saved", "restored", "devices"), [(True, False, 1), (False, True, 2)])
 def test_a_checkpoint_of_four_devices_restores_on_fewer_in_either_layout(runs, tmp_path, saved, restored, devices):
     model, state, frozen, *_ = runs[saved]
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
