@@ -45,10 +45,7 @@ class Validator:
     ) -> StoredDetections:
         """What a model, that of ``step``, finds in every validation image.
 
-        ``after_batch`` is called with the images of each batch that is done, and may end it by raising.
-
-        Raises:
-          CheckpointError: the model's answers are not numbers.
+        ``after_batch`` is called with the number of images of each batch that is done, and may end it by raising.
         """
         found = []
         for planned, batch in self._batches():
@@ -57,7 +54,12 @@ class Validator:
         return self._stored(step, found)
 
     def judge(self, found: StoredDetections) -> dict[str, float]:
-        """The COCO metrics of detections, by the names that `CocoEvaluator.metrics` gives them."""
+        """The COCO metrics of detections, by the names that `CocoEvaluator.metrics` gives them.
+
+        Raises:
+          CheckpointError: the scores are not numbers.
+        """
+        check_scores(found.scores)
         evaluator = CocoEvaluator(self.source.ground_truth())
         evaluator.add(found.image_ids.tolist(), found.boxes, found.scores, found.labels)
         return evaluator.metrics()
@@ -107,9 +109,7 @@ class Validator:
     def _detections(self, values: Values, batch: Batch) -> Detections:
         """A model's `Detections` in the whole batch in numpy, places without an image included."""
         inputs = place_rows((batch.images, batch.sizes, batch.original_sizes), self._mesh)
-        found = jax.device_get(self._predict(values, *inputs))
-        check_scores(found.scores)
-        return found
+        return jax.device_get(self._predict(values, *inputs))
 
     def _stored(self, step: int, found: list[tuple[PlannedBatch, Detections]]) -> StoredDetections:
         """The detections of batches in one, without the places that hold no image."""
