@@ -29,7 +29,7 @@ CANVAS = (128, 192)
 LEARNING_RATE, BACKBONE_LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 1e-4, 1e-5, 1e-4, 0.1
 
 MODELS = {
-    "small": (SMALL, SMALL_TRANSFORMER),
+    "small": (SMALL, {**SMALL_TRANSFORMER, "decided": True}),
     "r50": (RESNETS[50], {"encoder_layers": 2, "decoder_layers": 3, "decided": True}),
 }
 
@@ -124,8 +124,9 @@ def test_every_gradient_is_that_of_torch(pair, batch):
     assert found.keys() == expected.keys()
 
     norm = np.sqrt(sum(np.square(value).sum() for value in expected.values()))
-    # some gradients are zero by symmetry (a softmax does not see its keys' bias), and only rounding is left of them
-    floor = 1e-5 * norm
+    # some gradients are zero by symmetry (a softmax does not see its keys' bias, and the first decoder layer's queries
+    # attend to equal values), and only rounding is left of them: some 1e-8 of the norm
+    floor = 1e-4 * norm
     errors = {
         path: np.linalg.norm(found[path] - value) / max(np.linalg.norm(value), floor)
         for path, value in expected.items()
