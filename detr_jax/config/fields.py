@@ -73,7 +73,8 @@ class ModelConfig:
     mask_padding: bool = True
     """Keep padding out of the backbone, so that it never changes an answer; False is the original on a padded batch."""
     dtype: str = "float32"
-    """Compute type, "float32" or "bfloat16" (parameters, norms, residuals, softmax, heads, losses: float32 always)."""
+    """Compute type of backbone and encoder, "float32" or "bfloat16". Parameters, norms, residuals, softmax, the decoder
+    (of few operations, but queries that hardly differ must stay so), heads and losses are float32 always."""
     remat: str = "none"
     """What the backward pass computes again in place of keeping it in memory: "none", "backbone" (every residual
     block), "transformer" (every layer) or "all". The result is the same."""

@@ -1,5 +1,6 @@
 """The DETR model: backbone, transformer, object queries, class and box heads (sections 3.2 and A.3)."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -88,7 +89,8 @@ class DETR(nnx.Module):
         self.input_projection = _linear(config.backbone.out_channels, config.hidden_dim, dtype, rngs)
         self.position_embedding = embedding[config.position_embedding](config.hidden_dim, rngs=rngs)
         self.encoder = Encoder(config, rngs=rngs)
-        self.decoder = Decoder(config, rngs=rngs)
+        # of few operations, and in bfloat16 queries that hardly differ, as those of a new model, would be the same
+        self.decoder = Decoder(dataclasses.replace(config, dtype="float32"), rngs=rngs)
         self.object_queries = nnx.Param(jax.random.normal(rngs.params(), (config.num_queries, config.hidden_dim)))
         self.class_head = _linear(config.hidden_dim, config.num_classes + 1, jnp.dtype("float32"), rngs)
         self.box_head = BoxHead(config.hidden_dim, rngs=rngs)

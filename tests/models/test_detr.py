@@ -126,6 +126,14 @@ def test_bfloat16_answers_nearly_as_float32(rng, images, tiny_model):
     assert ((exact.boxes > 0) & (exact.boxes < 1)).all()
 
 
+def test_queries_that_hardly_differ_get_different_answers_in_bfloat16(rng, images, tiny_model):
+    model = random_model(tiny_model(dtype="bfloat16"), rng)
+    queries = model.object_queries
+    queries[...] = jnp.outer(1 + 2**-12 * jnp.arange(7.0), queries[0])  # bfloat16 tells apart 2**-8
+    logits = np.asarray(nnx.jit(model)(*on_canvas(images, (96, 128))).logits[-1])
+    assert len(np.unique(logits[0], axis=0)) == len(logits[0])
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_dropout_acts_in_every_place_of_the_transformer_only_with_rngs(monkeypatch, tiny_model, training):
     """4 places in an encoder layer and 6 in a decoder layer: probabilities, activation, and each sublayer."""
