@@ -10,11 +10,22 @@ IOU = 0.5
 
 def iou_matrix(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
     """Intersection over union of every pair of boxes [n, 4] and [m, 4], in the same units: [n, m], in numpy."""
+    intersection = _intersections(a_xyxy, b_xyxy)
+    union = _areas(a_xyxy)[:, None] + _areas(b_xyxy)[None] - intersection
+    return intersection / np.maximum(union, 1e-12)
+
+
+def _intersections(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
+    """The area that every pair of boxes [n, 4] and [m, 4] shares, [n, m]."""
     a, b = a_xyxy[:, None].astype(float), b_xyxy[None].astype(float)
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    intersection = np.prod(np.maximum(sides, 0), axis=-1)
-    union = np.prod(a[..., 2:] - a[..., :2], axis=-1) + np.prod(b[..., 2:] - b[..., :2], axis=-1) - intersection
-    return intersection / np.maximum(union, 1e-12)
+    return np.prod(np.maximum(sides, 0), axis=-1)
+
+
+def _areas(xyxy: np.ndarray) -> np.ndarray:
+    """The area of each box of [n, 4], [n]."""
+    boxes = xyxy.astype(float)
+    return np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1)
 
 
 def match_by_overlap(overlap: np.ndarray) -> list[tuple[int, int]]:
@@ -31,9 +42,7 @@ def match_by_overlap(overlap: np.ndarray) -> list[tuple[int, int]]:
 def outside_crowds(found: Objects, truth: Objects, crowds: Objects) -> np.ndarray:
     """Which of n detections count, [n] bool: as COCO's evaluation does, those are passed over that find no object and
     lie, by half of their area, in a crowd of their class."""
-    corners = np.minimum(found.boxes[:, None, 2:], crowds.boxes[None, :, 2:])
-    inside = np.prod(np.maximum(corners - np.maximum(found.boxes[:, None, :2], crowds.boxes[None, :, :2]), 0), axis=-1)
-    share = inside / np.maximum(np.prod(found.boxes[:, 2:] - found.boxes[:, :2], axis=-1), 1e-12)[:, None]
+    share = _intersections(found.boxes, crowds.boxes) / np.maximum(_areas(found.boxes), 1e-12)[:, None]
     crowded = ((share >= IOU) & (found.labels[:, None] == crowds.labels[None])).any(axis=1)
     return ~crowded | (iou_matrix(found.boxes, truth.boxes) >= IOU).any(axis=1)
 

@@ -32,6 +32,9 @@ _CLASS_CURVES = 10  # classes that a chart of precision and recall can tell apar
 Picture = tuple[Path, str]
 """A file and its caption."""
 
+Pair = tuple[int, Objects, LabelledBoxes]
+"""The index of an image, its objects, and the sure detections in it."""
+
 
 def write_report(workdir: Path, out: Path) -> Path:
     """Writes PNG files and ``index.html``, which holds them all, into the folder ``out``; returns the page.
@@ -51,11 +54,12 @@ def write_report(workdir: Path, out: Path) -> Path:
     metrics = evaluator.metrics()
     out.mkdir(parents=True, exist_ok=True)
 
+    pairs = _pairs(source, found, config.evaluation.picture_threshold)
     sections = {
         "Training": _training_charts(log, out),
         "Precision": _precision_charts(evaluator, metrics, out),
-        "Mistakes": [_confusion_chart(source, found, config.evaluation.picture_threshold, out)],
-        "The worst images": _worst_images(source, found, config.evaluation.picture_threshold, out),
+        "Mistakes": [_confusion_chart(source, pairs, config.evaluation.picture_threshold, out)],
+        "The worst images": _worst_images(source, pairs, out),
     }
     if read_snapshots(workdir):
         animate(workdir, out / "training.webp", config, source)
@@ -173,7 +177,7 @@ def _precision_charts(evaluator: CocoEvaluator, metrics: dict[str, float], out: 
     ]
 
 
-def _pairs(source: Source, found: StoredDetections, threshold: float) -> list[tuple[int, Objects, LabelledBoxes]]:
+def _pairs(source: Source, found: StoredDetections, threshold: float) -> list[Pair]:
     """Index, objects and sure detections of each image, without the detections that only find a crowd."""
     index_of = {image_id: index for index, image_id in enumerate(source.image_ids)}
     crowds = _crowds(source)
@@ -201,11 +205,11 @@ def _crowds(source: Source) -> dict[int, Objects]:
     return {image: Objects(*map(np.array, zip(*crowds, strict=True))) for image, crowds in rows.items()}
 
 
-def _confusion_chart(source: Source, found: StoredDetections, threshold: float, out: Path) -> Picture:
+def _confusion_chart(source: Source, pairs: list[Pair], threshold: float, out: Path) -> Picture:
     labels = sorted(source.categories)
     place = {label: i for i, label in enumerate(labels)}
     counts = np.zeros((len(labels) + 1, len(labels) + 1), int)
-    for _, truth, sure in _pairs(source, found, threshold):
+    for _, truth, sure in pairs:
         named = np.isin(sure.labels, labels)  # ids between those of COCO's classes name nothing
         counts += confusion(
             Objects(truth.boxes, np.array([place[x] for x in truth.labels.tolist()], int)),
@@ -217,10 +221,9 @@ def _confusion_chart(source: Source, found: StoredDetections, threshold: float, 
     return file, f"Objects (rows) and what was found there (columns), scores from {threshold:g}, IoU from {IOU:g}."
 
 
-def _worst_images(source: Source, found: StoredDetections, threshold: float, out: Path) -> list[Picture]:
+def _worst_images(source: Source, pairs: list[Pair], out: Path) -> list[Picture]:
     judged = [
-        (*image_error(truth, Objects(sure.boxes, sure.labels)), index, truth, sure)
-        for index, truth, sure in _pairs(source, found, threshold)
+        (*image_error(truth, Objects(sure.boxes, sure.labels)), index, truth, sure) for index, truth, sure in pairs
     ]
     judged.sort(key=lambda item: (-item[0], -item[1], item[2]))
     pictures = []
