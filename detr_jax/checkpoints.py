@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
-from detr_jax.config import Config, from_json, to_json
+from detr_jax.config import Config, ConfigError, from_json, to_json
 from detr_jax.models.detr import DETR, abstract_model
 
 Tree = Any
@@ -154,17 +154,28 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def load_config(path: str | Path) -> Config:
-    """The configuration inside a checkpoint."""
+    """The configuration inside a checkpoint.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or it is damaged.
+    """
     checkpoint = find_checkpoint(path)
-    return from_json(str(ocp.load_checkpointables(checkpoint, {"config": None})["config"]["json"]))
+    try:
+        return from_json(str(_load(checkpoint, "config")["json"]))
+    except ConfigError as error:
+        raise CheckpointError(f"The configuration inside {checkpoint} cannot be used: {error}") from None
 
 
 def load_class_names(path: str | Path) -> dict[int, str]:
-    """The names of the labels inside a checkpoint, by label; empty where it holds none."""
+    """The names of the labels inside a checkpoint, by label; empty where it holds none.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or it is damaged.
+    """
     checkpoint = find_checkpoint(path)
     if not (checkpoint / "classes").is_dir():
         return {}
-    names = json.loads(str(ocp.load_checkpointables(checkpoint, {"classes": None})["classes"]["json"]))
+    names = json.loads(str(_load(checkpoint, "classes")["json"]))
     return {int(label): name for label, name in names.items()}
 
 
@@ -177,7 +188,7 @@ def load_model(path: str | Path, *, ema: bool = True, dtype: str | None = None) 
       dtype: compute type, "float32" or "bfloat16", in place of the one that the model was trained with.
 
     Raises:
-      CheckpointError: there is no checkpoint.
+      CheckpointError: there is no checkpoint, or it is damaged.
     """
     checkpoint = find_checkpoint(path)
     config = load_config(checkpoint)
@@ -186,4 +197,20 @@ def load_model(path: str | Path, *, ema: bool = True, dtype: str | None = None) 
     part = "ema" if ema and (checkpoint / "ema").is_dir() else "params"
     graph, abstract = abstract_model(config.model)
     target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract)
-    return nnx.merge(graph, ocp.load_checkpointables(checkpoint, {part: target})[part]), config
+    return nnx.merge(graph, _load(checkpoint, part, target)), config
+
+
+def _load(checkpoint: Path, part: str, target: Tree = None) -> Tree:
+    """A part of a checkpoint, in the shapes of ``target`` where given.
+
+    Raises:
+      CheckpointError: it is missing or damaged.
+    """
+    try:
+        return ocp.load_checkpointables(checkpoint, {part: target})[part]
+    except Exception as error:  # of many kinds, as Orbax and what it reads with have them
+        reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"The checkpoint {checkpoint} is damaged: its {part!r} cannot be read ({reason}). Take another one of the "
+            "run, or a copy."
+        ) from error

@@ -119,7 +119,7 @@ def export_model(
     }
     names = {str(label): name for label, name in sorted((class_names or {}).items())}
     (out / "export.json").write_text(json.dumps(description, indent=2))
-    (out / "labels.json").write_text(json.dumps(names, indent=2, ensure_ascii=False))
+    (out / "labels.json").write_text(json.dumps(names, indent=2, ensure_ascii=False), encoding="utf-8")
     shutil.copyfile(_LOADER, out / "loader.py")
     return sorted(out.iterdir())
 

@@ -9,6 +9,7 @@ for boxes, scores, labels in detector.predict([image], threshold=0.5):  # image:
 
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,8 +63,12 @@ class Detector:
         sizes, original_sizes = np.asarray(sizes, np.int32), np.asarray(original_sizes, np.int32)
         return Found(*map(np.asarray, self._program(canvas)(*self._weights, images, sizes, original_sizes)))
 
-    def predict(self, images: list[np.ndarray], threshold: float = 0.0) -> list[Found]:
-        """Detections of images [H, W, 3] uint8 of any sizes, resized and padded as the model wants them."""
+    def predict(self, images: Sequence[Any], threshold: float = 0.5) -> list[Found]:
+        """The detections with at least this score in each of some images, resized and padded as the model wants them.
+
+        An image is [H, W, 3] uint8, RGB, of any size, or what numpy makes one of, such as an RGB picture of PIL.
+        """
+        images = [np.asarray(image) for image in images]
         resized = [self.resize(image) for image in images]
         canvas_of = [self._canvas(image.shape[:2]) for image in resized]
         found: dict[int, Found] = {}

@@ -1,5 +1,6 @@
 """Prediction: the compiled step, and `Detector`, from a checkpoint and any images to what is in them."""
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,18 +19,16 @@ from detr_jax.compilation_cache import keep_compiled_programs
 from detr_jax.config import Config
 from detr_jax.data.batching import usable_cores
 from detr_jax.data.canvases import Placement, lay, place, prediction_canvases
-from detr_jax.data.images import decode, has_more_frames, read_size, to_rgb
+from detr_jax.data.images import ImageLike, decode, has_more_frames, open_image
 from detr_jax.data.source import DataError
+from detr_jax.models.attention_maps import attention_maps
 from detr_jax.models.detr import DETR
 from detr_jax.models.resnet import normalize_images
 from detr_jax.postprocess import Detections, detections
-from detr_jax.results import ImageDetections
+from detr_jax.results import ImageAttention, ImageDetections
 from detr_jax.sharding import mesh_for_batch, replicated, shared_out
 
 PredictStep = Callable[[tuple[Any, ...], ArrayLike, ArrayLike, ArrayLike], Detections]
-
-ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
-"""An image: the path of a file, a picture of PIL, or an array [H, W, 3] (RGB), [H, W] or [H, W, 1] (grey), uint8."""
 
 FIRST_FRAME = "has several frames or pages, of which the first was taken"
 SHRUNK = "is larger than every canvas of the model, and was shrunk to fit one"
@@ -108,6 +107,7 @@ class Detector:
         self.class_names = dict(class_names or {})
         self.canvases = prediction_canvases(config)
         self.batch_size = batch_size
+        self._graph = graph
         self._predict = create_predict_step(graph, mesh)
 
     @classmethod
@@ -162,10 +162,11 @@ class Detector:
         return ordered if several is images else ordered[0]
 
     def stream(self, images: Iterable[ImageLike], threshold: float = 0.5) -> Iterator[Answer]:
-        """Finds objects in any number of images, in the memory that two batches need.
+        """Finds objects in any number of images, of which few are in memory at a time.
 
-        Of files only the headers are read until a batch of one canvas is full; the next batch is read while the
-        devices are busy with one. Arguments are those of `predict`.
+        An image waits until as many as a batch holds want the same canvas, and the next batch is read while the devices
+        are busy with one. Of files only the headers are read before that; pictures and arrays wait as copies, at most
+        ``batch_size - 1`` for each canvas. Arguments are those of `predict`.
 
         Yields:
           An `Answer` for each image, in the order in which batches are done; ``index`` tells which image it is.
@@ -184,6 +185,44 @@ class Detector:
             if busy:
                 yield from self._finish(*busy, threshold)
 
+    def attention(self, image: ImageLike, threshold: float = 0.5) -> ImageAttention:
+        """Finds objects in one image, as `predict` does, and tells where the model looked.
+
+        Its program, another than that of `predict`, is compiled once for each canvas; errors are those of `predict`.
+        """
+        _check_threshold(threshold)
+        opened, size = open_image(image, "The image")
+        waiting = _Waiting(0, opened, size, place(size, self.config, self.canvases))
+        picture = decode(opened, rotate=True) if isinstance(opened, Path) else opened
+        images = np.zeros((1, *waiting.placement.canvas, 3), np.uint8)
+        lay(picture, waiting.placement, images[0])
+        height, width = waiting.placement.size
+        inputs = images, np.array([[height, width]], np.int32), np.array([size], np.int32)
+        (boxes, scores, labels), decoder, encoder = jax.device_get(self._attend(self.params, *inputs))
+        check_scores(scores)
+        chosen = _surest(scores, threshold)
+        stride = self.config.model.backbone.stride
+        rows, columns = -(-height // stride), -(-width // stride)
+        return ImageAttention(
+            image=np.asarray(picture),
+            found=self._result(waiting, boxes[chosen], scores[chosen], labels[chosen]),
+            decoder=decoder[chosen, :rows, :columns],
+            encoder=None if encoder is None else encoder[:rows, :columns, :rows, :columns],
+            cells=(height / stride, width / stride),
+        )
+
+    @functools.cached_property
+    def _attend(self) -> Callable[..., tuple[Detections, jax.Array, jax.Array | None]]:
+        """Of the only image of a batch: detections, and the last layers' attention, the mean over heads."""
+
+        def attend(params: Any, images: jax.Array, sizes: jax.Array, original_sizes: jax.Array) -> Any:
+            maps = attention_maps(nnx.merge(self._graph, params), normalize_images(images, sizes), sizes)
+            found = detections(maps.predictions.logits[-1], maps.predictions.boxes[-1], original_sizes)
+            encoder = None if maps.encoder is None else maps.encoder[0].mean(axis=0)
+            return jax.tree.map(lambda x: x[0], found), maps.decoder[0].mean(axis=0), encoder
+
+        return jax.jit(attend)
+
     def warmup(self, sizes: Iterable[tuple[int, int]] | None = None) -> None:
         """Compiles, or reads from disk, what images of these (height, width) need; by default all canvases."""
         canvases = (
@@ -199,7 +238,7 @@ class Detector:
         waiting: dict[tuple[int, int], list[_Waiting]] = {}
         for index, image in enumerate(images):
             try:
-                found, size = _open(image, f"Image {index}")
+                found, size = open_image(image, f"Image {index}")
             except DataError as error:
                 yield Answer(index, None, error)
                 continue
@@ -241,17 +280,13 @@ class Detector:
             if isinstance(picture, DataError):
                 yield Answer(waiting.index, None, picture)
                 continue
-            order = np.argsort(-scores[i], kind="stable")
-            order = order[scores[i][order] >= threshold]
-            result = ImageDetections(
-                boxes=boxes[i][order],
-                scores=scores[i][order],
-                labels=labels[i][order],
-                names=tuple(self.class_names.get(label, str(label)) for label in labels[i][order].tolist()),
-                size=waiting.size,
-                notes=tuple(self._notes(waiting)),
-            )
+            chosen = _surest(scores[i], threshold)
+            result = self._result(waiting, boxes[i][chosen], scores[i][chosen], labels[i][chosen])
             yield Answer(waiting.index, np.asarray(picture), result)
+
+    def _result(self, waiting: _Waiting, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> ImageDetections:
+        names = tuple(self.class_names.get(label, str(label)) for label in labels.tolist())
+        return ImageDetections(boxes, scores, labels, names, waiting.size, tuple(self._notes(waiting)))
 
     def _notes(self, waiting: _Waiting) -> Iterator[str]:
         """What is unusual in an image, as the rest of a sentence that begins with its name."""
@@ -278,40 +313,12 @@ def check_scores(scores: np.ndarray) -> None:
         )
 
 
+def _surest(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Which of the scores [Q] reach the threshold, the highest first."""
+    order = np.argsort(-scores, kind="stable")
+    return order[scores[order] >= threshold]
+
+
 def _check_threshold(threshold: float) -> None:
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold={threshold} must lie between 0 and 1.")
-
-
-def _open(image: Any, name: str) -> tuple[Path | Image.Image, tuple[int, int]]:
-    """An image and its (height, width) in pixels; of a file no more than the header is read.
-
-    Raises:
-      DataError: it is no image, or a file that cannot be opened.
-    """
-    if isinstance(image, str | os.PathLike):
-        path = Path(image)
-        if not path.is_file():
-            raise DataError(
-                f"{path} is a folder: give the images in it." if path.is_dir() else f"{path} does not exist."
-            )
-        return path, read_size(path, rotate=True)
-    if isinstance(image, Image.Image):
-        try:
-            picture = to_rgb(image.copy(), name)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise error if isinstance(error, DataError) else DataError(f"{name} cannot be decoded ({error}).") from None
-    elif hasattr(image, "__array__"):
-        array = np.asarray(image)
-        array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
-        if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)) or not array.size:
-            raise DataError(
-                f"{name} is an array {list(array.shape)} of {array.dtype}: it must be [height, width, 3] or "
-                "[height, width], uint8."
-            )
-        picture = Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
-    else:
-        raise DataError(
-            f"{name} is of type {type(image).__name__}: it must be the path of a file, a PIL image or an array."
-        )
-    return picture, (picture.height, picture.width)

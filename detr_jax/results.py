@@ -1,4 +1,4 @@
-"""What was found in one image, and the forms in which other programs take it."""
+"""What was found in one image, the forms in which other programs take it, and where the model looked."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -52,3 +52,35 @@ class ImageDetections:
             class_id=self.labels.astype(np.int64),
             data={"class_name": np.array(self.names, dtype=str)},
         )
+
+
+@dataclass(frozen=True, eq=False)
+class ImageAttention:
+    """Where a model looked in one image (DETR, figures 3 and 6): weights of the last layers, the mean over the heads.
+
+    Dimensions: ``n`` objects; ``h, w`` cells of the feature map that hold image. A map over ``h, w`` sums to 1.
+    """
+
+    image: np.ndarray
+    """[H, W, 3] uint8, RGB."""
+    found: ImageDetections
+    """The objects, the surest first."""
+    decoder: np.ndarray
+    """[n, h, w] float32, from the query of each object: cross-attention."""
+    encoder: np.ndarray | None
+    """[h, w, h, w] float32, from each cell (first two) to all (last two): self-attention; None without an encoder."""
+    cells: tuple[float, float]
+    """(height, width) of the image in cells: the last row and column of cells may reach past its border."""
+
+    def of_point(self, x: float, y: float) -> np.ndarray:
+        """The encoder's attention [h, w] from the cell that holds the point (x, y), in pixels of the image.
+
+        Raises:
+          ValueError: the point lies outside of the image, or the model has no encoder.
+        """
+        height, width = self.found.size
+        if not (0 <= x < width and 0 <= y < height):
+            raise ValueError(f"The point ({x:g}, {y:g}) lies outside of the image, {width} x {height} pixels.")
+        if self.encoder is None:
+            raise ValueError("The model has no encoder whose attention a point could have.")
+        return self.encoder[int(y / height * self.cells[0]), int(x / width * self.cells[1])]

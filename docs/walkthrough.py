@@ -54,7 +54,9 @@ print(
 )
 print("positions", features.position.shape)
 position = np.asarray(features.position[0, :, :, 0])
-heat_map(samples[0].image, position - position.min(), scale=4).save(out / "position.png")
+stride = images.shape[1] / features.position.shape[1]
+cells = samples[0].image.shape[0] / stride, samples[0].image.shape[1] / stride  # that the first image covers
+heat_map(samples[0].image, position - position.min(), cells, scale=4).save(out / "position.png")
 
 # %% The encoder mixes all cells; the decoder turns each object query into an object (figures 3 and 6)
 memory = model.encode(features)
@@ -63,7 +65,7 @@ print("memory", memory.shape)
 print("decoded queries", decoded.shape)
 maps = attention_maps(model, pixels, sizes)
 print("decoder attention", maps.decoder.shape, "each map sums to", round(float(maps.decoder[0, 0, 0].sum()), 4))
-heat_map(samples[0].image, np.asarray(maps.decoder[0, :, 0].mean(axis=0)), scale=4).save(out / "attention.png")
+heat_map(samples[0].image, np.asarray(maps.decoder[0, :, 0].mean(axis=0)), cells, scale=4).save(out / "attention.png")
 
 # %% The heads: classes with "no object", and boxes, after every decoder layer
 predictions = maps.predictions

@@ -1,3 +1,5 @@
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -53,6 +55,25 @@ def test_what_is_no_checkpoint_is_refused_by_name(tmp_path):
         load_model(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         load_model(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(saved):
+    checkpoint = find_checkpoint(saved[0])
+    largest = max((checkpoint / "ema").rglob("*"), key=lambda file: file.stat().st_size * file.is_file())
+    os.truncate(largest, largest.stat().st_size // 2)
+    with pytest.raises(CheckpointError, match=r"checkpoints/2 is damaged: its 'ema' cannot be read \("):
+        load_model(checkpoint)
+    load_model(checkpoint, ema=False)
+    strings = checkpoint / "config" / "_strings.json"
+    text = strings.read_text()
+    strings.write_text(text.replace("num_queries", "num_quests"))
+    with pytest.raises(
+        CheckpointError, match=r"inside .*checkpoints/2 cannot be used: model.num_quests is not a field"
+    ):
+        load_config(checkpoint)
+    strings.write_text(text[:99])
+    with pytest.raises(CheckpointError, match=r"its 'config' cannot be read"):
+        load_config(checkpoint)
 
 
 def test_a_tree_that_does_not_fit_is_refused_by_step_and_folder(saved):

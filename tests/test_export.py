@@ -102,7 +102,7 @@ def test_images_of_any_size_come_back_in_their_order(random_model, rng, tmp_path
     export_model(model, config, tmp_path / "out", platforms=("cpu",))
     detector = Detector(tmp_path / "out")
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((24, 30), (60, 24), (24, 40), (100, 31))]
-    found = detector.predict(images)
+    found = detector.predict([images[0], Image.fromarray(images[1]), *images[2:]], 0)
     for image, one in zip(images, found, strict=True):
         small = detector.resize(image)
         assert small.shape[:2] == resized(image.shape[:2], 24, 40)
@@ -153,7 +153,7 @@ def test_the_command_writes_an_artefact_with_the_moving_average(random_model, tm
     model, config = random_model()
     values = nnx.as_pure(nnx.state(model))
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", keep=1)
-    checkpoints.class_names = {0: "kreis", 2: "dreieck"}
+    checkpoints.class_names = {0: "kreis", 2: "dreieck \u25b3"}
     checkpoints.save(3, {"params": jax.tree.map(np.zeros_like, values), "ema": values}, config)
     checkpoints.close()
     arguments = ["export", str(tmp_path / "run"), str(tmp_path / "out"), "--platforms", "cpu", "--canvas", "40x24"]
@@ -163,7 +163,7 @@ def test_the_command_writes_an_artefact_with_the_moving_average(random_model, tm
     assert json.loads((tmp_path / "out" / "export.json").read_text())["canvases"] == [[40, 24]]
     batch = _batch(rng, 2, (40, 24))
     detector = Detector(tmp_path / "out")
-    assert detector.names == {0: "kreis", 2: "dreieck"}
+    assert detector.names == {0: "kreis", 2: "dreieck \u25b3"}
     _assert_equal(detector(*batch), _of(model, *batch), batch[2])
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1

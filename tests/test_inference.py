@@ -1,3 +1,4 @@
+import os
 import sys
 import types
 
@@ -129,6 +130,9 @@ def test_a_photo_is_turned_as_its_exif_data_say(detector, tmp_path, rng):
         (7, "Image 0 is of type int"),
         ("nowhere.jpg", "nowhere.jpg does not exist"),
         (".", "is a folder"),
+        (os.devnull, "is no regular file"),
+        ("a" * 300, "cannot be opened"),
+        ("a\0b", "cannot be opened"),
     ],
 )
 def test_what_is_no_image_is_refused_by_name(detector, image, words):
@@ -141,8 +145,29 @@ def test_what_is_no_image_is_refused_by_name(detector, image, words):
 def test_a_broken_model_is_told_from_an_image_without_objects(model, rng):
     detector = Detector(*model)
     detector.params = jax.tree.map(lambda x: x * np.nan, detector.params)
-    with pytest.raises(CheckpointError, match="not finite numbers"):
-        detector.predict(_images(rng, 1))
+    for call in (detector.predict, detector.attention):
+        with pytest.raises(CheckpointError, match="not finite numbers"):
+            call(_images(rng, 1)[0])
+
+
+def test_attention_comes_with_the_same_answer_and_for_the_cells_of_the_image_alone(detector, rng):
+    image = rng.integers(0, 256, (50, 30, 3), dtype=np.uint8)  # 63 x 38 on the canvas 64 x 40; cells of 4 pixels
+    looked = detector.attention(image, threshold=0)
+    _assert_same(looked.found, detector.predict(image, threshold=0), 1e-4)
+    np.testing.assert_array_equal(looked.image, image)
+    rows, columns = 16, 10
+    assert looked.cells == (63 / 4, 38 / 4)
+    assert looked.decoder.shape == (5, rows, columns)
+    assert looked.encoder.shape == (rows, columns, rows, columns)
+    np.testing.assert_allclose(looked.decoder.sum(axis=(1, 2)), 1, atol=1e-5)
+    np.testing.assert_allclose(looked.encoder.sum(axis=(2, 3)), 1, atol=1e-5)
+    x, y = rng.uniform(0, 30), rng.uniform(0, 50)
+    np.testing.assert_array_equal(looked.of_point(x, y), looked.encoder[int(y * 63 / 50 / 4), int(x * 38 / 30 / 4)])
+    for outside in ((30, 0), (0, 50), (-1, 4)):
+        with pytest.raises(ValueError, match="30 x 50 pixels"):
+            looked.of_point(*outside)
+    threshold = float(np.median(looked.found.scores))
+    np.testing.assert_array_equal(detector.attention(image, threshold).decoder, looked.decoder[:3])
 
 
 def test_a_stream_goes_on_after_a_damaged_image_and_reads_no_more_than_needed(batched, tmp_path, rng):

@@ -119,7 +119,7 @@ def train_command(
 
 @click.command("evaluate", context_settings={"ignore_unknown_options": True})
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--data", "root", help="Folder of the data set: short for --config.data.root. Default: as in training.")
+@click.option("--root", help="Folder of the data set: short for --config.data.root. Default: as in training.")
 @click.option("--dataset", help="coco, yolo, voc, tfds or shapes: short for --config.data.dataset.")
 @click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write the numbers here too.")
 @click.option("--ema/--no-ema", default=True, show_default=True, help="Take the moving average where there is one.")
@@ -130,15 +130,15 @@ def evaluate(
     """Judge a checkpoint on validation images: the 12 numbers of COCO, and the AP of each class.
 
     CHECKPOINT is the workdir of a run, of which the newest checkpoint is taken, or a checkpoint. The data and
-    everything else are as in its training, so that the numbers are those that the training logged; --data, --dataset
-    and fields of data and evaluation change that. A model trained on shapes takes --data for a COCO folder.
+    everything else are as in its training, so that the numbers are those that the training logged; --root, --dataset
+    and fields of data and evaluation change that. A model trained on shapes takes --root for a COCO folder.
     --json writes the numbers under the names that they have in metrics.jsonl.
 
     \b
     Examples:
       detr-jax evaluate runs/shapes
-      detr-jax evaluate detr-r50 --data COCO --json numbers.json
-      detr-jax evaluate runs/voc --data FOLDER --config.data.val_split=test
+      detr-jax evaluate detr-r50 --root COCO --json numbers.json
+      detr-jax evaluate runs/voc --root FOLDER --config.data.val_split=test
     """
     from detr_jax.evaluation.coco import METRICS
 
@@ -226,9 +226,9 @@ def predict(
     CHECKPOINT is the workdir of a run, of which the newest checkpoint is taken, or a checkpoint. IMAGE is a file, a
     folder (the images in it, not in its folders) or a quoted pattern such as "photos/**/*.jpg".
 
-    predictions.json in --out lists each image with its file, width, height and detections: box [x0, y0, x1, y1] in
-    pixels, score, label and name. Photos are turned as their EXIF data say. What cannot be read is named, the other
-    images are still done, and the exit code is 1.
+    predictions.json in --out lists each image with its file, picture, width, height and detections: box [x0, y0, x1,
+    y1] in pixels, score, label and name. Photos are turned as their EXIF data say. What cannot be read is named, the
+    other images are still done, and the exit code is 1. Ctrl-C writes what has been found so far.
 
     \b
     Examples:
@@ -252,18 +252,23 @@ def predict(
     found: dict[int, ImageDetections] = {}
     unreadable: dict[int, str] = {}
     notes = Faults("Note")
-    with click.progressbar(length=len(files), label="predicting", file=sys.stderr) as bar:
-        for index, image, result in detector.stream(files, threshold):
-            bar.update(1)
-            if image is None or not isinstance(result, ImageDetections):
-                unreadable[index] = str(result)
-                continue
-            found[index] = result
-            for note in result.notes:
-                notes.add(note, str(files[index]))
-            if pictures:
-                _save(draw(image, result), out / names[index])
-    _write_predictions(out / "predictions.json", files, found)
+    stopped = False
+    try:
+        with click.progressbar(length=len(files), label="predicting", file=sys.stderr) as bar:
+            for index, image, result in detector.stream(files, threshold):
+                if image is None or not isinstance(result, ImageDetections):
+                    unreadable[index] = str(result)
+                else:
+                    if pictures:
+                        _save(draw(image, result), out / names[index])
+                    found[index] = result
+                    for note in result.notes:
+                        notes.add(note, str(files[index]))
+                bar.update(1)
+    except KeyboardInterrupt:
+        stopped = True
+    finally:
+        _write_predictions(out / "predictions.json", found, files, names if pictures else None)
 
     for kind, count in notes.counts.items():
         click.echo(f"{_some(notes.first[kind], count)}: {kind}.", err=True)
@@ -271,6 +276,8 @@ def predict(
         click.echo(sentence, err=True)
     objects = sum(map(len, found.values()))
     click.echo(f"{objects} objects found in {len(found)} images; see {out / 'predictions.json'}")
+    if stopped:
+        _fail(f"Stopped before the other {len(files) - len(found) - len(unreadable)} images.", 130)
     raise SystemExit(1 if faults or unreadable else 0)
 
 
@@ -283,23 +290,30 @@ def find_images(given: Sequence[str]) -> tuple[list[Path], list[str]]:
     files: dict[Path, None] = {}
     faults = []
     for name in given:
-        path = Path(name)
-        if path.is_dir():
-            found = [child for child in sorted(path.iterdir()) if child.is_file() and _is_image(child)]
-            if not found:
-                faults.append(f"The folder {path} holds no image ({', '.join(_SUFFIXES)}).")
-        elif path.exists():
-            found = [path]
-        elif glob.has_magic(name):
-            matching = [match for match in map(Path, sorted(glob.glob(name, recursive=True))) if match.is_file()]
-            found = [match for match in matching if _is_image(match)] or matching
-            if not found:
-                faults.append(f"No file matches {name}.")
-        else:
-            found = []
-            faults.append(f"{path} does not exist.")
-        files |= dict.fromkeys(found)
+        try:
+            files |= dict.fromkeys(_files_of(name))
+        except OSError as error:
+            faults.append(f"{name} cannot be read ({error.strerror}).")
+        except DataError as error:
+            faults.append(str(error))
     return list(files), faults
+
+
+def _files_of(name: str) -> list[Path]:
+    """The files that a path, folder or pattern stands for; a DataError says that it stands for none."""
+    path = Path(name)
+    if path.is_dir():
+        found = [child for child in sorted(path.iterdir()) if child.is_file() and _is_image(child)]
+        absent = f"The folder {path} holds no image ({', '.join(_SUFFIXES)})."
+    elif path.exists():
+        return [path]
+    else:
+        matching = [match for match in map(Path, sorted(glob.glob(name, recursive=True))) if match.is_file()]
+        found = [match for match in matching if _is_image(match)] or matching
+        absent = f"No file matches {name}." if glob.has_magic(name) else f"{path} does not exist."
+    if not found:
+        raise DataError(absent)
+    return found
 
 
 def _is_image(path: Path) -> bool:
@@ -332,8 +346,10 @@ def _save(picture: Image.Image, path: Path) -> None:
         raise click.ClickException(f"The picture {path} cannot be written ({error}).") from None
 
 
-def _write_predictions(path: Path, files: Sequence[Path], found: dict[int, ImageDetections]) -> None:
-    """Writes predictions.json, an image a line, in the order of the files."""
+def _write_predictions(
+    path: Path, found: dict[int, ImageDetections], files: Sequence[Path], pictures: Sequence[str] | None
+) -> None:
+    """Writes predictions.json, an image a line, in the order of the files; ``pictures`` are the names of theirs."""
     lines = []
     for index in sorted(found):
         height, width = found[index].size
@@ -342,7 +358,8 @@ def _write_predictions(path: Path, files: Sequence[Path], found: dict[int, Image
             {"box": box, "score": score, "label": label, "name": name}
             for box, score, label, name in zip(*columns, found[index].names, strict=True)
         ]
-        lines.append(json.dumps({"file": str(files[index]), "width": width, "height": height, "detections": rows}))
+        names = {"file": str(files[index])} | ({"picture": pictures[index]} if pictures else {})
+        lines.append(json.dumps(names | {"width": width, "height": height, "detections": rows}))
     _write_text(path, "[\n" + ",\n".join(lines) + "\n]\n" if lines else "[]\n")
 
 

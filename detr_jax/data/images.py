@@ -2,13 +2,19 @@
 
 import io
 import math
+import os
+import stat
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from detr_jax.data.source import DataError, SizeMismatch
+
+ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
+"""An image: the path of a file, a picture of PIL, or an array [H, W, 3] (RGB), [H, W] or [H, W, 1] (grey), uint8."""
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """What the files of a folder of images end in, in lower case."""
@@ -75,7 +81,10 @@ def decode(
             stored = (picture.height, picture.width)
             limit = Image.MAX_IMAGE_PIXELS
             if limit and picture.height * picture.width > limit:
-                raise DataError(f"{name} has {stored[0]} x {stored[1]} pixels, more than the limit of {limit} in all.")
+                raise DataError(
+                    f"{name} has {stored[0]} x {stored[1]} pixels, more than the limit of {limit} "
+                    "in all: make it smaller, or cut it into parts."
+                )
             turned = (rotate or (size is not None and size != stored)) and _orientation(picture) != 1
             if size is not None and size != (_displayed_size(picture) if turned else stored):
                 raise SizeMismatch(
@@ -162,3 +171,50 @@ def to_rgb(picture: Image.Image, name: str) -> Image.Image:
         picture = Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8))
     picture.info.pop("transparency", None)
     return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def open_image(image: ImageLike | Any, name: str) -> tuple[Path | Image.Image, tuple[int, int]]:
+    """A file whose header was read, or a picture in RGB; and its (height, width) in pixels.
+
+    Of a file it is the size that `decode` gives it with ``rotate``. Messages call what is no file ``name``.
+
+    Raises:
+      DataError: it is no image, or a file that cannot be opened.
+    """
+    if isinstance(image, str | os.PathLike):
+        path = Path(image)
+        _check_regular(path)
+        return path, read_size(path, rotate=True)
+    if isinstance(image, Image.Image):
+        try:
+            picture = to_rgb(image.copy(), name)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise error if isinstance(error, DataError) else DataError(f"{name} cannot be decoded ({error}).") from None
+    elif hasattr(image, "__array__"):
+        array = np.asarray(image)
+        array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+        if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)) or not array.size:
+            raise DataError(
+                f"{name} is an array {list(array.shape)} of {array.dtype}: it must be [height, width, 3] or "
+                "[height, width], uint8."
+            )
+        picture = Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
+    else:
+        raise DataError(
+            f"{name} is of type {type(image).__name__}: it must be the path of a file, a PIL image or an array."
+        )
+    return picture, (picture.height, picture.width)
+
+
+def _check_regular(path: Path) -> None:
+    """Raises a DataError where a path is not that of a file: opening a pipe, for one, would wait forever."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path} does not exist.") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be opened ({getattr(error, 'strerror', None) or error}).") from None
+    if stat.S_ISDIR(mode):
+        raise DataError(f"{path} is a folder: give the images in it.")
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{path} is no regular file: give the file of an image.")

@@ -14,6 +14,7 @@ from detr_jax.evaluation.coco import METRICS, CocoEvaluator
 from detr_jax.evaluation.errors import IOU, confusion, image_error, outside_crowds
 from detr_jax.evaluation.stored import (
     DETECTIONS,
+    SNAPSHOTS,
     StoredDetections,
     read_detections,
     read_snapshots,
@@ -47,14 +48,15 @@ def write_report(workdir: Path, out: Path) -> Path:
       detr_jax.visualization.charts.MissingMatplotlib: the extra "plot" is not installed.
     """
     config, log = read_run(workdir)
+    charts.check_matplotlib()
     source = open_source(config, "val")
     found = _last_detections(workdir, config, source)
+    pairs = _pairs(source, found, config.evaluation.picture_threshold)
     evaluator = CocoEvaluator(source.ground_truth())
     evaluator.add(found.image_ids.tolist(), found.boxes, found.scores, found.labels)
     metrics = evaluator.metrics()
     out.mkdir(parents=True, exist_ok=True)
 
-    pairs = _pairs(source, found, config.evaluation.picture_threshold)
     sections = {
         "Training": _training_charts(log, out),
         "Precision": _precision_charts(evaluator, metrics, out),
@@ -98,8 +100,7 @@ def animate(workdir: Path, path: Path, config: Config, source: Source) -> None:
     snapshots = read_snapshots(workdir)
     if not snapshots:
         raise DataError(f"{workdir} has no snapshots: train with evaluation.snapshots and evaluation.pictures above 0.")
-    index_of = {image_id: index for index, image_id in enumerate(source.image_ids)}
-    images = [source[index_of[image_id]].image for image_id in snapshots[0].image_ids.tolist()]
+    images = [source[index].image for index in _indices(source, snapshots[0].image_ids, SNAPSHOTS)]
     frames = [
         [LabelledBoxes(boxes, labels, scores) for boxes, scores, labels in zip(*snapshot[2:], strict=True)]
         for snapshot in snapshots
@@ -178,19 +179,40 @@ def _precision_charts(evaluator: CocoEvaluator, metrics: dict[str, float], out: 
 
 
 def _pairs(source: Source, found: StoredDetections, threshold: float) -> list[Pair]:
-    """Index, objects and sure detections of each image, without the detections that only find a crowd."""
-    index_of = {image_id: index for index, image_id in enumerate(source.image_ids)}
+    """Index, objects and sure detections of each image, without the detections that only find a crowd.
+
+    Raises:
+      DataError: the detections are not those of the data set's images.
+    """
+    indices = _indices(source, found.image_ids, DETECTIONS)
+    if missing := set(source.image_ids) - set(found.image_ids.tolist()):
+        raise DataError(
+            f"{DETECTIONS} lacks image {min(missing)} of the data set, which has changed since: delete the "
+            "file, and the newest checkpoint is judged anew."
+        )
     crowds = _crowds(source)
     pairs = []
-    for image_id, boxes, scores, labels in zip(found.image_ids.tolist(), *found[2:], strict=True):
-        if image_id not in index_of:
-            raise DataError(f"{DETECTIONS} has image {image_id}, which is not in the data set: delete the file.")
-        index, sure = index_of[image_id], scores >= threshold
-        truth = source.objects(index)
+    for index, image_id, boxes, scores, labels in zip(indices, found.image_ids.tolist(), *found[2:], strict=True):
+        sure, truth = scores >= threshold, source.objects(index)
         if image_id in crowds:
             sure &= outside_crowds(Objects(boxes, labels), truth, crowds[image_id])
         pairs.append((index, truth, LabelledBoxes(boxes[sure], labels[sure], scores[sure])))
     return pairs
+
+
+def _indices(source: Source, image_ids: np.ndarray, file: str) -> list[int]:
+    """The positions of images in the data set.
+
+    Raises:
+      DataError: ``file`` tells of an image that is not in it.
+    """
+    index_of = {image_id: index for index, image_id in enumerate(source.image_ids)}
+    if gone := [image_id for image_id in image_ids.tolist() if image_id not in index_of]:
+        raise DataError(
+            f"{file} has image {gone[0]}, which is not in the data set (any more): bring the image back, or "
+            f"delete {file} in the workdir."
+        )
+    return [index_of[image_id] for image_id in image_ids.tolist()]
 
 
 def _crowds(source: Source) -> dict[int, Objects]:

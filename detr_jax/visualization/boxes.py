@@ -129,20 +129,21 @@ def comparison_sheet(
       categories: names of the labels.
       columns: pairs in a row.
     """
-    cells = [
-        [("ground truth", _fitted(image, truth, categories)), ("predictions", _fitted(image, found, categories))]
-        for image, truth, found in zip(images, truths, predictions, strict=True)
-    ]
-    _sheet(cells, columns).save(path)
+    both = zip(images, truths, predictions, strict=True)
+    _sheet([_compared(*one, categories) for one in both], columns).save(path)
 
 
 def comparison(
     image: np.ndarray, truth: LabelledBoxes, found: LabelledBoxes, categories: dict[int, str]
 ) -> Image.Image:
     """One image [H, W, 3] uint8 with its ground truth on the left and its predictions on the right."""
-    return _sheet(
-        [[("ground truth", _fitted(image, truth, categories)), ("predictions", _fitted(image, found, categories))]], 1
-    )
+    return _sheet([_compared(image, truth, found, categories)], 1)
+
+
+def _compared(
+    image: np.ndarray, truth: LabelledBoxes, found: LabelledBoxes, categories: dict[int, str]
+) -> list[tuple[str, Image.Image]]:
+    return [("ground truth", _fitted(image, truth, categories)), ("predictions", _fitted(image, found, categories))]
 
 
 def sample_sheet(

@@ -1,5 +1,6 @@
 """Charts of a run, drawn with matplotlib (the extra "plot")."""
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,17 @@ class MissingMatplotlib(ImportError):
     """matplotlib is not installed."""
 
 
+def check_matplotlib() -> None:
+    """Raises `MissingMatplotlib` where there is none."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingMatplotlib("A report needs matplotlib: pip install 'detr_jax[plot]'.")
+
+
 def _draw(path: Path, size: tuple[float, float], paint: Callable[[Any], None], title: str) -> None:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingMatplotlib("A report needs matplotlib: pip install 'detr_jax[plot]'.") from None
+    check_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

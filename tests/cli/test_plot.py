@@ -74,18 +74,33 @@ def test_attention_of_an_image_is_drawn(tmp_path, rng, rngs):
     assert result.exit_code == 0, result.output
     with Image.open(out) as picture:
         assert picture.width > 4 * 300  # the image, 5 queries and a point, four in a row
+    result = _run(tmp_path, "--attention", tmp_path / "a.png", "--out", out, "--point", "30", "26")
+    assert result.exit_code == 1
+    assert "--point: The point (30, 26) lies outside of the image, 30 x 27 pixels" in result.output
 
 
 def test_bad_input_is_one_sentence(workdir, tmp_path):
     for arguments, words in [
         ((tmp_path / "nothing",), "config.json"),
         ((workdir, "--animation", "a.mp4"), ".gif"),
-        ((workdir, "--attention", tmp_path / "none.png"), "does not exist"),
+        ((workdir, "--attention", "a.png", "--animation", "a.gif"), "give one of them"),
+        ((workdir, "--animation", "a.gif", "--out", "b.gif"), "leave --out away"),
+        ((workdir, "--point", "1", "2"), "--point is for --attention=IMAGE alone"),
+        ((workdir, "--threshold", "0.1"), "--threshold is for --attention=IMAGE alone"),
+        ((workdir, "--attention", "a.png", "--out", "a.xyz"), "--out=a.xyz must end in"),
     ]:
         result = _run(*arguments)
         assert result.exit_code == 1
         assert words in result.output
         assert "Traceback" not in result.output
+    found = read_detections(workdir / "detections.npz")
+    for ids, words in [(found.image_ids + 1, "which is not in the data set"), (found.image_ids[:-1], "lacks image")]:
+        write_detections(
+            workdir / "detections.npz", StoredDetections(found.step, ids, *(x[: len(ids)] for x in found[2:]))
+        )
+        result = _run(workdir)
+        assert result.exit_code == 1
+        assert words in result.output
     (workdir / "detections.npz").write_bytes(b"PK damaged")
     assert "delete it" in _run(workdir).output
 

@@ -67,7 +67,7 @@ def test_evaluate_judges_other_data_and_the_plain_parameters(workdir, tmp_path, 
     shapes = load_config(workdir).data.shapes
     write_coco(ShapesConfig(**{**vars(shapes), "train_images": 1}), tmp_path / "coco")
     logged = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
-    result = run("evaluate", workdir, "--data", tmp_path / "coco", "--json", tmp_path / "same.json")
+    result = run("evaluate", workdir, "--root", tmp_path / "coco", "--json", tmp_path / "same.json")
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "same.json").read_text()) == logged  # the same images from files
     result = run("evaluate", workdir, "--no-ema", "--config.data.shapes.val_images=8", "--json", tmp_path / "few.json")
@@ -78,7 +78,7 @@ def test_evaluate_judges_other_data_and_the_plain_parameters(workdir, tmp_path, 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--data", "nowhere"], "data.root=nowhere does not exist"),
+        (["--root", "nowhere"], "data.root=nowhere does not exist"),
         (["--config.model.num_queries=3"], "cannot be changed"),
         (["--config.data.flop=1"], "data.flop"),
         (["--dataset", "none"], "data.dataset='none'"),
@@ -124,6 +124,7 @@ def test_predict_writes_each_image_once_in_order_with_a_picture(workdir, tmp_pat
     entries = json.loads((out / "predictions.json").read_text())
     expected = [other[0], *files]
     assert [entry["file"] for entry in entries] == list(map(str, expected))
+    assert [entry["picture"] for entry in entries] == ["0.png", "0-2.png", "1.png", "2.png", "3.png", "4.png"]
     detector = Detector.from_checkpoint(workdir)
     assert detector.class_names == {0: "circle", 1: "square", 2: "triangle"}
     for entry, found in zip(entries, detector.predict(expected, threshold=0), strict=True):
@@ -160,7 +161,7 @@ def odd_files(tmp_path, rng):
 
 def test_predict_names_what_it_cannot_read_and_does_the_others(workdir, odd_files, tmp_path):
     empty, missing, out = tmp_path / "empty", tmp_path / "missing.jpg", tmp_path / "out"
-    result = run("predict", workdir, missing, empty, odd_files, "no/*.png", "--out", out)
+    result = run("predict", workdir, missing, empty, odd_files, "no/*.png", "a" * 300, "--out", out)
     assert result.exit_code == 1
     done = [Path(entry["file"]).name for entry in json.loads((out / "predictions.json").read_text())]
     assert done == ["good-moving.gif", "good-panorama.png", "good-pixel.png", "good0.png", "good1.png"]
@@ -170,6 +171,7 @@ def test_predict_names_what_it_cannot_read_and_does_the_others(workdir, odd_file
         f"{missing} does not exist.",
         f"The folder {empty} holds no image",
         "No file matches no/*.png.",
+        f"{'a' * 300} cannot be read (File name too long).",
         "truncated.jpg cannot be decoded (image file is truncated",
         "text.jpg cannot be opened (cannot identify image file",
         "good-moving.gif: has several frames or pages, of which the first was taken.",
@@ -179,6 +181,23 @@ def test_predict_names_what_it_cannot_read_and_does_the_others(workdir, odd_file
         assert len([line for line in told if words in line]) == 1, words
     assert "found in 5 images" in result.stdout
     assert run("predict", workdir, odd_files / "good-moving.gif", "--out", out).exit_code == 0
+
+
+def test_an_interrupted_predict_keeps_what_it_found(workdir, tmp_path, rng, monkeypatch):
+    files, stream = _save_shapes(tmp_path / "photos", rng, 4), Detector.stream
+
+    def interrupted(*arguments):
+        answers = stream(*arguments)
+        yield from (next(answers), next(answers))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Detector, "stream", interrupted)
+    result = run("predict", workdir, *files, "--out", tmp_path / "out", "--no-pictures")
+    assert result.exit_code == 130
+    assert "Stopped before the other 2 images." in result.stderr
+    entries = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert len(entries) == 2
+    assert all(entry.keys() == {"file", "width", "height", "detections"} for entry in entries)
 
 
 def test_predict_never_writes_over_its_images_and_can_leave_pictures_out(workdir, tmp_path, rng):
