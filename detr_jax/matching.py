@@ -143,12 +143,16 @@ def solve_with_scipy(rows: np.ndarray, start: np.ndarray, count: np.ndarray) -> 
     Returns:
       [L, R] int32, the query of each row, and -1 (`UNMATCHED`) for rows that have none or belong to no image.
     """
-    rows, start, count = map(np.asarray, (rows, start, count))
+    rows, start, count = np.asarray(rows, np.float64), np.asarray(start), np.asarray(count)  # scipy's type, at once
     assigned = np.full(rows.shape[:2], UNMATCHED, np.int32)
-    for first, number in zip(start.tolist(), count.tolist(), strict=True):
-        for layer in range(len(rows)):
-            targets, queries = linear_sum_assignment(rows[layer, first : first + number])
-            assigned[layer, first + targets] = queries
+    spans = [(first, first + number) for first, number in zip(start.tolist(), count.tolist(), strict=True) if number]
+    for costs, found in zip(rows, assigned, strict=True):
+        for first, last in spans:
+            targets, queries = linear_sum_assignment(costs[first:last])
+            if len(queries) == last - first:  # then the targets are in order, and a slice is faster
+                found[first:last] = queries
+            else:
+                found[first + targets] = queries
     return assigned
 
 
