@@ -50,11 +50,11 @@ def test_a_configuration_file_that_gives_no_config_is_refused(tmp_path, text):
 
 
 def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    result = _train("--config", "configs/shapes.py", "--workdir", tmp_path / "file" / "run")
+    file = tmp_path / "file"
+    file.write_text("")
+    result = _train("--config", "configs/shapes.py", "--workdir", file / "run")
     assert result.returncode == 1
-    assert str(tmp_path / "file" / "run") in result.stderr
-    assert "Traceback" not in result.stderr
+    assert result.stderr == f"--workdir={file / 'run'} cannot be used ({file} is a file): choose another folder.\n"
 
 
 def test_a_short_run_ends_with_its_metrics(tmp_path):

@@ -101,7 +101,7 @@ class Run:
 
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        except OSError as error:  # what `check_workdir` could not foresee
             raise ConfigError(
                 f"--workdir={workdir} cannot be made ({error.strerror}): choose another folder."
             ) from None

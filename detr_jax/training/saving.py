@@ -17,8 +17,6 @@ def has_checkpoint(workdir: Path) -> bool:
 
 def previous_config(workdir: Path) -> Config | None:
     """The configuration of an earlier run in this workdir, if it has left a checkpoint."""
-    if workdir.exists() and not workdir.is_dir():
-        raise ConfigError(f"--workdir={workdir} is a file: give a folder.")
     path = workdir / "config.json"
     if not path.exists() or not has_checkpoint(workdir):
         return None

@@ -1,6 +1,7 @@
 """What a run starts from: a configuration with nothing left open, its data, and imported weights."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ def prepare(given: Config, workdir: Path, mesh: Mesh) -> Start:
     Raises:
       ConfigError, DataError, WeightsError: they do not fit one another, or the devices.
     """
+    check_workdir(workdir)
     previous = previous_config(workdir)
     config, weights = settle_model(given, previous)
     check_devices(config, mesh)
@@ -52,6 +54,25 @@ def prepare(given: Config, workdir: Path, mesh: Mesh) -> Start:
     check_canvases(config.model, plan.buckets)
     total_steps = training.steps or (training.epochs or 0) * plan.steps_per_epoch
     return Start(given, config, changed, weights, train_source, val_source, plan, total_steps)
+
+
+def check_workdir(workdir: Path) -> None:
+    """Checks that a workdir can be made and written to, before data and model take their time; makes nothing.
+
+    Raises:
+      ConfigError: it cannot.
+    """
+    reason = ""
+    try:
+        existing = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            reason = f"{existing} is a file"
+        elif not os.access(existing, os.W_OK | os.X_OK):
+            reason = f"no permission to write into {existing}"
+    except OSError as error:  # of a name that is too long, for example
+        reason = error.strerror or str(error)
+    if reason:
+        raise ConfigError(f"--workdir={workdir} cannot be used ({reason}): choose another folder.")
 
 
 def check_devices(config: Config, mesh: Mesh) -> None:
