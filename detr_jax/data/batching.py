@@ -4,11 +4,10 @@ An epoch's plan is a function of (seed, epoch) alone, so a run resumes at a step
 the batches are the same for any number of threads or worker processes.
 """
 
-import ctypes
 import functools
+import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -365,8 +364,13 @@ def batches(
 
 
 def _prepare_worker(worker_index: int, worker_count: int) -> None:
-    """Leaves Ctrl-C to the parent, and has Linux end this process when the parent is gone, however it ended."""
+    """Leaves Ctrl-C to the parent, and ends this process when the parent is gone, however it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        end_signal_option = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(end_signal_option, signal.SIGKILL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -4,6 +4,10 @@ import collections
 import itertools
 import json
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -263,6 +267,44 @@ def test_a_killed_worker_process_ends_the_stream_with_a_sentence(source, croppin
     worker.kill()
     with pytest.raises(LoaderError, match=r"ended by itself.*-9.*data\.num_workers=1"):
         list(itertools.islice(stream, 1000))
+
+
+def test_worker_processes_end_by_themselves_when_the_stream_is_closed(source, cropping):
+    """Not killed, which would leave their shared memory behind."""
+    cropping.num_workers = 1
+    stream = batches(TrainPlan(source, cropping, BATCH, seed=6), source, BATCH, cropping)
+    next(stream)
+    (worker,) = multiprocessing.active_children()
+    stream.close()
+    assert worker.exitcode == 0
+
+
+ORPHANING = """
+import multiprocessing, os, signal
+from detr_jax.data import TrainPlan, open_source
+from detr_jax.data.batching import batches
+from tests.tiny import tiny_config
+
+if __name__ == "__main__":
+    config = tiny_config()
+    config.data.num_workers = 1
+    source = open_source(config, "train")
+    stream = batches(TrainPlan(source, config.data, 8, seed=0), source, 8, config.data)
+    next(stream)
+    (worker,) = multiprocessing.active_children()
+    print(worker.pid, flush=True)  # the worker lives
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_worker_processes_end_with_a_parent_that_is_killed(tmp_path):
+    (tmp_path / "orphaning.py").write_text(ORPHANING)
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, tmp_path / "orphaning.py"]
+    # comes back when nobody holds the output any more, the worker included
+    run = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=60)
+    assert run.returncode == -signal.SIGKILL
+    assert int(run.stdout) > 0
 
 
 class Unreadable(ShapesDataset):
