@@ -1,6 +1,6 @@
 """Trains DETR: ``python train.py --config configs/shapes.py [--workdir DIR] [--config.field=value ...]``."""
 
-from detr_jax.cli.run import train_command
+from detr_jax.cli.train import train_command
 
 if __name__ == "__main__":
     train_command(prog_name="python train.py")

@@ -64,9 +64,10 @@ class Detector:
         return Found(*map(np.asarray, self._program(canvas)(*self._weights, images, sizes, original_sizes)))
 
     def predict(self, images: Sequence[Any], threshold: float = 0.5) -> list[Found]:
-        """The detections with at least this score in each of some images, resized and padded as the model wants them.
+        """The detections with at least this score in each of some images, the surest first.
 
-        An image is [H, W, 3] uint8, RGB, of any size, or what numpy makes one of, such as an RGB picture of PIL.
+        An image is [H, W, 3] uint8, RGB, or what numpy makes one of, such as an RGB picture of PIL. It may have any
+        size: it is resized and padded as the model wants it.
         """
         images = [np.asarray(image) for image in images]
         resized = [self.resize(image) for image in images]
@@ -80,7 +81,8 @@ class Detector:
             sizes = np.array([resized[i].shape[:2] for i in members], np.int32)
             originals = np.array([images[i].shape[:2] for i in members], np.int32)
             for i, *one in zip(members, *self(batch, sizes, originals), strict=True):
-                found[i] = Found(*(values[one[1] >= threshold] for values in one))
+                order = np.argsort(-one[1], kind="stable")
+                found[i] = Found(*(values[order[one[1][order] >= threshold]] for values in one))
         return [found[i] for i in range(len(images))]
 
     def resize(self, image: np.ndarray) -> np.ndarray:

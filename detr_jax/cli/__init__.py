@@ -8,9 +8,12 @@ import detr_jax
 from detr_jax.checkpoints import CheckpointError
 from detr_jax.cli.buckets import buckets
 from detr_jax.cli.data import check_data_command, make_shapes
+from detr_jax.cli.evaluate import evaluate
 from detr_jax.cli.export import export_command
+from detr_jax.cli.output import STOPPED
 from detr_jax.cli.plot import plot
-from detr_jax.cli.run import evaluate, predict, train_command
+from detr_jax.cli.predict import predict
+from detr_jax.cli.train import train_command
 from detr_jax.cli.weights import import_weights
 from detr_jax.config import ConfigError
 from detr_jax.data import DataError
@@ -20,13 +23,16 @@ from detr_jax.weights import WeightsError
 
 
 class _Sentences(click.Group):
-    """Commands that end with a sentence and exit code 1 where what they are given cannot be used."""
+    """Commands that end with a sentence where what they are given cannot be used (exit code 1), or after Ctrl-C."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except (CheckpointError, ConfigError, DataError, ExportError, MissingMatplotlib, WeightsError) as error:
             raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt:
+            click.echo("Stopped.", err=True)
+            ctx.exit(STOPPED)
 
 
 @click.group(cls=_Sentences, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -31,8 +31,11 @@ class MemorySize(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-@click.command("buckets", context_settings={"ignore_unknown_options": True})
+@click.command(
+    "buckets", short_help="Canvases of a data set, and memory.", context_settings={"ignore_unknown_options": True}
+)
 @click.option("--config", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="As for train.py.")
+@click.option("--dataset", help="coco, yolo, voc, tfds or shapes: short for --config.data.dataset.")
 @click.option("--root", help="Folder of the data set: short for --config.data.root.")
 @click.option("--memory", is_flag=True, help="Compile the training step of each canvas and tell the bytes it needs.")
 @click.option("--largest-batch", is_flag=True, help="Find the largest batch whose step fits into the devices' memory.")
@@ -42,6 +45,7 @@ class MemorySize(click.ParamType):
 @click.argument("changes", nargs=-1, type=click.UNPROCESSED, metavar="[--config.FIELD=VALUE]...")
 def buckets(
     file: Path | None,
+    dataset: str | None,
     root: str | None,
     memory: bool,
     largest_batch: bool,
@@ -63,7 +67,7 @@ def buckets(
       detr-jax buckets --config configs/coco.py --root FOLDER --memory --config.training.batch_size=8
       detr-jax buckets --config configs/coco.py --root FOLDER --largest-batch --config.model.remat=all
     """
-    config = read_config(file, (*changes, *([] if root is None else [f"--config.data.root={root}"])))
+    config = read_config(file, changes, dataset=dataset, root=root)
     config, _ = settle_model(config, None)
     train, val = open_source(config, "train"), open_source(config, "val")
     config = settle_classes(config, train, val)
@@ -139,14 +143,15 @@ def _tell_memory(
         raise click.ClickException(
             f"Not even {unit} images fit: set model.remat=all or model.dtype=bfloat16, or smaller canvases."
         )
-    click.echo(f"--config.training.batch_size={largest}")
+    click.echo(f"the largest batch that fits: --config.training.batch_size={largest}")
 
 
 def _table(title: str, canvases: list[Bucket], sizes: np.ndarray) -> None:
     """Prints each canvas with its share of the images and of useful pixels."""
     holds = (np.array(canvases) >= sizes[:, None]).all(axis=-1)
     taken = np.where(holds, np.prod(canvases, axis=1), np.inf).argmin(axis=1)
-    click.echo(f"{title}: {useful_share(sizes, canvases):.1%} useful on {len(canvases)} canvases")
+    how_many = "one canvas" if len(canvases) == 1 else f"{len(canvases)} canvases"
+    click.echo(f"{title}: {useful_share(sizes, canvases):.1%} useful on {how_many}")
     click.echo("  height x width     images  useful")
     for number, canvas in enumerate(canvases):
         held = sizes[taken == number]

@@ -1,6 +1,11 @@
 """Configurations from the command line, for ``train.py`` and ``detr-jax`` alike."""
 
 import copy
+import functools
+import re
+import runpy
+import traceback
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,16 +16,20 @@ from ml_collections import config_flags
 from detr_jax.config import Config, unknown_field
 
 
-def read_config(file: str | Path | None, changes: Sequence[str], *, base: Config | None = None) -> Config:
+def read_config(
+    file: str | Path | None, changes: Sequence[str], *, base: Config | None = None, **data: str | None
+) -> Config:
     """The configuration of a file, or without one ``base`` or else the default, with single fields changed.
 
     Args:
       file: a Python file with ``get_config()``; behind a colon, an argument for it.
       changes: each ``--config.field=value``, or ``--config.field`` and ``value`` after one another.
+      data: values of fields of ``data``, None for those that are not given; they come after ``changes``.
 
     Raises:
       click.ClickException: the file gives none, or a change is not understood.
     """
+    changes = [*changes, *(f"--config.data.{name}={value}" for name, value in data.items() if value is not None)]
     value_follows = False
     for change in changes:
         if value_follows and not change.startswith("--"):
@@ -32,21 +41,44 @@ def read_config(file: str | Path | None, changes: Sequence[str], *, base: Config
         if sentence := unknown_field(name):
             raise click.ClickException(sentence)
         value_follows = not equals
-    if file is not None and not Path(path := str(file).partition(":")[0]).is_file():
-        raise click.ClickException(f"The configuration file {path} does not exist: give one like configs/shapes.py.")
+    config = _from_file(str(file)) if file is not None else Config() if base is None else copy.deepcopy(base)
     own_flags = flags.FlagValues()
-    arguments = ["detr-jax", *([] if file is None else [f"--config={file}"]), *changes]
-    if file is None:
-        config = Config() if base is None else copy.deepcopy(base)
-        config_flags.DEFINE_config_dataclass("config", config, flag_values=own_flags, sys_argv=arguments)
-    else:
-        config_flags.DEFINE_config_file("config", flag_values=own_flags, sys_argv=arguments)
+    arguments = ["detr-jax", *changes]
+    config_flags.DEFINE_config_dataclass("config", config, flag_values=own_flags, sys_argv=arguments)
     try:
         own_flags(arguments)
     except flags.Error as error:
-        raise click.ClickException(str(error)) from None
-    except Exception as error:  # a configuration file is anybody's code
-        raise click.ClickException(f"{file} could not be read ({type(error).__name__}: {error}).") from None
-    if not isinstance(own_flags.config, Config):
-        raise click.ClickException(f"get_config() in {file} returned something else than a detr_jax.config.Config.")
+        raise click.ClickException(_sentence(str(error))) from None
     return own_flags.config
+
+
+def _from_file(file: str) -> Config:
+    """The configuration that a Python file gives; behind a colon, an argument for its ``get_config``."""
+    path, _, argument = file.partition(":")
+    if not Path(path).is_file():
+        raise click.ClickException(f"The configuration file {path} does not exist: give one like configs/shapes.py.")
+    try:
+        content = runpy.run_path(path)
+        if "get_config" not in content:
+            raise click.ClickException(f"{path} has no function get_config(): write one, as in configs/shapes.py.")
+        config = content["get_config"](*filter(None, [argument]))
+    except click.ClickException:
+        raise
+    except Exception as error:  # it is anybody's code
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        where = path if line is None else f"{path}, line {line}"
+        raise click.ClickException(f"{where} cannot be run: {type(error).__name__}: {error}") from None
+    if not isinstance(config, Config):
+        raise click.ClickException(f"get_config() in {path} returned something else than a detr_jax.config.Config.")
+    return config
+
+
+def _sentence(problem: str) -> str:
+    """What absl says of a flag, in terms of the configuration where it is a field's value."""
+    found = re.match(r"flag --config\.([\w.]+)=(.*?): ", problem, re.DOTALL)
+    if found is None:
+        return problem
+    kind = functools.reduce(lambda node, name: typing.get_type_hints(node)[name], found[1].split("."), Config)
+    names = {int: "a whole number", float: "a number", bool: "true or false"}
+    return f"{found[1]}={found[2]!r} must be {names.get(kind, kind)}."

@@ -1,5 +1,6 @@
 """Data sets: looking at them, and making one."""
 
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,6 +9,7 @@ import click
 import numpy as np
 
 from detr_jax.cli.configuration import read_config
+from detr_jax.cli.output import check_writable
 from detr_jax.config import Config, ModelConfig, ShapesConfig, check_data
 from detr_jax.data import DataError, Source, TrainPlan, ValPlan, check_classes, open_source
 from detr_jax.data.buckets import train_sizes, useful_share, val_sizes
@@ -18,7 +20,9 @@ from detr_jax.visualization import LabelledBoxes, sample_sheet
 _SAMPLES = 24  # images in a picture
 
 
-@click.command("check-data", context_settings={"ignore_unknown_options": True})
+@click.command(
+    "check-data", short_help="What is wrong with a data set.", context_settings={"ignore_unknown_options": True}
+)
 @click.option("--config", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="As for train.py.")
 @click.option("--dataset", help="coco, yolo, voc, tfds or shapes: short for --config.data.dataset.")
 @click.option("--root", help="Folder of the data set: short for --config.data.root.")
@@ -47,10 +51,10 @@ def check_data_command(
       detr-jax check-data --dataset yolo --root FOLDER --picture samples.png
       detr-jax check-data --dataset tfds --config.data.tfds_name=voc/2007
     """
-    given = {"dataset": dataset, "root": root}
-    changes = (*changes, *(f"--config.data.{name}={value}" for name, value in given.items() if value is not None))
-    config = read_config(file, changes)
+    config = read_config(file, changes, dataset=dataset, root=root)
     check_data(config.data)
+    if picture is not None:
+        check_writable(picture, "--picture")
     model_given = file is not None or any(change.startswith("--config.model.num_classes") for change in changes)
     fine = True
     samples: list[tuple[str, np.ndarray, LabelledBoxes]] = []
@@ -120,7 +124,7 @@ def _samples(source: Source, split: str, number: int) -> list[tuple[str, np.ndar
     return found
 
 
-@click.command("make-shapes")
+@click.command("make-shapes", short_help="A COCO folder of drawn shapes.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--train", type=click.IntRange(1), default=ShapesConfig.train_images, show_default=True, help="Images.")
 @click.option("--val", type=click.IntRange(1), default=ShapesConfig.val_images, show_default=True, help="Images.")
@@ -153,6 +157,9 @@ def make_shapes(
 
     try:
         write_coco(config, folder, suffix=f".{suffix}", progress=_progress("drawing"))
-    except OSError as error:
-        raise click.ClickException(f"{folder} cannot be written ({error}).") from None
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)  # no half of a data set is left
+        if isinstance(error, OSError):
+            raise click.ClickException(f"{folder} cannot be written ({error.strerror}): choose another one.") from None
+        raise
     click.echo(f"{train} training and {val} validation images written to {folder}")

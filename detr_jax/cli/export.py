@@ -18,7 +18,7 @@ class _Canvas(click.ParamType):
         return int(found[1]), int(found[2])
 
 
-@click.command("export")
+@click.command("export", short_help="StableHLO that runs without this package.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import click
 
+from detr_jax.cli.output import check_writable
 from detr_jax.data import open_source
 from detr_jax.visualization.animation import SUFFIXES
 
 
-@click.command("plot")
+@click.command("plot", short_help="Report, animation, attention.")
 @click.argument("path", type=click.Path(path_type=Path), metavar="WORKDIR|CHECKPOINT")
 @click.option(
     "--out",
@@ -19,6 +20,7 @@ from detr_jax.visualization.animation import SUFFIXES
 @click.option(
     "--attention", type=click.Path(path_type=Path), metavar="IMAGE", help="Draw where the model looks in this image."
 )
+@click.option("--root", help="Folder of the run's data set, where that is another one now.")
 @click.option(
     "--point", "points", type=(float, float), multiple=True, metavar="X Y",
     help="With --attention: pixel whose encoder attention to show; default: the centres of the detections.",
@@ -31,6 +33,7 @@ def plot(
     out: Path | None,
     animation: Path | None,
     attention: Path | None,
+    root: str | None,
     points: tuple[tuple[float, float], ...],
     threshold: float | None,
 ) -> None:
@@ -51,20 +54,28 @@ def plot(
         raise click.ClickException("--animation and --attention are different pictures: give one of them.")
     if animation is not None and out is not None:
         raise click.ClickException(f"--animation={animation} says where it goes: leave --out away.")
+    if attention is not None and root is not None:
+        raise click.ClickException("--root is for the report and --animation: --attention needs no data set.")
     if attention is None and (points or threshold is not None):
         raise click.ClickException(f"{'--point' if points else '--threshold'} is for --attention=IMAGE alone.")
     if animation is not None and animation.suffix.lower() not in SUFFIXES:
         raise click.ClickException(f"--animation={animation} must end in one of {', '.join(SUFFIXES)}.")
+    for option, file in (("--animation", animation), ("--out", out if attention is not None else None)):
+        if file is not None:
+            check_writable(file, option)
     try:
         if attention is not None:
             written = out or Path("attention.png")
             _draw_attention(path, attention, written, points, 0.5 if threshold is None else threshold)
         elif animation is not None:
             written = animation
-            config, _ = read_run(path)
+            config, _ = read_run(path, root)
             animate(path, animation, config, open_source(config, "val"))
         else:
-            written = write_report(path, out or path / "report")
+            if not (path / "metrics.jsonl").is_file():
+                click.echo(f"{path} has no metrics.jsonl: the report comes without the charts of a training.", err=True)
+            click.echo("judging what the last validation found ...", err=True)
+            written = write_report(path, out or path / "report", root)
     except OSError as error:
         raise click.ClickException(f"{error.filename or path} cannot be written ({error.strerror}).") from None
     click.echo(f"written to {written}")
@@ -85,5 +96,4 @@ def _draw_attention(
         sheet = attention_sheet(looked, points or None)
     except ValueError as error:
         raise click.ClickException(f"--point: {error}") from None
-    out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out)

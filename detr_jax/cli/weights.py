@@ -3,17 +3,17 @@
 from pathlib import Path
 
 import click
+from absl import logging
 
 from detr_jax.checkpoints import Checkpoints
 from detr_jax.config import Config, to_json
-from detr_jax.data.class_table import format_classes
 from detr_jax.models.detr import abstract_model
 from detr_jax.weights.files import WeightsError
 from detr_jax.weights.pretrained import read_pretrained
 from detr_jax.weights.trees import with_leaves
 
 
-@click.command("import-weights")
+@click.command("import-weights", short_help="A checkpoint from PyTorch weights.")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--dilation", is_flag=True, help="The model is a DC5 one, which its tensors do not show.")
@@ -35,6 +35,7 @@ def import_weights(source: Path, out: Path, dilation: bool, mask_padding: bool, 
     Example:
       detr-jax import-weights detr-r50-dc5.pth detr-r50-dc5 --dilation
     """
+    logging.set_verbosity(logging.ERROR)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise click.ClickException(f"{out} exists already: give a new folder.")
     weights = read_pretrained(source, dilation=dilation, mask_padding=mask_padding, num_heads=num_heads)
@@ -45,6 +46,10 @@ def import_weights(source: Path, out: Path, dilation: bool, mask_padding: bool, 
         )
     _, abstract = abstract_model(weights.config)
     config = Config(model=weights.config)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.ClickException(f"{out} cannot be made ({error.strerror}): choose another folder.") from None
     checkpoints = Checkpoints(out / "checkpoints", keep=1)
     checkpoints.class_names = weights.class_names
     try:
@@ -56,7 +61,8 @@ def import_weights(source: Path, out: Path, dilation: bool, mask_padding: bool, 
     for note in weights.notes:
         click.echo(note)
     if weights.class_names:
-        click.echo(f"classes (label, name):\n{format_classes(weights.class_names)}")
+        names = ", ".join(f"{label} {name}" for label, name in sorted(weights.class_names.items())[:5])
+        click.echo(f"classes: {names}{' ...' if len(weights.class_names) > 5 else ''}")
     click.echo(
         f"{len(weights.params)} tensors of a {weights.kind} checkpoint, {weights.config.num_classes} classes and "
         f'"no object", written to {out}'

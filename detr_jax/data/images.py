@@ -100,7 +100,9 @@ def decode(
     except FileNotFoundError:
         raise DataError(f"{name} does not exist, although the annotations list it.") from None
     except UnidentifiedImageError:
-        raise DataError(f"{name} cannot be decoded (no format is recognised): replace it or take it out.") from None
+        raise DataError(
+            f"{name} cannot be decoded (no format of images is recognised): replace it or take it out."
+        ) from None
     except _UNREADABLE as error:
         raise DataError(f"{name} cannot be decoded ({error}): replace it or take it out.") from None
 
@@ -119,6 +121,10 @@ def read_size(file: Path | bytes, name: str | None = None, *, rotate: bool = Fal
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
             return _displayed_size(picture) if rotate else (picture.height, picture.width)
+    except UnidentifiedImageError:
+        empty = not (len(file) if isinstance(file, bytes) else file.stat().st_size)
+        reason = "it is empty" if empty else "no format of images is recognised"
+        raise DataError(f"{name or f'The image file {file!s}'} cannot be opened ({reason}).") from None
     except _UNREADABLE as error:
         raise DataError(f"{name or f'The image file {file!s}'} cannot be opened ({error}).") from None
 
@@ -167,7 +173,7 @@ def to_rgb(picture: Image.Image, name: str) -> Image.Image:
     if picture.mode.startswith(("I", "F")):
         levels = np.asarray(picture)
         if levels.dtype.kind == "f" or levels.min() < 0 or levels.max() > 0xFFFF:
-            raise DataError(f"{name} has levels beyond 16 bits: convert it to 8 or 16 bits a channel.")
+            raise DataError(f"{name} has levels that are not those of 8 or 16 bits: convert it to 8 bits a channel.")
         picture = Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8))
     picture.info.pop("transparency", None)
     return picture if picture.mode == "RGB" else picture.convert("RGB")

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from detr_jax.checkpoints import find_checkpoint, load_model
-from detr_jax.config import Config, from_json
+from detr_jax.config import Config, ConfigError, from_json
 from detr_jax.data import DataError, Objects, Source, open_source
 from detr_jax.evaluation.coco import METRICS, CocoEvaluator
 from detr_jax.evaluation.errors import IOU, confusion, image_error, outside_crowds
@@ -37,17 +37,17 @@ Pair = tuple[int, Objects, LabelledBoxes]
 """The index of an image, its objects, and the sure detections in it."""
 
 
-def write_report(workdir: Path, out: Path) -> Path:
+def write_report(workdir: Path, out: Path, root: str | None = None) -> Path:
     """Writes PNG files and ``index.html``, which holds them all, into the folder ``out``; returns the page.
 
     What the last validation found is taken from the workdir or, where a run left none, found anew by its newest
-    checkpoint.
+    checkpoint. ``root`` stands in the place of the configuration's ``data.root``, where the data set has moved.
 
     Raises:
       DataError, ConfigError, CheckpointError: the workdir, or its data set, cannot be read.
       detr_jax.visualization.charts.MissingMatplotlib: the extra "plot" is not installed.
     """
-    config, log = read_run(workdir)
+    config, log = read_run(workdir, root)
     charts.check_matplotlib()
     source = open_source(config, "val")
     found = _last_detections(workdir, config, source)
@@ -73,8 +73,8 @@ def write_report(workdir: Path, out: Path) -> Path:
     return page
 
 
-def read_run(workdir: Path) -> tuple[Config, list[dict[str, float]]]:
-    """The configuration of a run and the lines of its log.
+def read_run(workdir: Path, root: str | None = None) -> tuple[Config, list[dict[str, float]]]:
+    """The configuration of a run, with another ``data.root`` where one is given, and the lines of its log.
 
     Raises:
       DataError: the folder holds no run. ConfigError: its configuration is damaged.
@@ -88,7 +88,13 @@ def read_run(workdir: Path) -> tuple[Config, list[dict[str, float]]]:
             log.append(json.loads(text))
         except json.JSONDecodeError:  # the last line of a run that was killed
             continue
-    return from_json((workdir / "config.json").read_text()), log
+    try:
+        config = from_json((workdir / "config.json").read_text())
+    except ConfigError as error:
+        raise ConfigError(f"{workdir / 'config.json'} is damaged: {error}") from None
+    if root is not None:
+        config.data.root = root
+    return config, log
 
 
 def animate(workdir: Path, path: Path, config: Config, source: Source) -> None:

@@ -59,9 +59,10 @@ class RunLog:
         rate = steps * self.batch_size / seconds
         left = (self.total_steps - step) * seconds / steps if steps else float("nan")
         self._write(step, {**{f"train/{name}": value for name, value in terms.items()}, "train/images_per_s": rate})
+        digits = 0 if rate >= 10 else 2
         line = (
             f"step {step}/{self.total_steps}  loss {terms['loss']:.3f}  ce {terms['loss_ce']:.3f}  "
-            f"bbox {terms['loss_bbox']:.3f}  giou {terms['loss_giou']:.3f}  {rate:.0f} images/s  "
+            f"bbox {terms['loss_bbox']:.3f}  giou {terms['loss_giou']:.3f}  {rate:.{digits}f} images/s  "
             f"{_clock(left)} left"
         )
         end = "\r" if self._on_terminal and step < self.total_steps else "\n"
@@ -75,7 +76,8 @@ class RunLog:
 
     def say_validation(self, step: int, metrics: dict[str, float]) -> None:
         """Prints the metrics of a validation."""
-        numbers = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if "/" not in name)
+        shown = {name: "none" if value < 0 else f"{value:.3f}" for name, value in metrics.items() if "/" not in name}
+        numbers = "  ".join(f"{name} {value}" for name, value in shown.items())
         self.say(f"validation at step {step}: {numbers}")
 
     def say(self, sentence: str) -> None:

@@ -92,7 +92,7 @@ def test_sixteen_bits_are_scaled_to_eight(rng, dtype, form):
 
 def test_levels_beyond_sixteen_bits_are_refused_by_name(rng):
     for levels in (np.full((4, 4), 70_000, np.int32), np.full((4, 4), -1, np.int32), np.zeros((4, 4), np.float32)):
-        with pytest.raises(DataError, match=r"odd\.tif has levels beyond 16 bits: convert"):
+        with pytest.raises(DataError, match=r"odd\.tif has levels that are not those of 8 or 16 bits: convert"):
             read_image(encoded(levels, "TIFF"), "odd.tif")
 
 

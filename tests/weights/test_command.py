@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from flax import nnx
 from safetensors.numpy import save_file
 
-from detr_jax.checkpoints import load_model
+from detr_jax.checkpoints import load_class_names, load_model
 from detr_jax.cli import main
 from detr_jax.training import loop
 from detr_jax.training.loop import train
@@ -34,8 +34,9 @@ def _values(model):
 def test_an_imported_detector_is_a_checkpoint_with_its_class_table(source, tmp_path):
     result = CliRunner().invoke(main, ["import-weights", str(source), str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    assert "1  person" in result.output
-    assert "90  toothbrush" in result.output
+    assert "classes: 1 person, 2 bicycle" in result.output
+    names = load_class_names(tmp_path / "out")
+    assert (names[1], names[90], len(names)) == ("person", "toothbrush", 80)
     assert "91 classes" in result.output
     model, config = load_model(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model"]["num_classes"] == 91

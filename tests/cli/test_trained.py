@@ -73,6 +73,11 @@ def test_evaluate_judges_other_data_and_the_plain_parameters(workdir, tmp_path, 
     result = run("evaluate", workdir, "--root", tmp_path / "coco", "--json", tmp_path / "same.json")
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "same.json").read_text()) == logged  # the same images from files
+    assert "other names" not in result.stderr
+    annotations = tmp_path / "coco" / "annotations" / "instances_val2017.json"
+    annotations.write_text(annotations.read_text().replace('"circle"', '"ring"'))
+    result = run("evaluate", workdir, "--root", tmp_path / "coco")
+    assert "1 have other names in the model (0 is 'circle' to the model and 'ring' in the data)" in result.stderr
     result = run("evaluate", workdir, "--no-ema", "--config.data.shapes.val_images=8", "--json", tmp_path / "few.json")
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "few.json").read_text()) != logged
@@ -140,8 +145,9 @@ def test_predict_writes_each_image_once_in_order_with_a_picture(workdir, tmp_pat
     assert sorted(path.name for path in out.iterdir()) == sorted([*names, "predictions.json"])
     for name, file in zip(names, expected, strict=True):
         with Image.open(out / name) as picture, Image.open(file) as image:
-            assert picture.size == image.size
-            assert not np.array_equal(picture, image)
+            scale = round(320 / max(image.size))
+            assert picture.size == (scale * image.width, scale * image.height)
+            assert not np.array_equal(picture, image.resize(picture.size, Image.Resampling.NEAREST))
 
 
 @pytest.fixture
@@ -176,13 +182,19 @@ def test_predict_names_what_it_cannot_read_and_does_the_others(workdir, odd_file
         "No file matches no/*.png.",
         f"{'a' * 300} cannot be read (File name too long).",
         "truncated.jpg cannot be decoded (image file is truncated",
-        "text.jpg cannot be opened (cannot identify image file",
+        "text.jpg cannot be opened (no format of images is recognised)",
         "good-moving.gif: has several frames or pages, of which the first was taken.",
         "good-panorama.png: is larger than every canvas",
         "good-pixel.png: is only a few pixels large",
     ):
         assert len([line for line in told if words in line]) == 1, words
-    assert "found in 5 images" in result.stdout
+    assert "found in 5 images; 2 could not be read; see" in result.stdout
+    before = {file: file.read_bytes() for file in out.iterdir()}
+    result = run("predict", workdir, odd_files / "text.jpg", "--out", out)
+    assert result.exit_code == 1
+    assert "0 objects found in 0 images; 1 could not be read; nothing is written" in result.stdout
+    assert run("predict", workdir, missing, "--out", out).exit_code == 1
+    assert {file: file.read_bytes() for file in out.iterdir()} == before
     assert run("predict", workdir, odd_files / "good-moving.gif", "--out", out).exit_code == 0
 
 
@@ -213,6 +225,13 @@ def test_predict_never_writes_over_its_images_and_can_leave_pictures_out(workdir
     assert run("predict", workdir, folder, "--out", folder, "--no-pictures").exit_code == 0
     assert file.read_bytes() == before
     assert {path.name for path in folder.iterdir()} == {file.name, "predictions.json"}
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / file.name).write_bytes(b"somebody's own")
+    for _ in range(2):  # the second time over the pictures of the first
+        assert run("predict", workdir, folder, "--out", other).exit_code == 0
+        assert {path.name for path in other.iterdir()} == {file.name, f"{file.stem}-2.png", "predictions.json"}
+    assert (other / file.name).read_bytes() == b"somebody's own"
 
 
 def test_a_checkpoint_without_class_names_is_read(workdir, tmp_path):

@@ -1,0 +1,113 @@
+"""Judging a model."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+from absl import logging
+
+from detr_jax.checkpoints import find_checkpoint, load_class_names, load_config, load_model
+from detr_jax.cli.configuration import read_config
+from detr_jax.cli.output import check_writable, counted, write_text
+from detr_jax.config import Config, check, check_canvases
+from detr_jax.data import open_source
+
+
+@click.command(
+    "evaluate", short_help="COCO metrics of a checkpoint.", context_settings={"ignore_unknown_options": True}
+)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--root", help="Folder of the data set: short for --config.data.root. Default: as in training.")
+@click.option("--dataset", help="coco, yolo, voc, tfds or shapes: short for --config.data.dataset.")
+@click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write the numbers here too.")
+@click.option("--ema/--no-ema", default=True, show_default=True, help="Take the moving average where there is one.")
+@click.argument("changes", nargs=-1, type=click.UNPROCESSED, metavar="[--config.FIELD=VALUE]...")
+def evaluate(
+    checkpoint: Path, root: str | None, dataset: str | None, file: Path | None, ema: bool, changes: tuple[str, ...]
+) -> None:
+    """Judge a checkpoint on validation images: the 12 numbers of COCO, and the AP of each class.
+
+    CHECKPOINT is the workdir of a run, of which the newest checkpoint is taken, or a checkpoint. The data and
+    everything else are as in its training, so that the numbers are those that the training logged; --root, --dataset
+    and fields of data and evaluation change that. A model trained on shapes takes --root for a COCO folder.
+    --json writes the numbers under the names that they have in metrics.jsonl.
+
+    \b
+    Examples:
+      detr-jax evaluate runs/shapes
+      detr-jax evaluate detr-r50 --root COCO --json numbers.json
+      detr-jax evaluate runs/voc --root FOLDER --config.data.val_split=test
+    """
+    from detr_jax.evaluation.coco import METRICS
+
+    for change in changes:
+        if change.startswith("--config.") and not change.startswith(("--config.data.", "--config.evaluation.")):
+            raise click.ClickException(
+                f"{change} cannot be changed: a checkpoint is evaluated as it is, on other data."
+            )
+    if file is not None:
+        check_writable(file, "--json")
+    base = load_config(checkpoint)
+    if root is not None and dataset is None and base.data.dataset == "shapes":
+        dataset = "coco"
+    config = read_config(None, changes, base=base, root=root, dataset=dataset)
+    metrics = _metrics(checkpoint, config, ema)
+    for name in METRICS:
+        click.echo(f"{name:<6} {_number(metrics[name])}")
+    click.echo("AP of each class:")
+    classes = {name.partition("/")[2]: value for name, value in metrics.items() if "/" in name}
+    width = max(map(len, classes), default=0)
+    for name, value in classes.items():
+        click.echo(f"  {name:<{width}}  {_number(value)}")
+    if file is not None:
+        step = find_checkpoint(checkpoint).name
+        values = {f"val/{name}": value for name, value in metrics.items()}
+        write_text(file, json.dumps({**({"step": int(step)} if step.isdigit() else {}), **values}) + "\n")
+
+
+def _metrics(checkpoint: Path, config: Config, ema: bool) -> dict[str, float]:
+    """The metrics of a checkpoint's model, by the very program that a training validates with."""
+    from flax import nnx
+
+    from detr_jax.compilation_cache import keep_compiled_programs
+    from detr_jax.evaluation.validator import Validator
+    from detr_jax.sharding import mesh_for_batch
+
+    logging.set_verbosity(logging.ERROR)
+    keep_compiled_programs()
+    check(config)
+    source = open_source(config, "val")
+    for sentence in source.faults.sentences():
+        click.echo(f"Data fault: {sentence}", err=True)
+    if note := _other_names(load_class_names(checkpoint), source.categories):
+        click.echo(note, err=True)
+    folder = find_checkpoint(checkpoint)
+    which = "moving average" if ema and (folder / "ema").is_dir() else "parameters"
+    click.echo(f"{which} of {folder}, {counted(len(source), 'validation image')} of {config.data.dataset}", err=True)
+    model, _ = load_model(folder, ema=ema)
+    graph, values = nnx.split(model)
+    validator = Validator(config, source, graph, mesh_for_batch(config.evaluation.batch_size))
+    check_canvases(config.model, validator.plan.buckets)
+    with click.progressbar(length=len(source), label="evaluating", file=sys.stderr) as bar:
+        found = validator.detect((nnx.as_pure(values),), after_batch=bar.update)
+    return validator.judge(found)
+
+
+def _other_names(model: Mapping[int, str], data: Mapping[int, str]) -> str | None:
+    """A sentence where the model and the data have other names for the same label."""
+    apart = [label for label in sorted(model.keys() & data.keys()) if model[label].lower() != data[label].lower()]
+    if not apart:
+        return None
+    named = ", ".join(
+        f"{label} is {model[label]!r} to the model and {data[label]!r} in the data" for label in apart[:3]
+    )
+    return (
+        f"Note: of {len(data)} labels in the data, {len(apart)} have other names in the model ({named}): are these the "
+        "classes that it was trained on?"
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if value >= 0 else "no such objects"
