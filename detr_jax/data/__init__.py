@@ -76,4 +76,11 @@ def _open(data: DataConfig, split: str, strict: bool) -> Source:
     images, annotations = (
         (data.train_images, data.train_annotations) if train else (data.val_images, data.val_annotations)
     )
+    if not (root / annotations).exists():
+        for other, sign in (("yolo", data.yolo_file), ("voc", "ImageSets")):
+            if (root / sign).exists():
+                raise DataError(
+                    f"data.root={data.root} has no {annotations} but {sign}, as {other} folders have: set "
+                    f"data.dataset={other}."
+                )
     return CocoDataset(root / images, root / annotations, strict=strict)

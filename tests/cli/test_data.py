@@ -119,6 +119,14 @@ def test_bad_arguments_end_in_a_sentence(arguments, words):
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize(("kind", "sign"), [("yolo", "data.yaml"), ("voc", "ImageSets")])
+def test_a_folder_of_another_kind_is_told_by_its_kind(tmp_path, kind, sign):
+    (tmp_path / sign).mkdir()
+    result = run("check-data", "--root", tmp_path)
+    assert result.exit_code == 1
+    assert f"set data.dataset={kind}." in result.output
+
+
 def test_truth_is_written_as_an_instances_json(folder):
     content = json.loads((folder / "annotations/instances_val2017.json").read_text())
     assert [image["file_name"] for image in content["images"]] == [f"{index:06d}.png" for index in range(5)]
