@@ -9,11 +9,13 @@ Each row is one batch size and precision. The outputs are compared before anythi
 """
 
 import argparse
+import functools
 import sys
 
 import environment  # noqa: F401  # before jax starts
 import jax
 import numpy as np
+import remote
 from inputs import random_inputs
 from ours import Forward, create_model, set_precision
 from timing import Report, against_peers, cell, common_flags, in_turn, numbers
@@ -33,11 +35,8 @@ def main() -> int:
     columns = {"dtype": 8, "batch": 5, "ours ms": 9}
     columns |= {f"{name} ms": 9 for name in args.peer} | {"ratio": 5, "best": 5, "images/s": 8, "TFLOP/s": 7}
     report = Report(columns, args.json, benchmark="inference", size=list(args.size))
-    if args.peer:
-        import peer
-
-        torch_model = peer.create_model(args.seed)
-    model = create_model(torch_model if args.peer else None)
+    peer = remote.start(args.seed) if args.peer else None
+    model = create_model(peer)
 
     rng, exit_code = np.random.default_rng(args.seed), 0
     for dtype in args.dtype:
@@ -47,17 +46,15 @@ def main() -> int:
             forward = Forward(model, inputs, dtype)
             candidates = {"ours": forward}
             difference = None
-            if args.peer:
-                images = peer.pixels(inputs)
-                theirs, theirs_outputs = peer.forwards(torch_model, images, args.peer, dtype)
-                expected = peer.reference(torch_model, images)
+            if peer:
+                expected, theirs = peer.forwards(inputs, args.peer, dtype)
                 difference = distance(forward.outputs(), expected)
-                allowed = TOLERANCE if dtype == "float32" else max(TOLERANCE, 2 * distance(theirs_outputs(), expected))
+                allowed = TOLERANCE if dtype == "float32" else max(TOLERANCE, 2 * distance(theirs, expected))
                 if not difference <= allowed:
                     print(f"{dtype}, batch {batch}: outputs differ by {difference:.1e}, and {allowed:.1e} is allowed.")
                     exit_code = 1
                     continue
-                candidates |= theirs
+                candidates |= {kind: functools.partial(peer.run, kind) for kind in args.peer}
             timings = in_turn(candidates, repeats=args.repeats, calls=args.calls)
             row = {"dtype": dtype, "batch": batch, "canvas": list(inputs.images.shape[1:3]), **against_peers(timings)}
             ours = row["ours_s"]
@@ -73,7 +70,7 @@ def main() -> int:
                 report.note(ratio=row["ratio"], ratio_best=row["ratio_best"])
             exit_code |= ours is None
             del candidates, forward
-            if args.peer:
+            if peer:
                 peer.forget()
             jax.clear_caches()
     return exit_code

@@ -3,7 +3,7 @@
 import math
 import tempfile
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,6 @@ from detr_jax.sharding import create_mesh, replicated, shared_out
 from detr_jax.training.optimizer import create_optimizer, is_trainable
 from detr_jax.training.step import DeviceBatch, Model, create_state, create_train_step
 from detr_jax.weights import load_pretrained
-
-if TYPE_CHECKING:
-    from transformers import DetrForObjectDetection
 
 PRECISIONS = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": None}
 
@@ -55,12 +52,12 @@ def compile_program(function: Any, *args: Any) -> Compiled:
     return Compiled(compiled, float(cost.get("flops", math.nan)), total, time.perf_counter() - start)
 
 
-def create_model(peer: "DetrForObjectDetection | None") -> DETR:
+def create_model(peer: Any) -> DETR:
     """The peer's weights, through the import of Hugging Face checkpoints; random ones without a peer."""
     if peer is None:
         return DETR(detr_resnet50(), rngs=nnx.Rngs(0))
     with tempfile.TemporaryDirectory() as folder:
-        peer.save_pretrained(folder)
+        peer.save(folder)
         return load_pretrained(folder)
 
 

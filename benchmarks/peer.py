@@ -1,4 +1,7 @@
-"""Torch's side: the DETR of Hugging Face transformers with a ResNet-50, its forward pass and its training step."""
+"""Torch's side: the DETR of Hugging Face transformers with a ResNet-50, its forward pass and its training step.
+
+`remote.start` makes a `Peer` in a process of its own.
+"""
 
 import copy
 import warnings
@@ -8,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 import environment
 import numpy as np
 import torch
-from inputs import Inputs
+from inputs import TRAINED_PARAMETERS, Inputs
 from timing import Candidate
 from transformers import DetrForObjectDetection
 from transformers.utils import logging
@@ -16,9 +19,6 @@ from transformers.utils import logging
 from detr_jax.models.resnet import PIXEL_MEAN, PIXEL_STD
 from tests.parity.torch_models import RESNETS, random_detr
 from tests.parity.torch_training import freeze_as_the_original
-
-TRAINED_PARAMETERS = 41_302_368
-"""Of DETR R50 with 91 classes: all but the stem, the first stage and the batch norms."""
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 torch.set_num_threads(environment.THREADS)
@@ -73,49 +73,68 @@ def reference(model: DetrForObjectDetection, images: torch.Tensor) -> tuple[np.n
     return tuple(torch.cat([getattr(out, name) for out in outputs]).cpu().numpy() for name in ("logits", "pred_boxes"))
 
 
-def forwards(
-    model: DetrForObjectDetection, images: torch.Tensor, kinds: list[str], dtype: str
-) -> tuple[dict[str, Candidate], Callable[[], tuple[np.ndarray, np.ndarray]]]:
-    """The forward pass as each of ``kinds`` runs it, and a function that gives its logits and boxes.
+Arrays = tuple[np.ndarray, np.ndarray]
+"""Logits [B, Q, C + 1] and boxes [B, Q, 4] of the last layer."""
 
-    With "bfloat16" the whole model and the images are bfloat16.
-    """
-    cast = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-    model, images = copy.deepcopy(model).eval().to(cast), images.to(cast)
 
-    def candidate(kind: str) -> Candidate:
-        module, image_format = _as(kind, model)
-        batch = images.contiguous(memory_format=image_format)
+class Peer:
+    """A random model, and what is timed of it."""
 
-        def run(calls: int) -> None:
-            with torch.inference_mode(), precision(dtype):
-                for _ in range(calls):
-                    module(batch)
-            finish()
+    def __init__(self, seed: int):
+        self._model = create_model(seed)
+        self._candidates: dict[str, Candidate] = {}
+        self._first_loss: float | None = None
 
-        return run
+    def save(self, folder: str) -> None:
+        """Writes the model, as Hugging Face does."""
+        self._model.save_pretrained(folder)
 
-    @torch.inference_mode()
-    def outputs() -> tuple[np.ndarray, np.ndarray]:
-        with precision(dtype):
+    def forwards(self, inputs: Inputs, kinds: list[str], dtype: str) -> tuple[Arrays, Arrays]:
+        """Prepares the forward pass as each of ``kinds`` runs it; with "bfloat16" model and images are bfloat16.
+
+        Returns what the model says in plain float32, one image at a time, and what it says in this precision.
+        """
+        images = pixels(inputs)
+        expected = reference(self._model, images)
+        cast = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+        model, images = copy.deepcopy(self._model).eval().to(cast), images.to(cast)
+
+        def candidate(kind: str) -> Candidate:
+            module, image_format = _as(kind, model)
+            batch = images.contiguous(memory_format=image_format)
+
+            def run(calls: int) -> None:
+                with torch.inference_mode(), precision(dtype):
+                    for _ in range(calls):
+                        module(batch)
+                finish()
+
+            return run
+
+        self._candidates = {kind: candidate(kind) for kind in kinds}
+        with torch.inference_mode(), precision(dtype):
             out = model(images)
-        return out.logits.float().cpu().numpy(), out.pred_boxes.float().cpu().numpy()
+        return expected, (out.logits.float().cpu().numpy(), out.pred_boxes.float().cpu().numpy())
 
-    return {kind: candidate(kind) for kind in kinds}, outputs
+    def steps(self, inputs: Inputs, kinds: list[str], dtype: str) -> None:
+        """Prepares the training step as each of ``kinds`` runs it, each on its own copy of the model.
 
+        A step is loss, gradients, clipping at 0.1 and AdamW, with dropout on.
+        """
+        self._first_loss = None
+        template = copy.deepcopy(self._model).train()
+        template.config.auxiliary_loss = True
+        images, objects = pixels(inputs), labels(inputs)
+        self._candidates = {kind: self._step(kind, copy.deepcopy(template), images, objects, dtype) for kind in kinds}
 
-class TrainSteps:
-    """Training steps on one batch: loss, gradients, clipping at 0.1 and AdamW, with dropout on."""
-
-    def __init__(self, model: DetrForObjectDetection, inputs: Inputs, dtype: str):
-        self.first_loss: float | None = None
-        self._model = copy.deepcopy(model).train()
-        self._model.config.auxiliary_loss = True
-        self._images, self._labels, self._dtype = pixels(inputs), labels(inputs), dtype
-
-    def candidate(self, kind: str) -> Candidate:
-        """The step as ``kind`` runs it, on its own copy of the model."""
-        model = copy.deepcopy(self._model)
+    def _step(
+        self,
+        kind: str,
+        model: DetrForObjectDetection,
+        images: torch.Tensor,
+        objects: list[dict[str, torch.Tensor]],
+        dtype: str,
+    ) -> Candidate:
         trained = freeze_as_the_original(model)
         count = sum(parameter.numel() for parameter in trained.values())
         if count != TRAINED_PARAMETERS:
@@ -128,40 +147,48 @@ class TrainSteps:
         if not kind.startswith("whole"):  # scipy in the loss would break the graph at every image
             model.loss_function = torch.compiler.disable(model.loss_function)
         module, image_format = _as(kind, model)
-        images = self._images.contiguous(memory_format=image_format)
-        autocast = torch.autocast(DEVICE.type, torch.bfloat16) if self._dtype == "bfloat16" else nullcontext()
+        images = images.contiguous(memory_format=image_format)
+        autocast = torch.autocast(DEVICE.type, torch.bfloat16) if dtype == "bfloat16" else nullcontext()
 
         def step() -> torch.Tensor:
             optimizer.zero_grad(set_to_none=True)
             with autocast:
-                loss = module(images, labels=self._labels).loss
+                loss = module(images, labels=objects).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_([*others, *backbone], 0.1)
             optimizer.step()
             return loss
 
         def run(calls: int) -> None:
-            with precision(self._dtype):
+            with precision(dtype):
                 for _ in range(calls):
                     loss = step()
                 finish()
-            if self.first_loss is None:
-                self.first_loss = float(loss.detach())
+            if self._first_loss is None:
+                self._first_loss = float(loss.detach())
 
         return run
+
+    def run(self, kind: str, calls: int) -> None:
+        """Runs a candidate, and waits for the device."""
+        self._candidates[kind](calls)
+
+    def first_loss(self) -> float | None:
+        """The loss of the very first step."""
+        return self._first_loss
+
+    def forget(self) -> None:
+        """Gives unused memory and compiled code back, before the next row."""
+        self._candidates = {}
+        torch.compiler.reset()
+        if DEVICE.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def finish() -> None:
     """Waits until the device has done everything."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
-
-
-def forget() -> None:
-    """Gives unused memory and compiled code back, before the next row."""
-    torch.compiler.reset()
-    if DEVICE.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _as(kind: str, model: DetrForObjectDetection) -> tuple[Callable, torch.memory_format]:

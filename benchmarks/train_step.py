@@ -8,12 +8,14 @@ dropout, matching of all six layers with scipy on the host, set loss, gradients,
 """
 
 import argparse
+import functools
 import sys
 
 import environment  # noqa: F401  # before jax starts
 import jax
 import numpy as np
-from inputs import random_inputs
+import remote
+from inputs import TRAINED_PARAMETERS, random_inputs
 from ours import TrainStep, create_model, set_precision
 from timing import Report, against_peers, cell, common_flags, in_turn, matmul_rate, numbers
 
@@ -34,11 +36,8 @@ def main() -> int:
     columns = {"dtype": 8, "batch": 5, "ours s": 8} | {f"{name} s": 8 for name in args.peer}
     columns |= {"ratio": 5, "best": 5, "images/s": 8, "TFLOP": 6, "TFLOP/s": 7, "of matmul": 9, "GiB": 6}
     report = Report(columns, args.json, benchmark="train_step", size=list(args.size), matcher=args.matcher)
-    if args.peer:
-        import peer
-
-        torch_model = peer.create_model(args.seed)
-    model = create_model(torch_model if args.peer else None)
+    peer = remote.start(args.seed) if args.peer else None
+    model = create_model(peer)
 
     rng, exit_code = np.random.default_rng(args.seed), 0
     for dtype in args.dtype:
@@ -50,11 +49,11 @@ def main() -> int:
             ours = TrainStep(model, inputs, dtype, args.matcher)
             print(f"  ours: compiled in {ours.program.seconds:.1f} s", flush=True)
             candidates = {"ours": ours}
-            if args.peer:
-                theirs = peer.TrainSteps(torch_model, inputs, dtype)
-                candidates |= {kind: theirs.candidate(kind) for kind in args.peer}
-                if ours.trained_parameters != peer.TRAINED_PARAMETERS:
-                    print(f"Here {ours.trained_parameters} parameters are trained, not {peer.TRAINED_PARAMETERS}.")
+            if peer:
+                peer.steps(inputs, args.peer, dtype)
+                candidates |= {kind: functools.partial(peer.run, kind) for kind in args.peer}
+                if ours.trained_parameters != TRAINED_PARAMETERS:
+                    print(f"Here {ours.trained_parameters} parameters are trained, not {TRAINED_PARAMETERS}.")
                     return 1
             timings = in_turn(candidates, repeats=args.repeats, calls=args.calls)
             row = {"dtype": dtype, "batch": batch, "canvas": list(inputs.images.shape[1:3]), **against_peers(timings)}
@@ -64,7 +63,7 @@ def main() -> int:
             row |= {"trained_parameters": ours.trained_parameters, "compile_s": ours.program.seconds}
             row |= {"flops": flops, "flops_per_s": flops / seconds if seconds else None, "matmul_flops_per_s": rate}
             row |= {"matmul_share": flops / seconds / rate if seconds else None, "memory_bytes": ours.program.memory}
-            row |= {"loss": ours.first_loss, "peer_loss": theirs.first_loss if args.peer else None}
+            row |= {"loss": ours.first_loss, "peer_loss": peer.first_loss() if peer else None}
             cells = {"dtype": dtype, "batch": str(batch), "ours s": cell(seconds, digits=4)}
             cells |= {f"{name} s": cell(row["peers_s"].get(name), digits=4) for name in args.peer}
             cells |= {"ratio": cell(row["ratio"]), "best": cell(row["ratio_best"])}
@@ -76,8 +75,7 @@ def main() -> int:
                 report.note(ratio=row["ratio"], ratio_best=row["ratio_best"])
             exit_code |= seconds is None or not same_loss(row["loss"], row["peer_loss"])
             del candidates, ours
-            if args.peer:
-                del theirs
+            if peer:
                 peer.forget()
             jax.clear_caches()
     return exit_code

@@ -21,6 +21,7 @@ from detr_jax.data.batching import usable_cores
 from detr_jax.data.canvases import Placement, lay, place, prediction_canvases
 from detr_jax.data.images import ImageLike, decode, has_more_frames, open_image
 from detr_jax.data.source import DataError
+from detr_jax.host_memory import keep_freed_memory
 from detr_jax.models.attention_maps import attention_maps
 from detr_jax.models.detr import DETR
 from detr_jax.models.resnet import normalize_images
@@ -124,6 +125,7 @@ class Detector:
         Raises:
           CheckpointError: there is no checkpoint.
         """
+        keep_freed_memory()
         model, config = load_model(Path(path), ema=ema)
         return cls(model, config, load_class_names(Path(path)), batch_size=batch_size)
 

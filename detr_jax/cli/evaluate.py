@@ -73,10 +73,12 @@ def _metrics(checkpoint: Path, config: Config, ema: bool) -> dict[str, float]:
 
     from detr_jax.compilation_cache import keep_compiled_programs
     from detr_jax.evaluation.validator import Validator
+    from detr_jax.host_memory import keep_freed_memory
     from detr_jax.sharding import mesh_for_batch
 
     logging.set_verbosity(logging.ERROR)
     keep_compiled_programs()
+    keep_freed_memory()
     check(config)
     source = open_source(config, "val")
     for sentence in source.faults.sentences():

@@ -79,7 +79,8 @@ class Conv(nnx.Module):
             if self.stride > 1:
                 # XLA for GPUs can crash where it fuses a strided slice into a product (openxla/xla#47381)
                 x = lax.optimization_barrier(x[:, :: self.stride, :: self.stride])
-            return x @ kernel[0, 0]
+            # of two dimensions, as XLA for CPUs lowers the kernel's gradient badly of more
+            return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
         pad = (size - 1) // 2 * self.dilation
         return lax.conv_general_dilated(
             x,

@@ -26,6 +26,7 @@ from detr_jax.evaluation.stored import (
     write_detections,
 )
 from detr_jax.evaluation.validator import Validator
+from detr_jax.host_memory import keep_freed_memory
 from detr_jax.sharding import create_mesh, layout, own_rows, place
 from detr_jax.training.best import Best
 from detr_jax.training.feed import Feed, Pace
@@ -59,6 +60,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
       Interrupted: after SIGINT or SIGTERM, with everything saved.
     """
     keep_compiled_programs()
+    keep_freed_memory()
     workdir, mesh = Path(workdir), create_mesh()
     _check_same(config)
     run = Run(prepare(config, workdir, mesh), workdir, mesh)

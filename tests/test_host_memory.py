@@ -1,0 +1,34 @@
+"""That freed memory is kept, in processes of their own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("only glibc is told", allow_module_level=True)
+
+PAGES = """
+import resource
+import numpy as np
+from detr_jax.host_memory import keep_freed_memory
+
+keep_freed_memory()
+pages = []
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(2**25)  # 256 MiB
+    pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(*pages)
+"""
+
+
+@pytest.mark.parametrize(("variable", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)])
+def test_pages_are_handed_out_once_unless_the_user_has_decided(variable, kept):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    run = subprocess.run(
+        [sys.executable, "-c", PAGES], env=environment | variable, stdout=subprocess.PIPE, text=True, check=True
+    )
+    first, *later = map(int, run.stdout.split())
+    assert all((pages < first / 10) == kept for pages in later)
