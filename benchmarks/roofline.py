@@ -132,7 +132,7 @@ def parts(config: Config, batch: int, canvas: tuple[int, ...]) -> list[Part]:
 
     def encoder(modules: Any, x: jax.Array, mask: jax.Array, position: jax.Array, key: jax.Array) -> jax.Array:
         projection, encoder = modules
-        return encoder(projection(x), mask, position, rngs=nnx.Rngs(dropout=key))
+        return encoder(projection(x).astype(jnp.float32), mask, position, rngs=nnx.Rngs(dropout=key))
 
     def decoder(decoder: Any, queries: jax.Array, memory: jax.Array, mask: jax.Array, position: jax.Array, key: Any):
         return decoder(queries, memory, mask, position, rngs=nnx.Rngs(dropout=key))
@@ -151,10 +151,10 @@ def parts(config: Config, batch: int, canvas: tuple[int, ...]) -> list[Part]:
     out = outputs(found[-1])
     tokens, width, values = out.shape[1] * out.shape[2], config.model.hidden_dim, out.dtype
     flat = shape(batch, tokens, out.shape[3], dtype=values)
-    mask, position = shape(batch, tokens, dtype=jnp.bool_), shape(batch, tokens, width, dtype=values)
+    mask, position = shape(batch, tokens, dtype=jnp.bool_), shape(batch, tokens, width)
     modules = nnx.List([model.input_projection, model.encoder])
     found.append(Part("encoder", modules, encoder, (flat,), (mask, position, key)))
-    queries = shape(config.model.num_queries, width, dtype=values)
+    queries = shape(config.model.num_queries, width)
     found.append(Part("decoder", model.decoder, decoder, (queries, outputs(found[-1])), (mask, position, key)))
     integers = shape(batch, MAX_OBJECTS, dtype=jnp.int32)
     targets = Targets(shape(batch, MAX_OBJECTS, 4), integers, shape(batch, dtype=jnp.int32))  # type: ignore[arg-type]

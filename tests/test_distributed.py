@@ -17,8 +17,6 @@ from detr_jax.distributed import DistributedError, gathered, is_main, start
 from detr_jax.training.loop import train
 from tests.tiny import tiny_config
 
-pytestmark = pytest.mark.xdist_group("distributed")  # their fixture is made once
-
 ROOT = Path(__file__).parent.parent
 STEPS = 2  # of more, rounding may decide between two assignments of almost equal cost
 

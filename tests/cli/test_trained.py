@@ -18,8 +18,6 @@ from detr_jax.evaluation.coco import METRICS
 from detr_jax.training import loop
 from tests.cli.command import run
 
-pytestmark = pytest.mark.xdist_group("run")  # their fixture is made once
-
 CONFIG = """
 from tests.tiny import tiny_config
 

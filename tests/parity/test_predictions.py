@@ -26,7 +26,7 @@ MODELS = {
 }
 
 
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in MODELS])
+@pytest.fixture(scope="module", params=MODELS)
 def pair(request, tmp_path_factory):
     """transformers' model and a folder with its weights."""
     resnet, fields, dc5 = MODELS[request.param]

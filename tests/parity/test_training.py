@@ -41,7 +41,7 @@ def standard_promotion():
         yield
 
 
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in MODELS])
+@pytest.fixture(scope="module", params=MODELS)
 def imported(request, tmp_path_factory):
     """transformers' model, and ours with its weights as a training starts with them, without dropout."""
     resnet, fields = MODELS[request.param]

@@ -16,8 +16,6 @@ from detr_jax.training.saving import restore, save
 from detr_jax.training.step import DeviceBatch, create_model, create_state, create_train_step
 from tests.tiny import tiny_config
 
-pytestmark = pytest.mark.xdist_group("fsdp")  # their fixture is made once
-
 
 def _config(fsdp):
     """Wide enough that most of the parameters are in arrays worth sharing out."""

@@ -18,8 +18,6 @@ from detr_jax.training.loop import TrainingError, train
 from detr_jax.training.signals import Interrupted
 from tests.tiny import tiny_config
 
-pytestmark = pytest.mark.xdist_group("loop")  # their fixture is made once
-
 
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):

@@ -21,8 +21,6 @@ from detr_jax.training.step import (
 )
 from tests.tiny import tiny_config
 
-pytestmark = pytest.mark.xdist_group("step")  # their fixture is made once
-
 
 def _batches(config, count):
     source = ShapesDataset(config.data.shapes, "train")
