@@ -7,7 +7,7 @@ import platform
 
 import jax
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
@@ -15,8 +15,7 @@ def keep_freed_memory() -> None:
 
     On CPUs JAX allocates the temporaries of a program anew at each call: hundreds of MiB to some GiB. glibc has them
     mapped and unmapped, so that the kernel hands out and zeroes every page again (benchmarks/RESULTS.md). With this the
-    memory of the process stays at its peak. It must come before JAX starts its devices, whose threads keep the arena
-    that they begin with.
+    memory of the process stays at its peak.
 
     Nothing is done where there are other devices or C libraries, nor where the user has decided by the environment: by
     ``GLIBC_TUNABLES`` or a variable such as ``MALLOC_TRIM_THRESHOLD_``.
@@ -25,8 +24,8 @@ def keep_freed_memory() -> None:
     if decided or platform.libc_ver()[0] != "glibc" or not _on_cpu():
         return
     libc = ctypes.CDLL(None)
-    for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_ARENA_MAX, 1)):
-        libc.mallopt(option, value)
+    libc.mallopt(_M_MMAP_MAX, 0)
+    libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def _on_cpu() -> bool:
