@@ -3,7 +3,6 @@
 Import it before anything that starts jax.
 """
 
-import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -12,11 +11,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # detr_jax and 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave torch its part of a GPU
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-if multiprocessing.parent_process() is None:  # torch, in a process of its own, has the C library's defaults
-    from detr_jax.host_memory import keep_freed_memory
-
-    keep_freed_memory()  # as a training and `Detector` do
 
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """What both frameworks use on a CPU."""

@@ -20,6 +20,8 @@ from inputs import random_inputs
 from ours import Forward, create_model, set_precision
 from timing import Report, against_peers, cell, common_flags, in_turn, numbers
 
+from detr_jax.host_memory import keep_freed_memory
+
 TOLERANCE = 1e-4
 """Largest difference of logits and boxes in float32."""
 
@@ -35,6 +37,7 @@ def main() -> int:
     columns = {"dtype": 8, "batch": 5, "ours ms": 9}
     columns |= {f"{name} ms": 9 for name in args.peer} | {"ratio": 5, "best": 5, "images/s": 8, "TFLOP/s": 7}
     report = Report(columns, args.json, benchmark="inference", size=list(args.size))
+    keep_freed_memory()  # as `Detector` does
     peer = remote.start(args.seed) if args.peer else None
     model = create_model(peer)
 

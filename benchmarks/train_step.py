@@ -19,6 +19,8 @@ from inputs import TRAINED_PARAMETERS, random_inputs
 from ours import TrainStep, create_model, set_precision
 from timing import Report, against_peers, cell, common_flags, in_turn, matmul_rate, numbers
 
+from detr_jax.host_memory import keep_freed_memory
+
 LOSS_TOLERANCE = 0.1
 """Largest relative difference of the first losses, which dropout and transformers' auxiliary outputs make unequal."""
 
@@ -36,6 +38,7 @@ def main() -> int:
     columns = {"dtype": 8, "batch": 5, "ours s": 8} | {f"{name} s": 8 for name in args.peer}
     columns |= {"ratio": 5, "best": 5, "images/s": 8, "TFLOP": 6, "TFLOP/s": 7, "of matmul": 9, "GiB": 6}
     report = Report(columns, args.json, benchmark="train_step", size=list(args.size), matcher=args.matcher)
+    keep_freed_memory()  # as a training does
     peer = remote.start(args.seed) if args.peer else None
     model = create_model(peer)
 

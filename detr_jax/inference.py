@@ -79,6 +79,12 @@ class _Waiting(NamedTuple):
     size: tuple[int, int]
     placement: Placement
 
+    def lay_on(self, canvas: np.ndarray) -> Image.Image:
+        """Reads the image, and writes it resized on its canvas [H, W, 3] uint8; returns it in its own size."""
+        picture = decode(self.image, rotate=True) if isinstance(self.image, Path) else self.image
+        lay(picture, self.placement, canvas)
+        return picture
+
 
 class Detector:
     """A trained detector that takes images of any size.
@@ -195,9 +201,8 @@ class Detector:
         _check_threshold(threshold)
         opened, size = open_image(image, "The image")
         waiting = _Waiting(0, opened, size, place(size, self.config, self.canvases))
-        picture = decode(opened, rotate=True) if isinstance(opened, Path) else opened
         images = np.zeros((1, *waiting.placement.canvas, 3), np.uint8)
-        lay(picture, waiting.placement, images[0])
+        picture = waiting.lay_on(images[0])
         height, width = waiting.placement.size
         inputs = images, np.array([[height, width]], np.int32), np.array([size], np.int32)
         (boxes, scores, labels), decoder, encoder = jax.device_get(self._attend(self.params, *inputs))
@@ -262,8 +267,7 @@ class Detector:
 
         def fill(i: int, waiting: _Waiting) -> Image.Image | DataError:
             try:
-                picture = decode(waiting.image, rotate=True) if isinstance(waiting.image, Path) else waiting.image
-                lay(picture, waiting.placement, images[i])
+                picture = waiting.lay_on(images[i])
             except DataError as error:
                 return error
             sizes[i], original_sizes[i] = waiting.placement.size, waiting.size

@@ -49,6 +49,7 @@ def evaluate(
             )
     if file is not None:
         check_writable(file, "--json")
+    checkpoint = find_checkpoint(checkpoint)
     base = load_config(checkpoint)
     if root is not None and dataset is None and base.data.dataset == "shapes":
         dataset = "coco"
@@ -62,7 +63,7 @@ def evaluate(
     for name, value in classes.items():
         click.echo(f"  {name:<{width}}  {_number(value)}")
     if file is not None:
-        step = find_checkpoint(checkpoint).name
+        step = checkpoint.name
         values = {f"val/{name}": value for name, value in metrics.items()}
         write_text(file, json.dumps({**({"step": int(step)} if step.isdigit() else {}), **values}) + "\n")
 
@@ -85,10 +86,11 @@ def _metrics(checkpoint: Path, config: Config, ema: bool) -> dict[str, float]:
         click.echo(f"Data fault: {sentence}", err=True)
     if note := _other_names(load_class_names(checkpoint), source.categories):
         click.echo(note, err=True)
-    folder = find_checkpoint(checkpoint)
-    which = "moving average" if ema and (folder / "ema").is_dir() else "parameters"
-    click.echo(f"{which} of {folder}, {counted(len(source), 'validation image')} of {config.data.dataset}", err=True)
-    model, _ = load_model(folder, ema=ema)
+    which = "moving average" if ema and (checkpoint / "ema").is_dir() else "parameters"
+    click.echo(
+        f"{which} of {checkpoint}, {counted(len(source), 'validation image')} of {config.data.dataset}", err=True
+    )
+    model, _ = load_model(checkpoint, ema=ema)
     graph, values = nnx.split(model)
     validator = Validator(config, source, graph, mesh_for_batch(config.evaluation.batch_size))
     check_canvases(config.model, validator.plan.buckets)

@@ -210,7 +210,7 @@ def _write_predictions(
         ]
         names = {"file": str(files[index])} | ({"picture": pictures[index]} if pictures else {})
         lines.append(json.dumps(names | {"width": width, "height": height, "detections": rows}))
-    write_text(path, "[\n" + ",\n".join(lines) + "\n]\n" if lines else "[]\n")
+    write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
 
 
 def _some(names: Sequence[str], count: int) -> str:

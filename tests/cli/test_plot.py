@@ -78,6 +78,10 @@ def test_attention_of_an_image_is_drawn(tmp_path, rng, rngs):
     assert result.exit_code == 1
     assert "--point: The point (30, 26) lies outside of the image, 30 x 27 pixels" in result.output
 
+    result = _run(tmp_path, "--attention", tmp_path / "none.png", "--out", out)
+    assert result.exit_code == 1
+    assert "none.png does not exist" in result.output
+
 
 def test_bad_input_is_one_sentence(workdir, tmp_path):
     for arguments, words in [

@@ -21,7 +21,6 @@ from tests.cli.command import run
 CONFIG = """
 from tests.tiny import tiny_config
 
-
 def get_config():
     config = tiny_config()
     config.data.shapes.train_images, config.data.shapes.val_images = 256, 200
