@@ -28,6 +28,7 @@ TOLERANCE = 1e-4
 
 def main() -> int:
     """Runs the benchmark; 1 where outputs disagree or this project's side fails."""
+    keep_freed_memory()  # as `Detector` does
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     common_flags(parser)
     parser.add_argument("--batch", type=numbers, default=[1, 8], metavar="N,...")
@@ -37,7 +38,6 @@ def main() -> int:
     columns = {"dtype": 8, "batch": 5, "ours ms": 9}
     columns |= {f"{name} ms": 9 for name in args.peer} | {"ratio": 5, "best": 5, "images/s": 8, "TFLOP/s": 7}
     report = Report(columns, args.json, benchmark="inference", size=list(args.size))
-    keep_freed_memory()  # as `Detector` does
     peer = remote.start(args.seed) if args.peer else None
     model = create_model(peer)
 

@@ -27,6 +27,7 @@ LOSS_TOLERANCE = 0.1
 
 def main() -> int:
     """Runs the benchmark; 1 where the two sides do not train the same or this project's side fails."""
+    keep_freed_memory()  # as a training does
     on_cpu = jax.default_backend() == "cpu"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     common_flags(parser)
@@ -38,7 +39,6 @@ def main() -> int:
     columns = {"dtype": 8, "batch": 5, "ours s": 8} | {f"{name} s": 8 for name in args.peer}
     columns |= {"ratio": 5, "best": 5, "images/s": 8, "TFLOP": 6, "TFLOP/s": 7, "of matmul": 9, "GiB": 6}
     report = Report(columns, args.json, benchmark="train_step", size=list(args.size), matcher=args.matcher)
-    keep_freed_memory()  # as a training does
     peer = remote.start(args.seed) if args.peer else None
     model = create_model(peer)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
@@ -197,7 +198,8 @@ def load_model(path: str | Path, *, ema: bool = True, dtype: str | None = None) 
     part = "ema" if ema and (checkpoint / "ema").is_dir() else "params"
     graph, abstract = abstract_model(config.model)
     target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract)
-    return nnx.merge(graph, _load(checkpoint, part, target)), config
+    # on the device, as programs would send arrays of numpy there at every call
+    return nnx.merge(graph, jax.tree.map(jnp.asarray, _load(checkpoint, part, target))), config
 
 
 def _load(checkpoint: Path, part: str, target: Tree = None) -> Tree:

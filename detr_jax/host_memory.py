@@ -15,7 +15,8 @@ def keep_freed_memory() -> None:
 
     On CPUs JAX allocates the temporaries of a program anew at each call: hundreds of MiB to some GiB. glibc has them
     mapped and unmapped, so that the kernel hands out and zeroes every page again (benchmarks/RESULTS.md). With this the
-    memory of the process stays at its peak.
+    memory of the process stays at its peak. As glibc keeps large blocks for the main thread alone, programs run in the
+    thread that calls them, and a call returns when its program has ended; this, where JAX has not run anything yet.
 
     Nothing is done where there are other devices or C libraries, nor where the user has decided by the environment: by
     ``GLIBC_TUNABLES`` or a variable such as ``MALLOC_TRIM_THRESHOLD_``.
@@ -26,6 +27,7 @@ def keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_MMAP_MAX, 0)
     libc.mallopt(_M_TRIM_THRESHOLD, -1)
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def _on_cpu() -> bool:

@@ -11,24 +11,33 @@ if sys.platform != "linux":
 
 PAGES = """
 import resource
+import jax
 import numpy as np
 from detr_jax.host_memory import keep_freed_memory
 
 keep_freed_memory()
+double = jax.jit(lambda x: x * 2)
+halves = jax.numpy.full(2**26, 0.5)
+ones = {"numpy": lambda: np.ones(2**25), "jax": lambda: double(halves)}[BY]
 pages = []
 for _ in range(3):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    np.ones(2**25)  # 256 MiB
+    jax.block_until_ready(ones())  # 256 MiB
     pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 print(*pages)
 """
 
 
 @pytest.mark.parametrize(("variable", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)])
-def test_pages_are_handed_out_once_unless_the_user_has_decided(variable, kept):
+@pytest.mark.parametrize("by", ["numpy", "jax"])
+def test_pages_are_handed_out_once_unless_the_user_has_decided(variable, kept, by):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     run = subprocess.run(
-        [sys.executable, "-c", PAGES], env=environment | variable, stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-c", PAGES.replace("BY", repr(by))],
+        env=environment | variable,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     first, *later = map(int, run.stdout.split())
     assert all((pages < first / 10) == kept for pages in later)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -72,7 +74,8 @@ def load_pretrained(path: str | Path, dilation: bool = False, mask_padding: bool
             f"{weights.source} holds a backbone alone, not a detector: it can only start the training of one."
         )
     graph, abstract = abstract_model(weights.config)
-    return nnx.merge(graph, with_leaves(abstract, weights.params))
+    # on the device, as programs would send arrays of numpy there at every call
+    return nnx.merge(graph, jax.tree.map(jnp.asarray, with_leaves(abstract, weights.params)))
 
 
 def read_pretrained(

@@ -92,6 +92,7 @@ def test_a_model_comes_back_from_the_original_s_layout_bit_by_bit(
     assert dataclasses.replace(weights.config, dropout=config.dropout) == config
     loaded = by_path(nnx.as_pure(nnx.state(load_pretrained(path))))
     for name, value in by_path(state).items():
+        assert isinstance(loaded[name], jax.Array)  # not sent to the device again with every call
         np.testing.assert_array_equal(loaded[name], value)
 
 
