@@ -33,6 +33,11 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be read; the message names the folder and what would be right."""
 
 
+_SAVING = ocp.Context()
+_SAVING.array.saving.min_slice_bytes_for_replica_parallel = 2**20
+"""Where devices hold the same array, each saves a part of it; to cut small ones up takes longer."""
+
+
 class Checkpoints:
     """The checkpoints of a run in numbered folders: the newest ``keep`` of them, and the best."""
 
@@ -67,7 +72,8 @@ class Checkpoints:
         if self.class_names:
             parts["classes"] = {"json": json.dumps({int(label): name for label, name in self.class_names.items()})}
         try:
-            self._saving = step, self._checkpointer.save_checkpointables_async(step, parts)
+            with _SAVING:
+                self._saving = step, self._checkpointer.save_checkpointables_async(step, parts)
         except (OSError, ValueError) as error:
             raise self._failure(step, error) from error
 

@@ -24,6 +24,7 @@ STEPS = 2  # of more, rounding may decide between two assignments of almost equa
 def get_config():
     """The configuration of this file's runs: two steps, and a validation with a batch that is partly filled."""
     config = tiny_config()
+    config.loss.matcher = "scipy"
     config.model.encoder_layers, config.model.decoder_layers, config.optimizer.warmup_steps = 0, 1, 1
     config.training.steps, config.training.log_every, config.training.fsdp = STEPS, 1, True
     config.model.feedforward_dim = 256  # large enough to be shared out

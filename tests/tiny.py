@@ -5,6 +5,7 @@ from detr_jax.config import (
     Config,
     DataConfig,
     EvaluationConfig,
+    LossConfig,
     ModelConfig,
     OptimizerConfig,
     ShapesConfig,
@@ -13,7 +14,10 @@ from detr_jax.config import (
 
 
 def tiny_config() -> Config:
-    """Shapes of 24 to 32 pixels, a few channels, one layer of everything, with dropout."""
+    """Shapes of 24 to 32 pixels, a few channels, one or two layers, with dropout.
+
+    Matching on the device, as the compiled program can then be kept, so that the first test alone compiles it.
+    """
     return Config(
         model=ModelConfig(
             backbone=BackboneConfig(block="basic", blocks=(1, 1), width=8, stem="small", norm="group"),
@@ -35,6 +39,7 @@ def tiny_config() -> Config:
             train_buckets=((32, 32),),
             val_buckets=((32, 32),),
         ),
+        loss=LossConfig(matcher="device"),
         optimizer=OptimizerConfig(
             learning_rate=1e-3, backbone_learning_rate=1e-4, schedule="cosine", warmup_steps=2, frozen=()
         ),

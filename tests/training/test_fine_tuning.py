@@ -48,6 +48,7 @@ def _fine_tuning(init_from, **training):
     config.data = dataclasses.replace(
         tiny.data, shapes=ShapesConfig(kinds=KINDS, train_images=8, val_images=4, min_size=24, max_size=32)
     )
+    config.loss = tiny.loss
     config.optimizer.learning_rate = config.optimizer.backbone_learning_rate = 1e-12
     config.training = dataclasses.replace(config.training, init_from=str(init_from), **{"epochs": 3, **training})
     config.evaluation = EvaluationConfig(every_epochs=1, batch_size=4, pictures=0)

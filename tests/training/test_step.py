@@ -56,8 +56,10 @@ def _config(**model):
 
 @pytest.fixture(scope="module")
 def plain():
-    """A run on one device, without dropout."""
-    return _run(_config(), 1)
+    """A run on one device, without dropout, matched by scipy."""
+    config = _config()
+    config.loss.matcher = "scipy"
+    return _run(config, 1)
 
 
 def _assert_close(ours, reference, atol):
