@@ -119,7 +119,7 @@ class Detector:
 
     @classmethod
     def from_checkpoint(cls, path: str | os.PathLike[str], ema: bool = True, *, batch_size: int = 1) -> Self:
-        """The detector of a checkpoint.
+        """The detector of a checkpoint; on a CPU, JAX and the C library are told to keep memory (`keep_freed_memory`).
 
         Args:
           path: the workdir of a run, of which the newest checkpoint is taken, or a checkpoint.
@@ -172,8 +172,8 @@ class Detector:
     def stream(self, images: Iterable[ImageLike], threshold: float = 0.5) -> Iterator[Answer]:
         """Finds objects in any number of images, of which few are in memory at a time.
 
-        An image waits until as many as a batch holds want the same canvas, and the next batch is read while the devices
-        are busy with one. Of files only the headers are read before that; pictures and arrays wait as copies, at most
+        An image waits until as many as a batch holds want the same canvas, and a GPU or TPU is busy with one batch while
+        the next is read. Of files only the headers are read before that; pictures and arrays wait as copies, at most
         ``batch_size - 1`` for each canvas. Arguments are those of `predict`.
 
         Yields:
@@ -181,11 +181,15 @@ class Detector:
         """
         _check_threshold(threshold)
         busy: tuple[list[_Waiting], list[Any], Detections] | None = None
+        in_background = jax.default_backend() != "cpu"  # else `_start` may return when all is done
         with ThreadPoolExecutor(min(self.batch_size, usable_cores()), "images") as threads:
             for batch in self._batches(images):
                 if isinstance(batch, Answer):
                     yield batch
                     continue
+                if busy and not in_background:
+                    yield from self._finish(*busy, threshold)
+                    busy = None
                 started = self._start(batch, threads)
                 if busy:
                     yield from self._finish(*busy, threshold)

@@ -170,6 +170,13 @@ def test_attention_comes_with_the_same_answer_and_for_the_cells_of_the_image_alo
     np.testing.assert_array_equal(detector.attention(image, threshold).decoder, looked.decoder[:3])
 
 
+def test_a_stream_yields_an_answer_before_it_computes_the_next(detector, monkeypatch, rng):
+    batches, predict = [], detector._predict
+    monkeypatch.setattr(detector, "_predict", lambda *batch: batches.append(batch) or predict(*batch))
+    for number, _ in enumerate(detector.stream(_images(rng, 3)), 1):
+        assert len(batches) == number
+
+
 def test_a_stream_goes_on_after_a_damaged_image_and_reads_no_more_than_needed(batched, tmp_path, rng):
     image = rng.integers(0, 256, (60, 60, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "whole.jpg")

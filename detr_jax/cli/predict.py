@@ -15,6 +15,7 @@ from detr_jax.cli.output import STOPPED, counted, fail, write_text
 from detr_jax.data import DataError
 from detr_jax.data.images import IMAGE_SUFFIXES
 from detr_jax.data.source import Faults
+from detr_jax.host_memory import keep_freed_memory
 from detr_jax.inference import Detector
 from detr_jax.results import ImageDetections
 from detr_jax.visualization import LabelledBoxes, draw_boxes
@@ -74,6 +75,7 @@ def predict(
     names = _picture_names(files, _others(out))
     if pictures and (own := [file for file in files if out.resolve() == file.resolve().parent]):
         raise click.ClickException(f"The pictures would go where {own[0]} lies: give another --out, or --no-pictures.")
+    keep_freed_memory()  # before jax starts
     if batch_size is None:
         import jax
 

@@ -63,10 +63,19 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     keep_freed_memory()
     workdir, mesh = Path(workdir), create_mesh()
     _check_same(config)
-    run = Run(prepare(config, workdir, mesh), workdir, mesh)
+    start = prepare(config, workdir, mesh)
+    _check_same_data(start)
+    run = Run(start, workdir, mesh)
     try:
         with StopSignals(mesh) as stop:
             run.to_the_end(stop)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TrainingError(
+            f"Step {run.step + 1} does not fit into the memory of the devices. Lower training.batch_size (detr-jax "
+            "buckets --largest-batch finds what fits), raise training.accumulate, or set model.remat=all."
+        ) from error
     except LoaderError as error:
         raise TrainingError(f"{error} The same command goes on from the last checkpoint.") from None
     finally:
@@ -284,6 +293,18 @@ def _check_same(config: Config) -> None:
     sums = gathered(zlib.crc32(to_json(config).encode()))
     if other := np.flatnonzero(sums != sums[0]).tolist():
         raise ConfigError(f"Process {other[0]} was given another configuration than process 0: give all the same.")
+
+
+def _check_same_data(start: Start) -> None:
+    """Checks that all processes found the same images, from which each plans the whole batches."""
+    sources = start.train_source, start.val_source
+    content = [(list(source.image_ids), source.sizes.tolist(), source.max_objects) for source in sources]
+    sums = gathered(zlib.crc32(repr((start.plan.buckets, content)).encode()))
+    if other := np.flatnonzero(sums != sums[0]).tolist():
+        raise DataError(
+            f"Process {other[0]} found other data than process 0 ({', '.join(map(str, map(len, sources)))} images to "
+            "train on and to validate with there): give all hosts the same images and annotations."
+        )
 
 
 def _check_shared(workdir: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import jax
@@ -114,6 +115,17 @@ def _save_shapes(folder, rng, count):
     for index in range(count):
         Image.fromarray(shapes[index].image).save(folder / f"{index}.png")
     return [folder / f"{index}.png" for index in range(count)]
+
+
+def test_predict_has_memory_kept_before_it_starts_jax(workdir, tmp_path, rng, monkeypatch):
+    calls = []
+    started = jax.default_backend
+    monkeypatch.setattr(sys.modules["detr_jax.cli.predict"], "keep_freed_memory", lambda: calls.append("keep"))
+    monkeypatch.setattr(jax, "default_backend", lambda: calls.append("start") or started())
+    result = run("predict", workdir, *_save_shapes(tmp_path / "photos", rng, 1), "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert calls[0] == "keep"
+    assert "start" in calls
 
 
 def test_predict_writes_each_image_once_in_order_with_a_picture(workdir, tmp_path, rng):

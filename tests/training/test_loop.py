@@ -113,6 +113,29 @@ def test_a_run_killed_between_checkpoints_repeats_the_lost_steps(finished, tmp_p
         assert {k: v for k, v in a.items() if k not in times} == {k: v for k, v in b.items() if k not in times}
 
 
+def test_a_step_that_does_not_fit_ends_in_advice(tmp_path, monkeypatch):
+    def fail(self, stop):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 12884901888 bytes."
+        )
+
+    monkeypatch.setattr(loop.Run, "to_the_end", fail)
+    with pytest.raises(TrainingError, match=r"Step 1 does not fit.*training\.batch_size.*detr-jax buckets"):
+        train(tiny_config(), tmp_path)
+
+
+def test_processes_that_found_other_data_are_refused(tmp_path, monkeypatch):
+    def of_two(values):
+        """What is gathered where the other process has the same configuration and another image."""
+        own.append(values)
+        return np.array([values, values + (len(own) > 1)])
+
+    own = []
+    monkeypatch.setattr(loop, "gathered", of_two)
+    with pytest.raises(DataError, match=r"Process 1 found other data than process 0 \(48, 10 images"):
+        train(tiny_config(), tmp_path)
+
+
 def test_a_killed_worker_process_ends_the_run_with_a_sentence_and_a_checkpoint(tmp_path, monkeypatch):
     write = RunLog.training
 
