@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import environment  # noqa: F401  (before jax)
+from timing import cell
 
 from configs import finetune, shapes
+from detr_jax.checkpoints import find_checkpoint
 from detr_jax.config import Config, EvaluationConfig, ShapesConfig
 from detr_jax.training.loop import train
 
@@ -66,19 +68,21 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
 
+    fine_tuned = fine_tuning_config(str(find_checkpoint(args.pretrained)))
     steps = args.steps
     if steps is None:
         few, more = (run(scratch_config(), trial)["seconds"] for trial in (20, 120))  # compilation is in both
         steps = max(1, int((args.seconds - few) * 100 / (more - few)))
     results: dict[str, Any] = {
         "scratch": run(scratch_config(), steps),
-        "fine_tuned": run(fine_tuning_config(args.pretrained), steps),
+        "fine_tuned": run(fine_tuned, steps),
     }
-    results["ratio"] = results["fine_tuned"]["AP"] / results["scratch"]["AP"]
+    scratch = results["scratch"]["AP"]
+    results["ratio"] = results["fine_tuned"]["AP"] / scratch if scratch > 0 else None
     for name in ("scratch", "fine_tuned"):
         row = results[name]
         print(f"{name:12} {steps} steps {row['seconds']:6.0f} s  AP {row['AP']:.3f}  AP50 {row['AP50']:.3f}")
-    print(f"ratio of the APs: {results['ratio']:.2f}")
+    print(f"ratio of the APs: {cell(results['ratio'])}")
     if args.json:
         args.json.write_text(json.dumps(results, indent=2))
 

@@ -8,7 +8,8 @@ ROOT is in COCO's layout. Both sides read the same JPEGs, with the same flips, c
 the figures are medians over the rounds, in images per second of processor time, which is per core. The peer is written
 from the paper's recipe: decode, convert, flip, resize (or resize, crop, resize) in Pillow, then to float, scaled,
 normalised with mean and deviation, and padded into a batch of [B, 3, H, W] with its mask. Here, batches are uint8, and
-normalisation and mask are made on the device.
+normalisation and mask are made on the device, and large training images are decoded to the scale needed
+(`data.scaled_decoding`), which the peer's recipe does not do.
 
 With ``--memory``, five epochs are read through the whole pipeline, and the memory in use is told after each.
 """
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import environment  # noqa: F401  # finds the package, installed or not
 import numpy as np
 from padding import coco_source
 from PIL import Image
@@ -99,7 +101,7 @@ def measure(sides: dict[str, Callable[[PlannedBatch], object]], plan: list[Plann
 
 
 def memory(source: CocoDataset, batch_size: int) -> list[float]:
-    """MiB in use after each of five epochs through threads and prefetching; the peak for systems without /proc."""
+    """The peak of MiB in use up to the end of each of five epochs, through threads and prefetching."""
     config = DataConfig()
     plan = TrainPlan(source, config, batch_size, seed=0)
     used = []

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from inputs import MAX_OBJECTS, coco_counts, random_objects
-from timing import Candidate, Report, cell, in_turn, numbers
+from timing import Candidate, Report, cell, in_turn, numbers, positive
 
 from detr_jax.config import LossConfig
 from detr_jax.matching import Targets, match, matching_cost, solve_with_scipy
@@ -35,7 +35,7 @@ def main() -> int:
         metavar="N,...",
         help="objects of each image, or coco",
     )
-    parser.add_argument("--repeats", type=int, default=15, help="rounds that medians are taken over")
+    parser.add_argument("--repeats", type=positive, default=15, help="rounds that medians are taken over")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", metavar="FILE", help="write the figures here as one JSON object")
     args = parser.parse_args()

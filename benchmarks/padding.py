@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import environment  # noqa: F401  # finds the package, installed or not
 import numpy as np
 
 from detr_jax.config import DataConfig

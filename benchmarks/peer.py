@@ -4,6 +4,7 @@
 """
 
 import copy
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -81,6 +82,7 @@ class Peer:
     """A random model, and what is timed of it."""
 
     def __init__(self, seed: int):
+        gc.disable()  # as it is in the other process while candidates are timed
         self._model = create_model(seed)
         self._candidates: dict[str, Candidate] = {}
         self._first_loss: float | None = None
@@ -180,6 +182,7 @@ class Peer:
     def forget(self) -> None:
         """Gives unused memory and compiled code back, before the next row."""
         self._candidates = {}
+        gc.collect()
         torch.compiler.reset()
         if DEVICE.type == "cuda":
             torch.cuda.empty_cache()

@@ -25,7 +25,7 @@ import numpy as np
 from flax import nnx
 from inputs import MAX_OBJECTS, STRIDE
 from ours import model_config
-from timing import Report, cell, matmul_rate, names, size
+from timing import Report, cell, matmul_rate, names, positive, size
 
 from detr_jax.config import Config
 from detr_jax.losses import set_loss
@@ -70,7 +70,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=size, default=(800, 1066), metavar="HxW", help="image size in pixels")
     parser.add_argument("--dtype", type=names("float32", "tf32", "bfloat16"), default=["bfloat16"], metavar="NAME,...")
-    parser.add_argument("--batch", type=int, default=16, help="images of a step")
+    parser.add_argument("--batch", type=positive, default=16, help="images of a step")
     parser.add_argument("--json", metavar="FILE", help="write the figures here as one JSON object")
     args = parser.parse_args()
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import environment  # noqa: F401  # before jax starts
 from inputs import MAX_OBJECTS, STRIDE
-from timing import Report, cell, numbers, size
+from timing import Report, cell, numbers, positive, size
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
@@ -35,7 +35,7 @@ def main() -> int:
     """Runs the benchmark; 1 where a program could not be compiled."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--devices", type=numbers, default=[1, 2, 4, 8], metavar="N,...")
-    parser.add_argument("--batch", type=int, default=2, help="images of each device")
+    parser.add_argument("--batch", type=positive, default=2, help="images of each device")
     parser.add_argument("--size", type=size, default=(800, 1066), metavar="HxW", help="image size in pixels")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--json", metavar="FILE", help="write the figures here as one JSON object")
@@ -64,7 +64,7 @@ def in_own_process(case: dict[str, Any]) -> dict[str, Any]:
     flags = f"--xla_force_host_platform_device_count={case['devices']} --xla_backend_optimization_level=0"
     result = subprocess.run(
         [sys.executable, str(Path(__file__).resolve()), "--child", json.dumps(case)],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_TRACEBACK_FILTERING": "off"},
         capture_output=True,
         text=True,
         check=False,

@@ -1,4 +1,4 @@
-"""Candidates timed in turn in one process, and the report of a benchmark: a table and one JSON object."""
+"""Candidates timed in turn, and the report of a benchmark: a table and one JSON object."""
 
 import argparse
 import gc
@@ -90,6 +90,8 @@ class Report:
     def __init__(self, columns: Mapping[str, int], path: str | None, **fields: Any):
         self.widths = {name: max(width, len(name)) for name, width in columns.items()}
         self.path = Path(path) if path else None
+        if self.path and not self.path.parent.is_dir():
+            raise SystemExit(f"--json={path} cannot be written: {self.path.parent} is no folder.")
         self.content: dict[str, Any] = {**machine(), **fields, "rows": []}
         print(", ".join(f"{name} {value}" for name, value in machine().items()))
 
@@ -166,7 +168,7 @@ def common_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME,...",
         help=f"of {', '.join(PEERS)}; or none",
     )
-    parser.add_argument("--repeats", type=int, default=5, help="rounds that medians are taken over")
+    parser.add_argument("--repeats", type=positive, default=5, help="rounds that medians are taken over")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", metavar="FILE", help="write the figures here as one JSON object")
 
@@ -195,6 +197,13 @@ def names(*known: str) -> Callable[[str], list[str]]:
         return [] if chosen == ["none"] else chosen
 
     return parse
+
+
+def positive(text: str) -> int:
+    """A positive whole number."""
+    if not (text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a positive whole number")
+    return int(text)
 
 
 def numbers(text: str) -> list[int]:

@@ -172,8 +172,8 @@ class Detector:
     def stream(self, images: Iterable[ImageLike], threshold: float = 0.5) -> Iterator[Answer]:
         """Finds objects in any number of images, of which few are in memory at a time.
 
-        An image waits until as many as a batch holds want the same canvas, and a GPU or TPU is busy with one batch while
-        the next is read. Of files only the headers are read before that; pictures and arrays wait as copies, at most
+        An image waits until as many as a batch holds want the same canvas; GPUs and TPUs work on a batch while the next
+        is read. Of files only the headers are read before that; pictures and arrays wait as copies, at most
         ``batch_size - 1`` for each canvas. Arguments are those of `predict`.
 
         Yields:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from detr_jax.cli.configuration import read_config
+from detr_jax.compilation_cache import keep_compiled_programs
 from detr_jax.config import Config, check_canvases
 from detr_jax.data import TrainPlan, ValPlan, open_source
 from detr_jax.data.buckets import Bucket, train_sizes, useful_share, val_sizes
@@ -67,6 +68,8 @@ def buckets(
       detr-jax buckets --config configs/coco.py --root FOLDER --memory --config.training.batch_size=8
       detr-jax buckets --config configs/coco.py --root FOLDER --largest-batch --config.model.remat=all
     """
+    if device_memory and not largest_batch:
+        raise click.UsageError("--device-memory is for --largest-batch: give both.")
     config = read_config(file, changes, dataset=dataset, root=root)
     config, _ = settle_model(config, None)
     train, val = open_source(config, "train"), open_source(config, "val")
@@ -81,6 +84,7 @@ def buckets(
     _table(f"training, {len(train)} images", plan.buckets, train_sizes(train, config.data))
     _table(f"validation, {len(val)} images", val_plan.buckets, val_sizes(val, config.data))
     if memory or largest_batch:
+        keep_compiled_programs()
         _tell_memory(config, plan, train.max_objects, memory, largest_batch, device_memory)
 
 
@@ -133,7 +137,7 @@ def _tell_memory(
                     raise
                 total = math.inf  # some compilers know their device's memory and refuse
             fits = "yes" if total <= limit else "no"
-            click.echo(f"{units * unit:6} {total / 2**30:9.2f}  {fits:4}  {time.monotonic() - started:.0f} s")
+            click.echo(f"{units * unit:6} {total / 2**30:9.4g}  {fits:4}  {time.monotonic() - started:.0f} s")
             return total
 
         largest = memory.largest_that_fits(needed, limit, max(1, len(plan.source) // unit)) * unit

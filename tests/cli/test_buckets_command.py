@@ -86,11 +86,12 @@ def test_the_largest_batch_that_fits_is_found(folder, monkeypatch, accumulate):
         (["--memory", "--config.training.batch_size=63"], "training.batch_size=63"),
         (["--largest-batch"], "--device-memory 80GiB"),
         (["--largest-batch", "--device-memory", "much"], "'much' is no size of memory"),
+        (["--device-memory", "1GiB"], "--largest-batch"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_sentence(folder, arguments, words):
     if "--root" not in arguments:
         arguments = ["--root", folder, *arguments]
     result = run("buckets", *arguments)
-    assert result.exit_code == (2 if "much" in arguments else 1)
+    assert result.exit_code == (2 if "--device-memory" in arguments else 1)
     assert words in result.output

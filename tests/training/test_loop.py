@@ -115,9 +115,7 @@ def test_a_run_killed_between_checkpoints_repeats_the_lost_steps(finished, tmp_p
 
 def test_a_step_that_does_not_fit_ends_in_advice(tmp_path, monkeypatch):
     def fail(self, stop):
-        raise jax.errors.JaxRuntimeError(
-            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 12884901888 bytes."
-        )
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte.")
 
     monkeypatch.setattr(loop.Run, "to_the_end", fail)
     with pytest.raises(TrainingError, match=r"Step 1 does not fit.*training\.batch_size.*detr-jax buckets"):
