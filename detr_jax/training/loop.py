@@ -301,10 +301,7 @@ def _check_same_data(start: Start) -> None:
     content = [(list(source.image_ids), source.sizes.tolist(), source.max_objects) for source in sources]
     sums = gathered(zlib.crc32(repr((start.plan.buckets, content)).encode()))
     if other := np.flatnonzero(sums != sums[0]).tolist():
-        raise DataError(
-            f"Process {other[0]} found other data than process 0 ({', '.join(map(str, map(len, sources)))} images to "
-            "train on and to validate with there): give all hosts the same images and annotations."
-        )
+        raise DataError(f"Process {other[0]} found other images than process 0: give all hosts the same data.")
 
 
 def _check_shared(workdir: Path) -> None:

@@ -130,7 +130,7 @@ def test_processes_that_found_other_data_are_refused(tmp_path, monkeypatch):
 
     own = []
     monkeypatch.setattr(loop, "gathered", of_two)
-    with pytest.raises(DataError, match=r"Process 1 found other data than process 0 \(48, 10 images"):
+    with pytest.raises(DataError, match="Process 1 found other images than process 0"):
         train(tiny_config(), tmp_path)
 
 
