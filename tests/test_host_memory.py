@@ -1,6 +1,7 @@
 """That freed memory is kept, in processes of their own."""
 
 import os
+import statistics
 import subprocess
 import sys
 
@@ -20,7 +21,7 @@ double = jax.jit(lambda x: x * 2)
 halves = jax.numpy.full(2**26, 0.5)
 ones = {"numpy": lambda: np.ones(2**25), "jax": lambda: double(halves)}[BY]
 pages = []
-for _ in range(3):
+for _ in range(16):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     jax.block_until_ready(ones())  # 256 MiB
     pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -40,4 +41,5 @@ def test_pages_are_handed_out_once_unless_the_user_has_decided(variable, kept, b
         check=True,
     )
     first, *later = map(int, run.stdout.split())
-    assert all((pages < first / 10) == kept for pages in later)
+    settled = statistics.median(later[5:])  # before, a call may find the block of the one before still in use
+    assert (settled < first / 10) == kept
