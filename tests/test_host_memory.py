@@ -41,5 +41,6 @@ def test_pages_are_handed_out_once_unless_the_user_has_decided(variable, kept, b
         check=True,
     )
     first, *later = map(int, run.stdout.split())
-    settled = statistics.median(later[5:])  # before, a call may find the block of the one before still in use
-    assert (settled < first / 10) == kept
+    if by == "jax":  # until memory has settled, a call may find the block of the one before still in use
+        later = [statistics.median(later[5:])]
+    assert all((pages < first / 10) == kept for pages in later)

@@ -133,7 +133,7 @@ def _tell_memory(
                     dataclasses.replace(config, training=training), canvas, max_objects, mesh
                 ).total
             except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):
+                if not memory.is_out_of_memory(error):
                     raise
                 total = math.inf  # some compilers know their device's memory and refuse
             fits = "yes" if total <= limit else "no"

@@ -32,7 +32,7 @@ from detr_jax.training.best import Best
 from detr_jax.training.feed import Feed, Pace
 from detr_jax.training.introduction import introduce
 from detr_jax.training.log import RunLog
-from detr_jax.training.memory import StepMemory, device_memory, memory_sentence
+from detr_jax.training.memory import TO_NEED_LESS, StepMemory, device_memory, is_out_of_memory, memory_sentence
 from detr_jax.training.optimizer import create_optimizer, learning_rates
 from detr_jax.training.programs import StepPrograms
 from detr_jax.training.saving import has_checkpoint, restore, save
@@ -70,11 +70,10 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
         with StopSignals(mesh) as stop:
             run.to_the_end(stop)
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise TrainingError(
-            f"Step {run.step + 1} does not fit into the memory of the devices. Lower training.batch_size (detr-jax "
-            "buckets --largest-batch finds what fits), raise training.accumulate, or set model.remat=all."
+            f"Step {run.step + 1} does not fit into the memory of the devices. {TO_NEED_LESS}"
         ) from error
     except LoaderError as error:
         raise TrainingError(f"{error} The same command goes on from the last checkpoint.") from None
@@ -290,18 +289,25 @@ class Run:
 
 def _check_same(config: Config) -> None:
     """Checks that all processes were given the same."""
-    sums = gathered(zlib.crc32(to_json(config).encode()))
-    if other := np.flatnonzero(sums != sums[0]).tolist():
-        raise ConfigError(f"Process {other[0]} was given another configuration than process 0: give all the same.")
+    if other := _other_process(to_json(config).encode()):
+        raise ConfigError(f"Process {other} was given another configuration than process 0: give all the same.")
 
 
 def _check_same_data(start: Start) -> None:
     """Checks that all processes found the same images, from which each plans the whole batches."""
-    sources = start.train_source, start.val_source
-    content = [(list(source.image_ids), source.sizes.tolist(), source.max_objects) for source in sources]
-    sums = gathered(zlib.crc32(repr((start.plan.buckets, content)).encode()))
-    if other := np.flatnonzero(sums != sums[0]).tolist():
-        raise DataError(f"Process {other[0]} found other images than process 0: give all hosts the same data.")
+    content = repr(start.plan.buckets).encode()
+    for source in (start.train_source, start.val_source):
+        content += (
+            np.array(source.image_ids).tobytes() + source.sizes.tobytes() + bytes(str(source.max_objects), "ascii")
+        )
+    if other := _other_process(content):
+        raise DataError(f"Process {other} found other images than process 0: give all hosts the same data.")
+
+
+def _other_process(content: bytes) -> int | None:
+    """The first process that has other content than process 0; None where all have the same."""
+    sums = gathered(zlib.crc32(content))
+    return next(iter(np.flatnonzero(sums != sums[0]).tolist()), None)
 
 
 def _check_shared(workdir: Path) -> None:

@@ -20,6 +20,12 @@ _UNITS = {"": 1, "B": 1, **{f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)}} 
     f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)
 }
 
+TO_NEED_LESS = (
+    "Lower training.batch_size (detr-jax buckets --largest-batch finds what fits), raise training.accumulate, or set "
+    "model.remat=all."
+)
+"""What to do where a step does not fit into memory."""
+
 
 class StepMemory(NamedTuple):
     """Bytes on each device, as the compiler plans them."""
@@ -119,10 +125,12 @@ def memory_sentence(memory: StepMemory, canvas: tuple[int, int], limit: int | No
     sentence = f"a step on the largest canvas, {canvas[0]} x {canvas[1]}, needs {memory}{there} on each device"
     if limit is None or memory.total <= limit:
         return sentence
-    return (
-        f"{sentence}: that is too much. Lower training.batch_size (detr-jax buckets --largest-batch finds what fits), "
-        "raise training.accumulate, or set model.remat=all."
-    )
+    return f"{sentence}: that is too much. {TO_NEED_LESS}"
+
+
+def is_out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
+    """Whether a compiler or a device says that a program does not fit."""
+    return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def parse_memory(text: str) -> int:
