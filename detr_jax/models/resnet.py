@@ -7,6 +7,7 @@ hand, every convolution wider than 1x1, the pooling and the statistics of group 
 the border, so the features of an image do not depend on how far it was padded.
 """
 
+import functools
 import math
 
 import jax
@@ -16,6 +17,7 @@ from flax import nnx
 from jax import lax
 
 from detr_jax.config import BackboneConfig
+from detr_jax.models.convolution import convolve
 from detr_jax.models.initializers import Initializer
 from detr_jax.models.rematerialization import recomputed
 
@@ -73,23 +75,7 @@ class Conv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, in] to [B, ceil(H / stride), ceil(W / stride), out]."""
-        kernel = self.kernel[...].astype(self.dtype)
-        size = kernel.shape[0]
-        if size == 1:  # a matrix product: on the CPU its backward pass is far faster than a convolution's
-            if self.stride > 1:
-                # XLA for GPUs can crash where it fuses a strided slice into a product (openxla/xla#47381)
-                x = lax.optimization_barrier(x[:, :: self.stride, :: self.stride])
-            # of two dimensions, as XLA for CPUs lowers the kernel's gradient badly of more
-            return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
-        pad = (size - 1) // 2 * self.dilation
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=(self.stride, self.stride),
-            padding=((pad, pad), (pad, pad)),
-            rhs_dilation=(self.dilation, self.dilation),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        return convolve(x, self.kernel[...].astype(self.dtype), stride=self.stride, dilation=self.dilation)
 
 
 class FrozenStatistic(nnx.Variable):
@@ -232,16 +218,18 @@ class Stem(nnx.Module):
         x = jax.nn.relu(x)
         if not self.pool:
             return x, sizes
-        # after the ReLU nothing is negative, so zero in the padding does what minus infinity would
-        x = lax.reduce_window(
-            clear_padding(x, sizes),
-            np.asarray(-np.inf, x.dtype),
-            lax.max,
-            window_dimensions=(1, 3, 3, 1),
-            window_strides=(1, 2, 2, 1),
-            padding=((0, 0), (1, 1), (1, 1), (0, 0)),
-        )
-        return x, _after_stride(sizes, 2)
+        return _max_pool(clear_padding(x, sizes)), _after_stride(sizes, 2)
+
+
+def _max_pool(x: jax.Array) -> jax.Array:
+    """Maxima over 3x3 cells with stride 2 of x [B, H, W, C], nowhere negative: zeros around it change none.
+
+    As the maximum of nine slices; the window reductions of XLA take twice as long on CPUs.
+    """
+    _, height, width, _ = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, height % 2), (1, width % 2), (0, 0)))
+    cells = [padded[:, row : row + height : 2, column : column + width : 2] for row in range(3) for column in range(3)]
+    return functools.reduce(jnp.maximum, cells)
 
 
 class ResNet(nnx.Module):
