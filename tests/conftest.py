@@ -1,13 +1,16 @@
 """Settings and fixtures of all tests. They must stand before the first import of jax."""
 
 import atexit
+import importlib.metadata
 import os
 import shutil
 import tempfile
 
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0",  # tests compile more than they run
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"  # tests compile more than they run
+    # a quarter less compilation; later versions do not know it
+    + " --xla_cpu_use_fusion_emitters=false" * importlib.metadata.version("jax").startswith("0.10."),
 )
 os.environ.setdefault("NPROC", "32")  # threads enough for host callbacks beside four simulated devices
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

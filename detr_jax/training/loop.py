@@ -38,7 +38,14 @@ from detr_jax.training.programs import StepPrograms
 from detr_jax.training.saving import has_checkpoint, restore, save
 from detr_jax.training.signals import STEPS_AHEAD, Interrupted, StopSignals
 from detr_jax.training.start import Start, prepare, read_start, start_from
-from detr_jax.training.step import DeviceBatch, create_model, create_state, create_train_step, outline_batch
+from detr_jax.training.step import (
+    DeviceBatch,
+    create_state,
+    create_train_step,
+    outline_batch,
+    outline_model,
+    with_initial_values,
+)
 
 
 class TrainingError(RuntimeError):
@@ -96,10 +103,11 @@ class Run:
         self.metrics: dict[str, float] = {}
         """Of the last validation."""
         self._mesh = mesh
-        model, started_from = create_model(config), ""
+        model, started_from = outline_model(config), ""
         if config.training.init_from and not has_checkpoint(workdir):
             weights = start.weights or read_start(config)
             model, started_from = start_from(model, weights, config, start.train_source.categories)
+        model = with_initial_values(model, config)
         optimizer = create_optimizer(config.optimizer, self.total_steps, self.plan.steps_per_epoch)
         self._state = create_state(model, optimizer, config, mesh)
         self._frozen = place(model.frozen, layout(model.frozen, mesh, config.training.fsdp))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from detr_jax.config import Config, ConfigError, ModelConfig, check, check_canvases, check_fields
@@ -162,7 +163,7 @@ def read_start(config: Config) -> ImportedWeights:
 def start_from(
     model: Model, weights: ImportedWeights, config: Config, class_names: dict[int, str]
 ) -> tuple[Model, str]:
-    """The model with imported values, and a table of what was loaded.
+    """The model with imported values, its own where nothing was imported, and a table of what was loaded.
 
     ``class_names`` are those of the data, by label: where a class head fits in size and its checkpoint has other
     names, a sentence says so.
@@ -171,7 +172,7 @@ def start_from(
       WeightsError: the weights are those of another architecture.
     """
     tree, outcomes = merge_pretrained(model.whole(model.params, model.frozen), weights, config.model)
-    params, frozen = model.split(jax.tree.map(jnp.asarray, tree))
+    params, frozen = model.split(jax.tree.map(_on_device, tree))
     notes = list(weights.notes)
     if weights.config is not None and weights.config.num_classes == config.model.num_classes:
         there = {label: weights.class_names.get(label, name) for label, name in class_names.items()}
@@ -181,6 +182,10 @@ def start_from(
             notes.append(f"The class head was trained for other classes, and starts from them: {', '.join(other)}.")
     title = f"starting from {config.training.init_from} ({weights.kind}):"
     return model._replace(params=params, frozen=frozen), "\n".join([title, outcome_table(outcomes), *notes])
+
+
+def _on_device(leaf: np.ndarray | jax.Array | jax.ShapeDtypeStruct) -> jax.Array | jax.ShapeDtypeStruct:
+    return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
 
 
 def _model_of(weights: ImportedWeights, given: ModelConfig) -> ModelConfig:

@@ -1,5 +1,6 @@
 """The compiled training step: a pure function over a mesh of devices."""
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -76,20 +77,30 @@ class Model(NamedTuple):
 
 
 def create_model(config: Config) -> Model:
-    """A model with initial values from the seed, compiled as one program.
+    """A model with initial values from the seed.
 
     Raises:
       ConfigError: ``optimizer.frozen`` names parameters that the model has not.
     """
-    outline = outline_model(config)
+    return with_initial_values(outline_model(config), config)
+
+
+def with_initial_values(model: Model, config: Config) -> Model:
+    """The model with initial values from the seed in place of shapes; one program computes these and nothing else."""
+    leaves, structure = jax.tree.flatten((model.params, model.frozen))
+    is_missing = [isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves]
 
     @jax.jit
-    def initial_values() -> list[Tree]:
-        model = DETR(config.model, rngs=nnx.Rngs(config.training.seed))
-        return [nnx.as_pure(state) for state in nnx.split(model, outline.trainable, ...)[1:]]
+    def initial_values() -> list[jax.Array]:
+        fresh = DETR(config.model, rngs=nnx.Rngs(config.training.seed))
+        states = tuple(nnx.as_pure(state) for state in nnx.split(fresh, model.trainable, ...)[1:])
+        return list(itertools.compress(jax.tree.leaves(states), is_missing))
 
-    params, frozen = initial_values()
-    return outline._replace(params=params, frozen=frozen)
+    if any(is_missing):
+        fresh = iter(initial_values())
+        leaves = [next(fresh) if missing else leaf for leaf, missing in zip(leaves, is_missing, strict=True)]
+    params, frozen = jax.tree.unflatten(structure, leaves)
+    return model._replace(params=params, frozen=frozen)
 
 
 def outline_model(config: Config) -> Model:

@@ -48,8 +48,7 @@ def test_value_and_gradient_are_those_without_and_dropout_too(rng):
 def test_the_attention_of_a_recomputed_model_can_be_drawn(rng):
     images, sizes = _batch(rng)
     plain, recomputed = (DETR(_config(remat).model, rngs=nnx.Rngs(0)) for remat in ("none", "all"))
-    for a, b in zip(
-        *map(jax.tree.leaves, (attention_maps(m, images, sizes) for m in (recomputed, plain))), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
+    found, expected = (nnx.jit(attention_maps)(model, images, sizes) for model in (recomputed, plain))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
     assert recomputed.encoder.remat

@@ -18,7 +18,9 @@ from detr_jax.training.step import (
     outline_batch,
     outline_model,
     outline_state,
+    with_initial_values,
 )
+from detr_jax.weights.trees import by_path, with_leaves
 from tests.tiny import tiny_config
 
 
@@ -94,6 +96,21 @@ def test_the_outline_of_a_run_has_the_shapes_of_its_values():
     ):
         found, expected = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (shapes, values))
         assert found == expected
+
+
+def test_initial_values_come_where_there_are_none_and_are_those_of_a_whole_model():
+    config = _config()
+    model, outline = create_model(config), outline_model(config)
+
+    def whole(model):
+        return by_path(model.whole(model.params, model.frozen))
+
+    given = {path: np.full(x.shape, 7, x.dtype) for path, x in whole(outline).items() if "class_head" not in path}
+    mixed = with_leaves(outline.whole(outline.params, outline.frozen), whole(outline) | given)
+    params, frozen = outline.split(mixed)
+    filled = whole(with_initial_values(outline._replace(params=params, frozen=frozen), config))
+    for path, value in whole(model).items():
+        np.testing.assert_array_equal(filled[path], given.get(path, value), err_msg=path)
 
 
 def test_accumulated_parts_on_two_devices_equal_the_whole_batch(plain):
