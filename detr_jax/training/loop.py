@@ -107,13 +107,10 @@ class Run:
         if config.training.init_from and not has_checkpoint(workdir):
             weights = start.weights or read_start(config)
             model, started_from = start_from(model, weights, config, start.train_source.categories)
-        model = with_initial_values(model, config)
+        self._model = model.structure
         optimizer = create_optimizer(config.optimizer, self.total_steps, self.plan.steps_per_epoch)
-        self._state = create_state(model, optimizer, config, mesh)
-        self._frozen = place(model.frozen, layout(model.frozen, mesh, config.training.fsdp))
-        self._model = model = model.structure
-        self._train_step = StepPrograms(create_train_step(model, optimizer, config, mesh))
-        where = layout((model.params, model.frozen), mesh, config.training.fsdp)
+        self._train_step = StepPrograms(create_train_step(self._model, optimizer, config, mesh))
+        where = layout((self._model.params, self._model.frozen), mesh, config.training.fsdp)
         self._validator = Validator(config, start.val_source, model.graph, mesh, where)
         check_canvases(config.model, self._validator.plan.buckets)
 
@@ -126,8 +123,13 @@ class Run:
         _check_shared(workdir)
         self._checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep_checkpoints)
         self._checkpoints.class_names = start.train_source.categories
-        if self._checkpoints.latest_step is not None:
-            self._state, self._frozen = restore(self._checkpoints, model, self._state, self._frozen)
+        if self._checkpoints.latest_step is None:
+            model = with_initial_values(model, config)
+            self._state = create_state(model, optimizer, config, mesh)
+            self._frozen = place(model.frozen, where[1])
+        else:
+            self._state, self._frozen = restore(self._checkpoints, model, optimizer, config, mesh)
+        del model  # its values are in the state
         self.step = int(self._state.step)
         """Optimiser steps done."""
         if self.step > self.total_steps:
@@ -140,7 +142,7 @@ class Run:
         if is_main():
             (workdir / "config.json").write_text(to_json(config))
             drop_snapshots(workdir, after=self.step)
-        introduce(self._log.say, start, model, mesh, self.step, started_from)
+        introduce(self._log.say, start, self._model, mesh, self.step, started_from)
         self._stale = any(name.startswith(("data.", "evaluation.", "model.")) for name in start.changed)
         self._best = Best(workdir, self._checkpoints, self.step, anew=self._stale)
         self._pictured = snapshot_steps(self.total_steps, config.evaluation.snapshots)

@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+import optax
+from jax.sharding import Mesh
 
 from detr_jax.checkpoints import Checkpoints
 from detr_jax.config import Config, ConfigError, differences, from_json
-from detr_jax.sharding import Tree, place
-from detr_jax.training.step import Model, TrainState
+from detr_jax.sharding import Tree, layout, place
+from detr_jax.training.step import Model, TrainState, outline_state
 
 
 def has_checkpoint(workdir: Path) -> bool:
@@ -38,9 +41,18 @@ def changes(previous: Config, config: Config, workdir: Path) -> dict[str, tuple[
     return changed
 
 
-def restore(checkpoints: Checkpoints, model: Model, state: TrainState, frozen: Tree) -> tuple[TrainState, Tree]:
+def restore(
+    checkpoints: Checkpoints, model: Model, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh
+) -> tuple[TrainState, Tree]:
+    """State and frozen values of the newest checkpoint, laid out for the mesh; of the model only shapes are read."""
     step = checkpoints.latest_step
     assert step is not None
+    shapes = outline_state(model, optimizer, config), model.structure.frozen
+    state, frozen = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        layout(shapes, mesh, config.training.fsdp),
+    )
     targets = {"params": model.whole(state.params, frozen), "optimizer": state.optimizer}
     if state.ema is not None:
         targets["ema"] = model.whole(state.ema, frozen)

@@ -65,8 +65,9 @@ def test_a_run_leaves_metrics_checkpoints_config_and_a_picture(finished):
         assert min(picture.size) > 300
 
 
-def test_the_same_command_again_trains_nothing_more(finished, capsys):
+def test_the_same_command_again_trains_nothing_more_and_needs_no_initial_values(finished, monkeypatch, capsys):
     workdir, metrics = finished
+    monkeypatch.setattr(loop, "with_initial_values", None)
     before = (workdir / "metrics.jsonl").read_text()
     assert train(tiny_config(), workdir) == metrics
     assert (workdir / "metrics.jsonl").read_text() == before
