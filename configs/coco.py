@@ -19,7 +19,7 @@ def get_config() -> Config:
     """Batch 64, 300 epochs, learning rates a tenth from epoch 200 on."""
     return Config(
         model=detr_resnet50(),
-        data=DataConfig(dataset="coco"),
+        data=DataConfig(),
         optimizer=OptimizerConfig(learning_rate=1e-4, backbone_learning_rate=1e-5, schedule="step", drop_epoch=200),
         training=TrainingConfig(batch_size=64, epochs=300),
         evaluation=EvaluationConfig(every_epochs=1, batch_size=8),

@@ -23,7 +23,7 @@ def get_config() -> Config:
     """At most 50 epochs of 8 images a step, ended when 10 validations have brought no better AP."""
     return Config(
         model=ModelConfig(num_classes=0, num_queries=0),
-        data=DataConfig(dataset="coco"),
+        data=DataConfig(),
         optimizer=OptimizerConfig(
             learning_rate=5e-5, backbone_learning_rate=5e-6, schedule="cosine", warmup_steps=50, weight_decay=1e-4
         ),

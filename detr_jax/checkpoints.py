@@ -53,6 +53,8 @@ class Checkpoints:
         self._saving: tuple[int, Any] | None = None
         self.class_names: Mapping[int, str] = {}
         """Name by label, to go into every checkpoint."""
+        self.category_ids: Mapping[int, int] = {}
+        """Category id of the data by label, to go into every checkpoint; empty if the labels are the ids."""
 
     @property
     def latest_step(self) -> int | None:
@@ -71,6 +73,8 @@ class Checkpoints:
         parts = {**trees, "progress": position, "config": {"json": to_json(config)}}
         if self.class_names:
             parts["classes"] = {"json": json.dumps({int(label): name for label, name in self.class_names.items()})}
+            if self.category_ids:
+                parts["classes"]["ids"] = json.dumps({int(label): one for label, one in self.category_ids.items()})
         try:
             with _SAVING:
                 self._saving = step, self._checkpointer.save_checkpointables_async(step, parts)
@@ -179,11 +183,24 @@ def load_class_names(path: str | Path) -> dict[int, str]:
     Raises:
       CheckpointError: there is no checkpoint, or it is damaged.
     """
+    return _load_by_label(path, "json")
+
+
+def load_category_ids(path: str | Path) -> dict[int, int]:
+    """The category ids of the data inside a checkpoint, by label; empty if the labels are the ids.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or it is damaged.
+    """
+    return _load_by_label(path, "ids")
+
+
+def _load_by_label(path: str | Path, key: str) -> dict[int, Any]:
     checkpoint = find_checkpoint(path)
     if not (checkpoint / "classes").is_dir():
         return {}
-    names = json.loads(str(_load(checkpoint, "classes")["json"]))
-    return {int(label): name for label, name in names.items()}
+    text = _load(checkpoint, "classes").get(key)
+    return {} if text is None else {int(label): value for label, value in json.loads(str(text)).items()}
 
 
 def load_model(path: str | Path, *, ema: bool = True, dtype: str | None = None) -> tuple[DETR, Config]:

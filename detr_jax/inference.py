@@ -14,12 +14,13 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from PIL import Image
 
-from detr_jax.checkpoints import CheckpointError, load_class_names, load_model
+from detr_jax.checkpoints import CheckpointError, load_category_ids, load_class_names, load_model
 from detr_jax.compilation_cache import keep_compiled_programs
-from detr_jax.config import Config
+from detr_jax.config import Config, DataConfig
 from detr_jax.data.batching import usable_cores
 from detr_jax.data.canvases import Placement, lay, place, prediction_canvases
-from detr_jax.data.images import ImageLike, decode, has_more_frames, open_image
+from detr_jax.data.images import ImageLike, decode, exif_rule, has_more_frames, open_image
+from detr_jax.data.labels import mapped
 from detr_jax.data.source import DataError
 from detr_jax.host_memory import keep_freed_memory
 from detr_jax.models.attention_maps import attention_maps
@@ -79,9 +80,11 @@ class _Waiting(NamedTuple):
     size: tuple[int, int]
     placement: Placement
 
-    def lay_on(self, canvas: np.ndarray) -> Image.Image:
+    def lay_on(self, canvas: np.ndarray, data: DataConfig) -> Image.Image:
         """Reads the image, and writes it resized on its canvas [H, W, 3] uint8; returns it in its own size."""
-        picture = decode(self.image, rotate=True) if isinstance(self.image, Path) else self.image
+        picture = self.image
+        if isinstance(picture, Path):
+            picture = decode(picture, exif=exif_rule(data), max_level=data.max_level)
         lay(picture, self.placement, canvas)
         return picture
 
@@ -97,12 +100,21 @@ class Detector:
       model: the `DETR`.
       config: the configuration that it was trained with.
       params: its values as a pure tree, on the devices; what is put in their place is used from then on.
-      class_names: name by label; empty where the checkpoint holds none.
+      class_names: name by label; empty if the checkpoint holds none.
+      category_ids: category id by label, which results have as their labels; empty if the labels are the ids.
       canvases: (height, width) in pixels, by area.
       batch_size: images predicted together.
     """
 
-    def __init__(self, model: DETR, config: Config, class_names: dict[int, str] | None = None, *, batch_size: int = 1):
+    def __init__(
+        self,
+        model: DETR,
+        config: Config,
+        class_names: dict[int, str] | None = None,
+        *,
+        category_ids: dict[int, int] | None = None,
+        batch_size: int = 1,
+    ):
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1.")
         keep_compiled_programs()
@@ -112,6 +124,7 @@ class Detector:
         self.config = config
         self.params = jax.device_put(nnx.as_pure(values), replicated(mesh))
         self.class_names = dict(class_names or {})
+        self.category_ids = dict(category_ids or {})
         self.canvases = prediction_canvases(config)
         self.batch_size = batch_size
         self._graph = graph
@@ -133,7 +146,8 @@ class Detector:
         """
         keep_freed_memory()
         model, config = load_model(Path(path), ema=ema)
-        return cls(model, config, load_class_names(Path(path)), batch_size=batch_size)
+        names, ids = load_class_names(Path(path)), load_category_ids(Path(path))
+        return cls(model, config, names, category_ids=ids, batch_size=batch_size)
 
     @overload
     def predict(self, images: ImageLike, threshold: float = 0.5) -> ImageDetections: ...
@@ -149,8 +163,9 @@ class Detector:
         """Finds objects.
 
         Args:
-          images: one image, or a list or tuple of them (`ImageLike`), of any sizes. A file is turned as its EXIF data
-            say, as viewers show it; pictures of PIL and arrays are taken as they are.
+          images: one image, or a list or tuple of them (`ImageLike`), of any sizes. The orientation that EXIF notes in
+            a file is applied, as viewers do, unless the configuration has ``data.exif="ignore"``; pictures of PIL and
+            arrays are taken as they are.
           threshold: the lowest score of an object in the result; 0 gives all queries.
 
         Returns:
@@ -203,10 +218,10 @@ class Detector:
         Its program, another than that of `predict`, is compiled once for each canvas; errors are those of `predict`.
         """
         _check_threshold(threshold)
-        opened, size = open_image(image, "The image")
+        opened, size = self._opened(image, "The image")
         waiting = _Waiting(0, opened, size, place(size, self.config, self.canvases))
         images = np.zeros((1, *waiting.placement.canvas, 3), np.uint8)
-        picture = waiting.lay_on(images[0])
+        picture = waiting.lay_on(images[0], self.config.data)
         height, width = waiting.placement.size
         inputs = images, np.array([[height, width]], np.int32), np.array([size], np.int32)
         (boxes, scores, labels), decoder, encoder = jax.device_get(self._attend(self.params, *inputs))
@@ -244,12 +259,16 @@ class Detector:
             images = np.zeros((self.batch_size, *canvas, 3), np.uint8)
             jax.block_until_ready(self._predict((self.params,), images, valid, valid))
 
+    def _opened(self, image: ImageLike, name: str) -> tuple[Path | Image.Image, tuple[int, int]]:
+        data = self.config.data
+        return open_image(image, name, exif=exif_rule(data), max_level=data.max_level)
+
     def _batches(self, images: Iterable[ImageLike]) -> Iterator[list[_Waiting] | Answer]:
         """Images of one canvas each, at most ``batch_size`` of them; and answers for what is no image."""
         waiting: dict[tuple[int, int], list[_Waiting]] = {}
         for index, image in enumerate(images):
             try:
-                found, size = open_image(image, f"Image {index}")
+                found, size = self._opened(image, f"Image {index}")
             except DataError as error:
                 yield Answer(index, None, error)
                 continue
@@ -271,7 +290,7 @@ class Detector:
 
         def fill(i: int, waiting: _Waiting) -> Image.Image | DataError:
             try:
-                picture = waiting.lay_on(images[i])
+                picture = waiting.lay_on(images[i], self.config.data)
             except DataError as error:
                 return error
             sizes[i], original_sizes[i] = waiting.placement.size, waiting.size
@@ -296,7 +315,8 @@ class Detector:
 
     def _result(self, waiting: _Waiting, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> ImageDetections:
         names = tuple(self.class_names.get(label, str(label)) for label in labels.tolist())
-        return ImageDetections(boxes, scores, labels, names, waiting.size, tuple(self._notes(waiting)))
+        ids = mapped(labels, self.category_ids).astype(np.int64 if self.category_ids else np.int32)
+        return ImageDetections(boxes, scores, ids, names, waiting.size, tuple(self._notes(waiting)))
 
     def _notes(self, waiting: _Waiting) -> Iterator[str]:
         """What is unusual in an image, as the rest of a sentence that begins with its name."""

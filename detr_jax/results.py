@@ -15,7 +15,7 @@ class ImageDetections:
     scores: np.ndarray
     """[n] float32 in 0..1, the probability of the label."""
     labels: np.ndarray
-    """[n] int32, category ids as in training."""
+    """[n] int, category ids of the training data."""
     names: tuple[str, ...]
     """[n], the names of the labels, or the labels as text where the checkpoint holds no names."""
     size: tuple[int, int]

@@ -2,73 +2,91 @@
 
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
 import numpy as np
 
 from detr_jax.cli.configuration import read_config
-from detr_jax.cli.output import check_writable
+from detr_jax.cli.output import check_writable, counted
 from detr_jax.config import Config, ModelConfig, ShapesConfig, check_data
-from detr_jax.data import DataError, Source, TrainPlan, ValPlan, check_classes, open_source
+from detr_jax.data import DataError, Source, TrainPlan, ValPlan, check_classes, find_layout
+from detr_jax.data.annotated import AnnotatedDataset
 from detr_jax.data.buckets import train_sizes, useful_share, val_sizes
-from detr_jax.data.checking import Progress, check_source
+from detr_jax.data.checking import Progress, Report, check_source, note_leaks
+from detr_jax.data.opening import open_to_check
 from detr_jax.data.shapes import write_coco
 from detr_jax.visualization import LabelledBoxes, sample_sheet
 
 _SAMPLES = 24  # images in a picture
 
 
-@click.command(
-    "check-data", short_help="What is wrong with a data set.", context_settings={"ignore_unknown_options": True}
-)
+@click.command("check-data", short_help="Check a data set.", context_settings={"ignore_unknown_options": True})
 @click.option("--config", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="As for train.py.")
-@click.option("--dataset", help="coco, yolo, voc, tfds or shapes: short for --config.data.dataset.")
-@click.option("--root", help="Folder of the data set: short for --config.data.root.")
-@click.option("--split", type=click.Choice(["train", "val"]), help="Look at one of the two only.")
-@click.option("--threads", type=click.IntRange(0), default=0, help="That read images; 0, the default: one a processor.")
+@click.option(
+    "--dataset", help="coco, yolo, voc, tfds or shapes: short for --config.data.dataset. Default: recognised."
+)
+@click.option("--root", help="Folder of the data set: the same as FOLDER.")
+@click.option("--split", type=click.Choice(["train", "val"]), help="Check only one of the two.")
+@click.option(
+    "--threads", type=click.IntRange(0), default=0, help="Threads that read images; 0, the default: one per core."
+)
+@click.option("--pixels/--no-pixels", default=True, show_default=True, help="Read and decode every image.")
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw sample images into this file.")
-@click.argument("changes", nargs=-1, type=click.UNPROCESSED, metavar="[--config.FIELD=VALUE]...")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[FOLDER] [--config.FIELD=VALUE]...")
 def check_data_command(
     file: Path | None,
     dataset: str | None,
     root: str | None,
     split: str | None,
     threads: int,
+    pixels: bool,
     picture: Path | None,
-    changes: tuple[str, ...],
+    arguments: tuple[str, ...],
 ) -> None:
-    """Read a data set from end to end, and say what is wrong with it and what it is like.
+    """Read a data set from end to end, and report what is wrong with it and what it is like.
 
-    The data set is that of a configuration file, as for train.py, or of --dataset and --root. The exit code is 1 where
-    something would end a training, else 0; what is mended in passing is told as well. A model.num_classes that is too
-    small for the data is told where --config or --config.model.num_classes is given.
+    The data set is FOLDER, whose kind is recognised, or that of a configuration file, as for train.py. The exit code is
+    1 if the data cannot be used for training, else 0. Problems that are handled automatically are listed too. With
+    --config or --config.model.num_classes, the command also checks that num_classes covers every label.
 
     \b
     Examples:
+      detr-jax check-data FOLDER --picture samples.png
       detr-jax check-data --config configs/coco.py --config.data.root=FOLDER
-      detr-jax check-data --dataset yolo --root FOLDER --picture samples.png
       detr-jax check-data --dataset tfds --config.data.tfds_name=voc/2007
     """
-    config = read_config(file, changes, dataset=dataset, root=root)
+    folder, changes = split_folder(arguments)
+    if folder is not None and root is not None:
+        raise click.ClickException(f"Give the data set once: as FOLDER ({folder}) or as --root={root}.")
+    config = read_config(file, changes, dataset=dataset, root=folder if root is None else root)
     check_data(config.data)
     if picture is not None:
         check_writable(picture, "--picture")
     model_given = file is not None or any(change.startswith("--config.model.num_classes") for change in changes)
     fine = True
+    reports: dict[str, Report] = {}
     samples: list[tuple[str, np.ndarray, LabelledBoxes]] = []
     categories: dict[int, str] = {}
     splits = [split] if split else ["train", "val"]
-    for name in splits:
+    if layout := find_layout(config.data):
+        click.echo(f"{layout.sentence}.")
+    for name, source in open_to_check(config, splits).items():
         if name != splits[0]:
             click.echo()
+        if isinstance(source, DataError):
+            click.echo(f"{name}: {source}", err=True)
+            fine = False
+            continue
+        num_queries = config.model.num_queries or ModelConfig.num_queries
+        report = check_source(source, num_queries, threads=threads, pixels=pixels, progress=_progress(name))
+        if "train" in reports:
+            note_leaks(reports["train"], report)
+        reports[name] = report
+        click.echo(f"{name}: " + "\n".join(report.lines()))
+        fine &= not report.faults.errors
         try:
-            source = open_source(config, name, strict=False)
-            num_queries = config.model.num_queries or ModelConfig.num_queries
-            report = check_source(source, num_queries, threads=threads, progress=_progress(name))
-            click.echo(f"{name}: " + "\n".join(report.lines()))
-            fine &= not report.faults.errors
             if len(source):
                 click.echo(_canvases(source, name, config))
             if model_given and config.model.num_classes:
@@ -76,7 +94,6 @@ def check_data_command(
         except DataError as error:
             click.echo(f"{name}: {error}", err=True)
             fine = False
-            continue
         samples += _samples(source, name, _SAMPLES // len(splits)) if picture else []
         categories |= source.categories
     if picture and samples:
@@ -85,9 +102,25 @@ def check_data_command(
             sample_sheet(picture, titles, images, boxes, categories)
         except (OSError, ValueError) as error:
             raise click.ClickException(f"The picture {picture} cannot be written ({error}).") from None
-        click.echo(f"{len(samples)} images drawn into {picture}")
+        click.echo(f"{counted(len(samples), 'image')} drawn into {picture}")
     click.echo("The data can be trained on." if fine else "The data cannot be trained on as it is.")
     raise SystemExit(0 if fine else 1)
+
+
+def split_folder(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """A folder among arguments such as ``--config.field=value`` or ``--config.field value``, and the others.
+
+    Raises:
+      click.ClickException: there are two.
+    """
+    folders: list[str] = []
+    changes: list[str] = []
+    for argument in arguments:
+        value_follows = bool(changes) and changes[-1].startswith("--") and "=" not in changes[-1]
+        (changes if argument.startswith("--") or value_follows else folders).append(argument)
+    if len(folders) > 1:
+        raise click.ClickException(f"Give one folder; {folders[0]} and {folders[1]} are two.")
+    return (folders[0] if folders else None), changes
 
 
 def _canvases(source: Source, split: str, config: Config) -> str:
@@ -120,8 +153,15 @@ def _samples(source: Source, split: str, number: int) -> list[tuple[str, np.ndar
             image, (boxes, labels) = source[int(index)]
         except DataError:
             continue
-        found.append((f"{split}, image {source.image_ids[index]}", image, LabelledBoxes(boxes, labels)))
+        found.append((f"{split}, {_title(source, int(index))}", image, LabelledBoxes(boxes, labels)))
     return found
+
+
+def _title(source: Source, index: int) -> str:
+    """The file of an image or, if it is not a file, its id."""
+    if isinstance(source, AnnotatedDataset):
+        return source.file_name(index).replace("\\", "/").rpartition("/")[2]
+    return f"image {source.image_ids[index]}"
 
 
 @click.command("make-shapes", short_help="A COCO folder of drawn shapes.")

@@ -1,5 +1,6 @@
 """Judging a model."""
 
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping
@@ -8,11 +9,12 @@ from pathlib import Path
 import click
 from absl import logging
 
-from detr_jax.checkpoints import find_checkpoint, load_class_names, load_config, load_model
+from detr_jax.checkpoints import find_checkpoint, load_category_ids, load_class_names, load_config, load_model
 from detr_jax.cli.configuration import read_config
 from detr_jax.cli.output import check_writable, counted, write_text
 from detr_jax.config import Config, check, check_canvases
-from detr_jax.data import open_source
+from detr_jax.config.effects import without_format
+from detr_jax.data import find_layout, open_source
 
 
 @click.command(
@@ -31,8 +33,8 @@ def evaluate(
 
     CHECKPOINT is the workdir of a run, of which the newest checkpoint is taken, or a checkpoint. The data and
     everything else are as in its training, so that the numbers are those that the training logged; --root, --dataset
-    and fields of data and evaluation change that. A model trained on shapes takes --root for a COCO folder.
-    --json writes the numbers under the names that they have in metrics.jsonl.
+    and fields of data and evaluation change that. The kind of the folder --root is recognised unless --dataset names
+    it. --json writes the numbers under the names that they have in metrics.jsonl.
 
     \b
     Examples:
@@ -51,8 +53,13 @@ def evaluate(
         check_writable(file, "--json")
     checkpoint = find_checkpoint(checkpoint)
     base = load_config(checkpoint)
-    if root is not None and dataset is None and base.data.dataset == "shapes":
-        dataset = "coco"
+    if root is not None or dataset is not None:  # what says how the training data is read does not hold for other data
+        keep = ["exif", "max_level"] if root is not None else ["exif", "max_level", "root"]
+        if not any(
+            change.startswith(("--config.data.val_split", "--config.data.val_annotations")) for change in changes
+        ):
+            keep.append("val_share")
+        base = dataclasses.replace(base, data=without_format(base.data, keep=keep))
     config = read_config(None, changes, base=base, root=root, dataset=dataset)
     metrics = _metrics(checkpoint, config, ema)
     for name in METRICS:
@@ -81,9 +88,11 @@ def _metrics(checkpoint: Path, config: Config, ema: bool) -> dict[str, float]:
     keep_compiled_programs()
     keep_freed_memory()
     check(config)
-    source = open_source(config, "val")
-    for sentence in source.faults.sentences():
-        click.echo(f"Data fault: {sentence}", err=True)
+    source = open_source(config, "val", category_ids=load_category_ids(checkpoint))
+    if layout := find_layout(config.data):
+        click.echo(f"{layout.sentence}.", err=True)
+    for sentence in (*source.faults.sentences(), *source.faults.note_sentences()):
+        click.echo(f"Data: {sentence}", err=True)
     if note := _other_names(load_class_names(checkpoint), source.categories):
         click.echo(note, err=True)
     which = "moving average" if ema and (checkpoint / "ema").is_dir() else "parameters"

@@ -6,16 +6,10 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
+from detr_jax.config.effects import format_faults
 from detr_jax.config.fields import LEARNED_CELLS, SHAPE_KINDS, Config, ConfigError, DataConfig, ModelConfig
 
-_DATA_ROOTS = {
-    "coco": "the folder that holds train2017/, val2017/ and annotations/",
-    "yolo": "the folder that holds data.yaml",
-    "voc": "the folder that holds ImageSets/, JPEGImages/ and Annotations/, or one folder a split",
-    "tfds": "",
-    "shapes": "",
-}
-"""What ``data.root`` must be, by data set; nothing where it may be empty."""
+_DATASETS = ("auto", "coco", "yolo", "voc", "tfds", "shapes")
 
 _CHOICES = {
     "model.backbone.block": ("basic", "bottleneck"),
@@ -25,7 +19,10 @@ _CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "model.remat": ("none", "backbone", "transformer", "all"),
     "loss.matcher": ("scipy", "device"),
-    "data.dataset": tuple(_DATA_ROOTS),
+    "data.dataset": _DATASETS,
+    "data.exif": ("auto", "apply", "ignore"),
+    "data.yolo_rows": ("auto", "box", "confidence", "track", "polygon", "pose"),
+    "data.voc_one_based": ("auto", "true", "false"),
     "data.on_error": ("raise", "skip"),
     "optimizer.schedule": ("step", "cosine", "constant"),
 }
@@ -122,6 +119,7 @@ def _relation_faults(config: Config) -> typing.Iterator[str]:
     for name, value in (
         ("evaluation.picture_threshold", config.evaluation.picture_threshold),
         ("data.max_skipped", data.max_skipped),
+        ("data.val_share", data.val_share),
     ):
         if value > 1:
             yield f"{name}={value} must lie between 0 and 1."
@@ -176,12 +174,11 @@ def check_data(data: DataConfig) -> None:
 
 
 def _source_faults(data: DataConfig) -> typing.Iterator[str]:
-    if not data.root and _DATA_ROOTS[data.dataset]:
-        yield f"data.root is empty: give {_DATA_ROOTS[data.dataset]}, as --config.data.root=FOLDER."
+    if not data.root and data.dataset not in ("tfds", "shapes"):
+        yield "data.root is empty: give the folder of the data set, as --config.data.root=FOLDER."
     if data.dataset == "tfds" and not data.tfds_name:
         yield "data.tfds_name is empty: give the name of a prepared data set, as --config.data.tfds_name=coco/2017."
-    if data.dataset in ("voc", "tfds") and not data.train_split:
-        yield "data.train_split is empty: give the split to train on, as --config.data.train_split=train."
+    yield from format_faults(data)
 
 
 def _position_faults(model: ModelConfig, buckets: Sequence[tuple[int, int]]) -> typing.Iterator[str]:

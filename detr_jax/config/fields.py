@@ -117,23 +117,44 @@ class ShapesConfig:
 class DataConfig:
     """Where images come from and how they are prepared."""
 
-    dataset: str = "coco"
-    """"coco" (a folder of images and an instances JSON), "yolo" (images, text files and a data.yaml), "voc" (images and
-    XML files), "tfds" (prepared by TensorFlow Datasets) or "shapes" (drawn on the fly)."""
+    dataset: str = "auto"
+    """Kind of the data set: "coco" (images and an instances JSON), "yolo" (images, text files and a data.yaml), "voc"
+    (images and XML files), "tfds" (prepared by TensorFlow Datasets), "shapes" (drawn on the fly) or "auto": what the
+    folder ``root`` looks like."""
     root: str = ""
-    """Folder of the data set: for "coco" and "yolo" the paths below are relative to it unless absolute, for "voc" it
-    holds ImageSets/ or one folder a split, for "tfds" it is TFDS's data_dir (empty: TFDS's default)."""
-    train_images: str = "train2017"
-    """This and the next three: the paths of "coco"."""
-    train_annotations: str = "annotations/instances_train2017.json"
-    val_images: str = "val2017"
-    val_annotations: str = "annotations/instances_val2017.json"
-    yolo_file: str = "data.yaml"
-    """File that names the classes and the images of both splits of "yolo"."""
-    train_split: str = "train"
-    """Split of "voc" (its list in ImageSets/Main, or its folder) or "tfds" (such as "train[:90%]") to train on."""
+    """Folder of the data set. Paths in other fields are relative to it unless absolute. For "tfds" it is TFDS's
+    data_dir (empty: TFDS's default)."""
+    train_split: str = ""
+    """Split to train on: the name of its folder or list, or for "tfds" such as "train[:90%]"; empty: "train"."""
     val_split: str = ""
-    """Split to evaluate on; empty: "val" of "voc", "validation" of "tfds"."""
+    """Split to evaluate on, such as "test"; empty: "val", "valid" or "validation", whichever there is."""
+    val_share: float = 0.0
+    """Share of the images that are evaluated on and not trained on, if the data set has no split for that. Which images
+    these are follows from a hash of their file names, so they are the same in every run."""
+    allow_empty: bool = False
+    """Accept a split in which no image has an object to train on, which is an error otherwise."""
+    exif: str = "auto"
+    """What to do with an orientation that EXIF notes in an image. "auto": apply it, as viewers do, unless the annotated
+    size is that of the stored pixels only. "apply": always. "ignore": never. Prediction follows the same rule."""
+    max_level: float = 0.0
+    """Highest level that can occur in grey images of more than 8 bits, such as 4095 for 12 bits in 16; it becomes 255.
+    0: what the files say. ``detr-jax check-data`` measures it."""
+    train_images: str = ""
+    """Folder of the training images of "coco"; empty: found in ``root``."""
+    train_annotations: str = ""
+    """Instances JSON of the training images of "coco"; empty: found in ``root``."""
+    val_images: str = ""
+    """Folder of the validation images of "coco"; empty: found in ``root``."""
+    val_annotations: str = ""
+    """Instances JSON of the validation images of "coco"; empty: found in ``root``."""
+    yolo_file: str = ""
+    """File of "yolo" that names the classes and the images of each split; empty: found in ``root``."""
+    yolo_rows: str = "auto"
+    """What a row of a "yolo" label file holds after its class: "box", "confidence" (box and score), "track" (box, score
+    and track id), "polygon", "pose" (box and key points) or "auto": what data.yaml and all rows together say."""
+    voc_one_based: str = "auto"
+    """Whether corners in "voc" files are pixels counted from 1 and included ("true"), as in the official sets, or edges
+    counted from 0 ("false"); "auto": what the numbers of the whole set say."""
     tfds_name: str = ""
     """Name of a "tfds" data set, such as "coco/2017"."""
     tfds_val_annotations: str = ""

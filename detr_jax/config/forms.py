@@ -25,9 +25,28 @@ def from_json(text: str) -> Config:
         values = json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(f"The configuration is not JSON: {error}.") from None
-    config = _from_values(Config, values, "")
+    config = _from_values(Config, _current(values), "")
     check_fields(config)
     return config
+
+
+_OLD_DEFAULTS = {  # of fields of data that are empty now if the folder's own layout is to be found
+    "train_images": "train2017",
+    "train_annotations": "annotations/instances_train2017.json",
+    "val_images": "val2017",
+    "val_annotations": "annotations/instances_val2017.json",
+    "yolo_file": "data.yaml",
+    "train_split": "train",
+}
+
+
+def _current(values: Any) -> Any:
+    """Values of a configuration with empty fields for defaults that an earlier version wrote out."""
+    data = values.get("data") if isinstance(values, dict) else None
+    if not isinstance(data, dict) or "exif" in data:
+        return values
+    old = {name: "" for name, default in _OLD_DEFAULTS.items() if data.get(name) == default}
+    return values | {"data": data | old}
 
 
 def _from_values(cls: type, values: Any, path: str) -> Any:

@@ -1,7 +1,9 @@
-"""A data set looked through from end to end: what is wrong with it, and what it is like."""
+"""A data set read from end to end: what is wrong with it, and what it is like."""
 
+import hashlib
 import io
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -11,6 +13,7 @@ from PIL import Image
 
 from detr_jax.data.annotated import AnnotatedDataset
 from detr_jax.data.class_table import ClassRow, class_table, format_classes
+from detr_jax.data.images import level_range, orientation_matters
 from detr_jax.data.source import DataError, Faults, SizeMismatch, Source
 
 _SMALL, _MEDIUM = 32**2, 96**2  # COCO's limits of the area of small and medium objects, in pixels
@@ -24,7 +27,7 @@ class Report(NamedTuple):
     """What `check_source` found. Dimension: ``n`` images."""
 
     faults: Faults
-    """Of the annotations and of the images; with an error among them a training would end."""
+    """Of the annotations and of the images; an error among them would stop a training."""
     notes: Faults
     """What is not wrong, but worth knowing."""
     classes: list[ClassRow]
@@ -34,15 +37,19 @@ class Report(NamedTuple):
     """[n] int, the number of objects of each image."""
     areas: np.ndarray
     """[sum of objects] float32, the area of each box in pixels."""
+    digests: dict[bytes, str]
+    """The name of an image by a hash of its file; of files with the same content, the first."""
 
     def lines(self) -> list[str]:
         """The report, for a terminal."""
         number = len(self.sizes)
-        text = [f"{number} images, {int(self.objects.sum())} objects, {len(self.classes)} classes"]
+        numbers = ((number, "image", "images"), (int(self.objects.sum()), "object", "objects"))
+        text = [", ".join(f"{count} {one if count == 1 else many}" for count, one, many in numbers)]
+        text[0] += f", {len(self.classes)} {'class' if len(self.classes) == 1 else 'classes'}"
         for title, sentences in (
-            ("errors, which would end a training", self.faults.error_sentences()),
-            ("mended", self.faults.sentences()),
-            ("to know", self.notes.sentences()),
+            ("errors, which would stop a training", self.faults.error_sentences()),
+            ("handled", self.faults.sentences()),
+            ("to know", [*self.faults.note_sentences(), *self.notes.note_sentences(), *self.notes.sentences()]),
         ):
             if sentences:
                 text += [f"{title}:", *(f"  {one.removeprefix(f'{self.faults.where}: ')}" for one in sentences)]
@@ -64,34 +71,134 @@ class Report(NamedTuple):
         return text
 
 
-def check_source(source: Source, num_queries: int, *, threads: int = 0, progress: Progress = iter) -> Report:
+def check_source(
+    source: Source, num_queries: int, *, threads: int = 0, pixels: bool = True, progress: Progress = iter
+) -> Report:
     """Reads every image of a data set, and sums up what its annotations say.
 
     Args:
       source: opened without ``strict``, so that faults of its annotations are counted and not raised.
       num_queries: object queries of the model to be trained; it finds no more objects than that in an image.
       threads: that read and decode; 0: as many as there are processors.
+      pixels: read and decode the images. If False, only the annotations are checked.
       progress: is given the indices of the images, and gives them back as they are done.
     """
     faults, notes = source.faults, Faults(source.faults.where)
+    looks: list[_Look] = []
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        found = pool.map(lambda index: _fault_of_image(source, index), range(len(source)))
-        for _, fault in zip(progress(range(len(source))), found, strict=True):
-            if fault is not None:
-                faults.error(*fault)
+        found = pool.map(lambda index: _look(source, index), range(len(source) if pixels else 0))
+        for _, look in zip(progress(range(len(source))), found, strict=True) if pixels else ():
+            looks.append(look)
+            if look.fault is not None:
+                faults.error(*look.fault)
+    digests = _compared(looks, source, notes)
+    _note_orientations(looks, source, notes)
+    _note_levels(looks, source, faults)
 
-    objects = np.zeros(len(source), np.int64)
-    areas: list[np.ndarray] = [np.zeros(0, np.float32)]
-    for index in range(len(source)):
-        boxes, labels = source.objects(index)
-        objects[index] = len(labels)
-        areas.append((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
-        if not len(labels):
-            notes.add("images without objects", _name(source, index))
-        if len(labels) > num_queries:
-            kind = f"images with more objects than the {num_queries} queries, of which some cannot be found"
-            notes.add(kind, f"{_name(source, index)} has {len(labels)}")
-    return Report(faults, notes, class_table(source), np.asarray(source.sizes), objects, np.concatenate(areas))
+    if isinstance(source, AnnotatedDataset):
+        image, (boxes, _) = source.all_objects()
+    else:
+        each = [source.objects(index) for index in range(len(source))]
+        image = np.repeat(np.arange(len(each)), [len(one.labels) for one in each])
+        boxes = np.concatenate([np.zeros((0, 4), np.float32), *(one.boxes for one in each)])
+    objects = np.bincount(image, minlength=len(source))
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    empty, many = np.flatnonzero(objects == 0), np.flatnonzero(objects > num_queries)
+    if len(empty):
+        notes.add_all("images without objects", len(empty), (_name(source, index) for index in empty.tolist()))
+    if len(many):
+        kind = f"images with more objects than the {num_queries} queries, of which some cannot be found"
+        notes.add_all(kind, len(many), (f"{_name(source, index)} has {objects[index]}" for index in many.tolist()))
+    return Report(faults, notes, class_table(source), np.asarray(source.sizes), objects, areas, digests)
+
+
+def note_leaks(train: Report, val: Report) -> None:
+    """Notes in the validation report which of its files have the content of a training file."""
+    for digest, name in val.digests.items():
+        if digest in train.digests:
+            kind = "images have the content of a training image, so their metrics are too good"
+            val.notes.add(kind, f"{name} and {train.digests[digest]}")
+
+
+class _Look(NamedTuple):
+    """What the file of an image shows."""
+
+    fault: tuple[str, str] | None = None
+    """Kind and sentence of what keeps it from being used."""
+    digest: bytes | None = None
+    orientation: str | None = None
+    """What `orientation_matters` says."""
+    levels: tuple[float, float] | None = None
+    """What `level_range` says."""
+
+
+def _look(source: Source, index: int) -> _Look:
+    fault = _fault_of_image(source, index)
+    if not isinstance(source, AnnotatedDataset):
+        return _Look(fault)
+    try:
+        content = source.image_bytes(index)
+    except DataError:
+        return _Look(fault)
+    size = tuple(source.sizes[index].tolist())
+    digest = hashlib.blake2b(content, digest_size=16).digest()
+    return _Look(fault, digest, orientation_matters(content, size), level_range(content))
+
+
+def _compared(looks: list[_Look], source: Source, notes: Faults) -> dict[bytes, str]:
+    """The first name by digest; other files with the same content are noted."""
+    first: dict[bytes, str] = {}
+    for index, look in enumerate(looks):
+        if look.digest is None:
+            continue
+        if look.digest in first:
+            kind = "images have the content of another image"
+            notes.add(kind, f"{_name(source, index)} and {first[look.digest]}")
+        else:
+            first[look.digest] = _name(source, index)
+    return first
+
+
+def _note_orientations(looks: list[_Look], source: Source, notes: Faults) -> None:
+    """How many images EXIF rotates, and what their annotated sizes say."""
+    counts = Counter(look.orientation for look in looks)
+    rotated = [index for index, look in enumerate(looks) if look.orientation]
+    if not rotated or not isinstance(source, AnnotatedDataset):
+        return
+    if source.boxes_as_displayed:
+        said = "which is applied, as this format's boxes belong to the displayed image"
+    else:
+        said = (
+            f"annotated with the size of the displayed image in {counts['displayed']} cases, of the stored pixels in "
+            f"{counts['stored']}, which the size does not show in {counts['open']}"
+        )
+    notes.add_all(
+        f"images have an orientation in EXIF, {said} (data.exif={source.exif!r})",
+        len(rotated),
+        (_name(source, index) for index in rotated),
+    )
+    if source.exif == "auto" and counts["stored"] and counts["open"] and not counts["displayed"]:
+        notes.doubts.append(
+            f"the sizes say that the boxes belong to the stored pixels, and {counts['open']} images are rotated whose "
+            "size "
+            "does not show it: set data.exif=ignore."
+        )
+
+
+def _note_levels(looks: list[_Look], source: Source, faults: Faults) -> None:
+    """Says how far the levels of images of more than 8 bits reach, if that is less than their files say."""
+    levels = [look.levels for look in looks if look.levels]
+    if not levels or not isinstance(source, AnnotatedDataset):
+        return
+    highest, stated = (max(column) for column in zip(*levels, strict=True))
+    possible = source.max_level or stated
+    needed = next((2.0**bits - 1 for bits in range(8, 17) if highest <= 2**bits - 1), highest)
+    if highest and (not possible or highest <= possible / 2):
+        faults.doubts.append(
+            f"the levels of its {len(levels)} images of more than 8 bits reach {highest:g}"
+            + (f" of {possible:g}, so they are nearly black to the model" if possible else "")
+            + f": set data.max_level={needed:g}."
+        )
 
 
 def _name(source: Source, index: int) -> str:
@@ -107,7 +214,7 @@ def _fault_of_image(source: Source, index: int) -> tuple[str, str] | None:
         return "images of another size than annotated", str(error).rstrip(".")
     except DataError as error:
         return _kind(source, index), str(error).rstrip(".")
-    except Exception as error:  # whatever it is, the check goes on
+    except Exception as error:  # whatever it is, the check continues
         return "images that cannot be read", f"{_name(source, index)}: {type(error).__name__}, {error}"
     return None
 
@@ -122,7 +229,7 @@ def _kind(source: Source, index: int) -> str:
     try:
         Image.open(io.BytesIO(content)).close()
     except Exception:
-        return "images that are no image files, or of an unknown kind"
+        return "images that are not image files, or of an unknown kind"
     return "images that are truncated or damaged"
 
 

@@ -1,9 +1,10 @@
-"""The classes of a data set, to be looked at."""
+"""The classes of a data set, with the number of their objects."""
 
 from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from detr_jax.data.annotated import AnnotatedDataset
 from detr_jax.data.source import Source
 
 
@@ -18,9 +19,10 @@ class ClassRow(NamedTuple):
 
 def class_table(source: Source) -> list[ClassRow]:
     """The classes of a data set by label, those without objects included."""
-    counts: Counter[int] = Counter()
-    for index in range(len(source)):
-        counts.update(source.objects(index).labels.tolist())
+    if isinstance(source, AnnotatedDataset):
+        counts = Counter(source.all_objects()[1].labels.tolist())
+    else:
+        counts = Counter(label for index in range(len(source)) for label in source.objects(index).labels.tolist())
     return [ClassRow(label, name, counts[label]) for label, name in sorted(source.categories.items())]
 
 

@@ -1,56 +1,167 @@
 """Data sets in COCO's layout: a folder of images and an instances JSON (Lin et al., 2014)."""
 
+import gzip
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
+
 from detr_jax.data.annotated import AnnotatedFolder
-from detr_jax.data.instances import check_instances
+from detr_jax.data.annotation_checks import check_rows
+from detr_jax.data.annotation_rows import LARGEST, UNUSABLE_TEXT, Rows, rows_of_items
+from detr_jax.data.image_paths import ImagePaths
+from detr_jax.data.images import ExifRule
 from detr_jax.data.source import DataError, Faults
+
+_GZIP = b"\x1f\x8b"
 
 
 class CocoDataset(AnnotatedFolder):
     """Images of a folder with the boxes of an instances JSON.
 
-    Labels are the raw category ids. Crowd annotations are left out of training and kept for the evaluation, and
-    images without objects are kept. Boxes are clipped to their image; those that then have no area are dropped.
-    Both are counted in ``faults``.
+    Labels are the raw category ids. Crowd annotations are not trained on and are kept for the evaluation, and images
+    without objects are kept. Boxes are clipped to their image; those that then have no area are dropped from training.
+    Both are counted in ``faults``. The evaluation has the boxes as they were given, as COCO's own has.
+
+    Args:
+      image_folder: the folder that ``file_name`` of each image is relative to.
+      annotation_file: the instances JSON, perhaps compressed by gzip.
+      strict: whether a wrong annotation raises. If False, it is dropped and recorded in ``faults``.
+      exif: see `detr_jax.data.images.decode`.
+      max_level: see `detr_jax.data.images.decode`.
 
     Raises:
-      DataError: a folder or file is missing, the JSON is damaged, or, where ``strict``, an annotation is wrong: it
+      DataError: a folder or file is missing, the JSON is damaged, or, if ``strict``, an annotation is wrong: it
         names an image or a category that is not listed, or has a field of the wrong type.
     """
 
-    def __init__(self, image_folder: str | Path, annotation_file: str | Path, *, strict: bool = True):
+    def __init__(
+        self,
+        image_folder: str | Path,
+        annotation_file: str | Path,
+        *,
+        strict: bool = True,
+        exif: ExifRule = "auto",
+        max_level: float = 0,
+    ):
         if not Path(image_folder).is_dir():
             raise DataError(
                 f"The image folder {image_folder} does not exist: set data.root, data.train_images "
                 "and data.val_images to where the images are."
             )
-        content = read_instances_json(Path(annotation_file))
-        instances = check_instances(content, Faults(str(annotation_file)))
-        super().__init__(instances, Path(image_folder), strict=strict)
+        faults = Faults(str(annotation_file))
+        rows = read_instances(Path(annotation_file), faults)
+        paths = ImagePaths(Path(image_folder))
+        rows = rows._replace(file_names=paths.found(rows.file_names, faults))
+        instances = check_rows(rows, faults, official=True)
+        super().__init__(instances, Path(image_folder), strict=strict, exif=exif, max_level=max_level)
 
 
-def read_instances_json(path: Path) -> dict[str, Any]:
-    """The content of an instances JSON, of which only the three lists have been looked for.
+def read_instances(path: Path, faults: Faults) -> Rows:
+    """The annotations of an instances JSON in columns; items of the wrong type are counted as errors.
 
     Raises:
       DataError: the file is missing, damaged or something else.
     """
+    content = _read(path)
     try:
-        content = json.loads(path.read_bytes())
+        return _fast_rows(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError):  # damaged, or with values that need a closer look
+        return rows_of_items(_parsed(content, path), faults)
+
+
+class _Category(msgspec.Struct, gc=False):
+    id: int
+    name: str
+
+
+class _Image(msgspec.Struct, gc=False):
+    id: int
+    file_name: str
+    height: int
+    width: int
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    id: int
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    area: float | None = None
+    iscrowd: int | None = None
+
+
+class _Instances(msgspec.Struct, gc=False):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+def _fast_rows(content: bytes) -> Rows:
+    """The columns of a file in which every value has the type that it should have.
+
+    Raises:
+      msgspec.DecodeError, UnicodeDecodeError, OverflowError: some value has not.
+    """
+    form = msgspec.json.decode(content, type=_Instances)
+    images, annotations = form.images, form.annotations
+    texts = itertools.chain((one.file_name for one in images), (one.name for one in form.categories))
+    if any(map(UNUSABLE_TEXT.search, texts)):
+        raise msgspec.ValidationError("a text with control characters")
+    number = len(annotations)
+
+    def column(values: Any, kind: type, length: int = number) -> np.ndarray:
+        return np.fromiter(values, kind, length)
+
+    crowds = column((one.iscrowd or 0 for one in annotations), np.int64)
+    areas = column((np.nan if one.area is None else one.area for one in annotations), np.float64)
+    boxes = column(itertools.chain.from_iterable(one.bbox for one in annotations), np.float64, 4 * number)
+    if ((crowds != 0) & (crowds != 1)).any() or (areas < 0).any() or (areas >= LARGEST).any():
+        raise msgspec.ValidationError("an area or iscrowd that cannot be")
+    if (np.abs(boxes) >= LARGEST).any():
+        raise msgspec.ValidationError("a box that cannot be")
+    ids = column((one.id for one in annotations), np.int64)
+    return Rows(
+        [(one.id, one.name) for one in form.categories],
+        column((one.id for one in images), np.int64, len(images)),
+        [one.file_name for one in images],
+        np.array([(one.height, one.width) for one in images], np.int64).reshape(-1, 2),
+        ids,
+        column((one.image_id for one in annotations), np.int64),
+        column((one.category_id for one in annotations), np.int64),
+        boxes.reshape(-1, 4),
+        areas,
+        crowds,
+        lambda row: f"annotation {ids[row]}",
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if content.startswith(_GZIP) else content
     except FileNotFoundError:
         raise DataError(
             f"The annotation file {path} does not exist: set data.root, data.train_annotations and "
             "data.val_annotations to where the instances JSON files are."
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, EOFError) as error:
+        raise DataError(f"The annotation file {path} cannot be read ({error}).") from None
+
+
+def _parsed(content: bytes, path: Path) -> dict[str, Any]:
+    """The JSON object, of which only the three lists have been looked for."""
+    try:
+        form = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise DataError(f"The annotation file {path} cannot be read as JSON ({error}).") from None
     for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+        if not isinstance(form, dict) or not isinstance(form.get(key), list):
             raise DataError(
                 f"The annotation file {path} has no list {key!r}: an instances JSON holds images, annotations and "
                 "categories."
             )
-    return content
+    return form

@@ -6,11 +6,13 @@ import os
 import stat
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from detr_jax.config import DataConfig
+from detr_jax.data.levels import has_levels, note_significant_bits, stated_level, to_rgb
 from detr_jax.data.source import DataError, SizeMismatch
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -19,7 +21,19 @@ ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """What the files of a folder of images end in, in lower case."""
 
+ExifRule = Literal["auto", "apply", "ignore"]
+"""What to do with an orientation that EXIF notes; see `decode`."""
+
 _EXIF_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _UNREADABLE = (
     *(UnidentifiedImageError, OSError, ValueError, TypeError, SyntaxError, EOFError, IndexError, KeyError),
     *(OverflowError, ZeroDivisionError, RuntimeError, MemoryError, Image.DecompressionBombError),
@@ -36,39 +50,32 @@ def ignore_pillow_warnings() -> None:
 ignore_pillow_warnings()
 
 
-def read_image(
-    file: Path | bytes, name: str | None = None, *, size: tuple[int, int] | None = None, rotate: bool = False
-) -> np.ndarray:
-    """Decodes an image file to RGB, [H, W, 3] uint8; arguments and errors are those of `decode`."""
-    return np.asarray(decode(file, name, size=size, rotate=rotate))
-
-
 def decode(
     file: Path | bytes,
     name: str | None = None,
     *,
     size: tuple[int, int] | None = None,
     size_source: str = "the annotation",
-    rotate: bool = False,
+    exif: ExifRule = "auto",
+    max_level: float = 0,
     least: tuple[int, int] | None = None,
 ) -> Image.Image:
     """Decodes an image file to RGB with 8 bits a channel.
 
-    Grey, palette, CMYK and other colours are converted. Transparency is left out, so that a pixel keeps the colour
-    that is stored under it, as in the original and in OpenCV. 16 bits are scaled to 8, so that 65535 becomes 255.
-    Of an animation the first frame is taken.
-
-    A rotation noted in EXIF is applied as the tool that made the annotations did, which their size tells: where only
-    the rotated image has the annotated (height, width), it is rotated; where the pixels as they are stored fit, they
-    stay so, as COCO's boxes expect. Half turns and mirrored images, of which the size tells nothing, stay as stored.
+    Grey, palette, CMYK and other colours are converted. Transparency is dropped, so that a pixel keeps the colour
+    that is stored under it, as in the original and in OpenCV. More than 8 bits are scaled to 8
+    (`detr_jax.data.levels.to_rgb`). The first frame of an animation is taken.
 
     Args:
       file: a path, or the content of a file.
-      name: how messages call it; the path where not given.
+      name: how messages call it; the path if not given.
       size: the annotated (height, width) in pixels.
       size_source: how messages call what says ``size``.
-      rotate: whether to apply what EXIF notes in any case, half turns and mirroring included.
-      least: where given, a JPEG that needs no rotation may be decoded to a half, a quarter or an eighth of its sides,
+      exif: what to do with an orientation that EXIF notes. "auto": apply it, as viewers do, unless only the stored
+        pixels have the annotated ``size``, as in COCO, whose boxes belong to the stored pixels. "apply": always apply
+        it. "ignore": never apply it.
+      max_level: the highest level that can occur in grey images of more than 8 bits; 0: what the file says.
+      least: if given, a JPEG that needs no rotation may be decoded to a half, a quarter or an eighth of its sides,
         rounded up, but not below this (height, width); see `covered`.
 
     Raises:
@@ -85,7 +92,7 @@ def decode(
                     f"{name} has {stored[0]} x {stored[1]} pixels, more than the limit of {limit} "
                     "in all: make it smaller, or cut it into parts."
                 )
-            turned = (rotate or (size is not None and size != stored)) and _orientation(picture) != 1
+            turned = is_turned(picture, size, exif)
             if size is not None and size != (_displayed_size(picture) if turned else stored):
                 raise SizeMismatch(
                     f"{name} has {stored[0]} x {stored[1]} pixels (height x width), but {size_source} says "
@@ -93,8 +100,15 @@ def decode(
                 )
             if least is not None and not turned:
                 picture.draft("RGB", least[::-1])  # does nothing where it cannot
+            note_significant_bits(picture)
+            if max_level and picture.mode == "RGB" and _is_wide(picture):
+                raise DataError(
+                    f"{name} has 16 bits in each of three colours, and data.max_level={max_level:g} is for grey images "
+                    "only: convert it to 8 bits a channel."
+                )
             picture.load()
-            return to_rgb(ImageOps.exif_transpose(picture) if turned else picture, name)
+            stated = to_rgb(picture, name, max_level)
+            return _upright(stated, _orientation(picture)) if turned else stated
     except DataError:
         raise
     except FileNotFoundError:
@@ -129,12 +143,69 @@ def read_size(file: Path | bytes, name: str | None = None, *, rotate: bool = Fal
         raise DataError(f"{name or f'The image file {file!s}'} cannot be opened ({error}).") from None
 
 
+def exif_rule(data: DataConfig) -> ExifRule:
+    """The rule of ``data.exif``."""
+    return cast(ExifRule, data.exif)
+
+
 def _orientation(picture: Image.Image) -> int:
     """What EXIF notes, 1 (as it is stored) to 8, where no pixel has to be decoded to find it."""
     if picture.format == "PNG" and not picture.info.keys() & {"exif", "Raw profile type exif"}:
         return 1  # Pillow would look for it behind the pixels
     noted = picture.getexif().get(_EXIF_ORIENTATION, 1)
     return noted if noted in range(1, 9) else 1
+
+
+def is_turned(picture: Image.Image, size: tuple[int, int] | None, exif: ExifRule) -> bool:
+    """Whether `decode` applies the orientation that EXIF notes, if ``size`` is the annotated (height, width)."""
+    if exif == "ignore" or _orientation(picture) == 1:
+        return False
+    stored = (picture.height, picture.width)
+    return exif == "apply" or size is None or size != stored or _displayed_size(picture) == stored
+
+
+def orientation_matters(file: Path | bytes, size: tuple[int, int]) -> str | None:
+    """What the annotated (height, width) ``size`` says of an image with an orientation in EXIF.
+
+    Returns:
+      "stored" or "displayed" if only the pixels in that form have the size, "open" if both have it, None if EXIF notes
+      no orientation or the file cannot be opened.
+    """
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
+            if _orientation(picture) == 1:
+                return None
+            stored, displayed = (picture.height, picture.width), _displayed_size(picture)
+    except _UNREADABLE:
+        return None
+    if stored == displayed:
+        return "open"
+    return "stored" if size == stored else "displayed"
+
+
+def level_range(file: Path | bytes) -> tuple[float, float] | None:
+    """The highest level of a grey image of more than 8 bits, and the highest that its file says can occur (0: none).
+
+    None for other images, and for files that cannot be decoded.
+    """
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
+            if not has_levels(picture):
+                return None
+            note_significant_bits(picture)
+            return float(np.asarray(picture).max()), stated_level(picture)
+    except _UNREADABLE:
+        return None
+
+
+def _upright(picture: Image.Image, orientation: int) -> Image.Image:
+    """A picture with an EXIF orientation, 2 to 8, applied."""
+    return picture.transpose(_TURNS[orientation])
+
+
+def _is_wide(picture: Image.Image) -> bool:
+    """Whether an opened colour picture has 16 bits a channel, of which Pillow keeps 8."""
+    return any(";16" in str(tile.args) for tile in getattr(picture, "tile", []))
 
 
 def _displayed_size(picture: Image.Image) -> tuple[int, int]:
@@ -164,36 +235,23 @@ def has_more_frames(file: Path | bytes) -> bool:
         return False
 
 
-def to_rgb(picture: Image.Image, name: str) -> Image.Image:
-    """A decoded picture as RGB with 8 bits a channel, as `decode` says; its ``info`` loses the transparency.
-
-    Raises:
-      DataError: it has levels beyond 16 bits.
-    """
-    if picture.mode.startswith(("I", "F")):
-        levels = np.asarray(picture)
-        if levels.dtype.kind == "f" or levels.min() < 0 or levels.max() > 0xFFFF:
-            raise DataError(f"{name} has levels that are not those of 8 or 16 bits: convert it to 8 bits a channel.")
-        picture = Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8))
-    picture.info.pop("transparency", None)
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
-
-
-def open_image(image: ImageLike | Any, name: str) -> tuple[Path | Image.Image, tuple[int, int]]:
+def open_image(
+    image: ImageLike | Any, name: str, *, exif: ExifRule = "auto", max_level: float = 0
+) -> tuple[Path | Image.Image, tuple[int, int]]:
     """A file whose header was read, or a picture in RGB; and its (height, width) in pixels.
 
-    Of a file it is the size that `decode` gives it with ``rotate``. Messages call what is no file ``name``.
+    The size of a file is what `decode` gives it with the same ``exif``. Messages call what is not a file ``name``.
 
     Raises:
-      DataError: it is no image, or a file that cannot be opened.
+      DataError: it is not an image, or a file that cannot be opened.
     """
     if isinstance(image, str | os.PathLike):
         path = Path(image)
         _check_regular(path)
-        return path, read_size(path, rotate=True)
+        return path, read_size(path, rotate=exif != "ignore")
     if isinstance(image, Image.Image):
         try:
-            picture = to_rgb(image.copy(), name)
+            picture = to_rgb(image.copy(), name, max_level)
         except (OSError, ValueError, SyntaxError) as error:
             raise error if isinstance(error, DataError) else DataError(f"{name} cannot be decoded ({error}).") from None
     elif hasattr(image, "__array__"):

@@ -1,262 +1,147 @@
-"""The checks of annotations, in one place: every reader translates into COCO's instances form, and it is judged here.
+"""The annotations of a data set as a few arrays, which processes share and the evaluation reads.
 
-An instances form is a dictionary of three lists (Lin et al., 2014): ``images`` with id, file_name, height and width,
-``annotations`` with id, image_id, category_id, bbox (xywh in pixels), area and iscrowd, ``categories`` with id and
-name. An annotation may say ``where`` it comes from, such as its file and row, for messages.
+Dimensions: ``I`` images, ``n`` objects to train on, ``m`` annotations to evaluate against.
 """
 
-import re
-import reprlib
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from detr_jax.data.source import Faults, Objects
 
-_BOX_SLACK = 1.0  # pixels by which boxes of COCO pass their image through rounding alone
-_FLOAT32_STEP = 2.0**-22  # two numbers whose relative difference is larger stay apart as float32
-_LARGEST_ID = 2**53  # the evaluation keeps ids as float64
-_LARGEST = 2**31  # labels and sizes are kept as int32
-_UNUSABLE_TEXT = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # control characters and halves of characters
 
-_SHOWN = 100  # characters of a value in a message
+class PackedTexts(Sequence[str]):
+    """Many short texts in two arrays: a list of them would take ten times the memory and be copied to each process."""
 
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = _short.maxlong = _SHOWN
+    def __init__(self, texts: Sequence[str]):
+        encoded = [text.encode(errors="surrogateescape") for text in texts]
+        self.ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
+        self.content = np.frombuffer(b"".join(encoded), np.uint8)
+
+    @classmethod
+    def of_arrays(cls, ends: np.ndarray, content: np.ndarray) -> "PackedTexts":
+        """The texts in arrays of another instance."""
+        texts = cls([])
+        texts.ends, texts.content = ends, content
+        return texts
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        end = int(self.ends[index])
+        start = int(self.ends[index - 1]) if index % len(self.ends) else 0
+        return self.content[start:end].tobytes().decode(errors="surrogateescape")
 
 
-class Instances(NamedTuple):
-    """Annotations of which every one is usable."""
+@dataclass(frozen=True)
+class Truth:
+    """The annotations that an evaluation compares with, in the order of the file."""
+
+    image: np.ndarray
+    """[m] int32, the index of each annotation's image."""
+    labels: np.ndarray
+    """[m] int64."""
+    boxes: np.ndarray
+    """[m, 4] float64, xywh in pixels."""
+    areas: np.ndarray
+    """[m] float64, in pixels."""
+    crowds: np.ndarray
+    """[m] bool: the evaluation ignores detections there."""
+
+    @classmethod
+    def empty(cls) -> "Truth":
+        """No annotation."""
+        nothing = np.zeros(0)
+        return cls(nothing.astype(np.int32), nothing.astype(np.int64), np.zeros((0, 4)), nothing, nothing.astype(bool))
+
+    def select(self, kept: np.ndarray) -> "Truth":
+        """The annotations of the images ``kept`` [I] bool, whose indices close up."""
+        rows, place = kept[self.image], np.cumsum(kept) - 1
+        columns = (getattr(self, field.name)[rows] for field in dataclasses.fields(self))
+        image, *rest = columns
+        return Truth(place[image].astype(np.int32), *rest)
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Annotations of which every one can be used."""
 
     categories: dict[int, str]
     """Name by label; no two names are the same."""
-    images: list[dict[str, Any]]
-    """id, file_name, height and width of each image."""
-    objects: list[Objects]
-    """What to train on, by index of the image: no crowds, boxes clipped to the image, none without area."""
-    annotations: list[dict[str, Any]]
-    """What to evaluate against: boxes as they were given, crowds included, ids counted from 1 (the evaluation takes
-    0 for "no match")."""
+    category_ids: dict[int, int]
+    """Category id by label; empty if the labels are the ids."""
+    image_ids: np.ndarray
+    """[I] int64."""
+    file_names: Sequence[str]
+    """[I]."""
+    sizes: np.ndarray
+    """[I, 2] int64, (height, width) in pixels."""
+    starts: np.ndarray
+    """[I + 1] int64: the objects of image ``i`` are the rows ``starts[i]`` to ``starts[i + 1]``."""
+    boxes: np.ndarray
+    """[n, 4] float32, xyxy in pixels, within the image and with area; crowds are not among them."""
+    labels: np.ndarray
+    """[n] int64."""
+    truth: Truth
     faults: Faults
 
+    def objects(self, index: int) -> Objects:
+        """The objects of an image to train on."""
+        rows = slice(int(self.starts[index]), int(self.starts[index + 1]))
+        return Objects(self.boxes[rows], self.labels[rows].astype(np.int32))
 
-class _Refused(Exception):
-    """An item that cannot be used: the kind of fault, and a sentence about it."""
-
-
-def check_instances(content: dict[str, Any], faults: Faults) -> Instances:
-    """Sorts an instances form into what can be used and, by kind and counted, what is wrong with it.
-
-    Args:
-      content: the three lists; what is in them may be anything.
-      faults: where to count; it may have counted what the reader found.
-    """
-    categories = _checked_categories(content["categories"], faults)
-    images, listed = _checked_images(content["images"], faults)
-    objects, annotations = _checked_annotations(content["annotations"], categories, images, listed, faults)
-    return Instances(categories, list(images.values()), objects, annotations, faults)
-
-
-def shown(value: Any) -> str:
-    """A value of unknown kind and length, in one short line."""
-    text = _short.repr(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
-
-
-def _field(item: Any, name: str, kind: type, what: str) -> Any:
-    """A field of the wanted type."""
-    if not isinstance(item, dict):
-        raise _Refused(
-            f"{_plural(what)} that are no JSON objects", f"{shown(item)} is not a JSON object, as each {what} must be"
+    def select(self, kept: np.ndarray) -> "Instances":
+        """The images ``kept`` [I] bool with their annotations."""
+        counts = np.diff(self.starts)
+        rows = np.repeat(kept, counts)
+        return dataclasses.replace(
+            self,
+            image_ids=self.image_ids[kept],
+            file_names=PackedTexts([name for name, keep in zip(self.file_names, kept, strict=True) if keep]),
+            sizes=self.sizes[kept],
+            starts=np.concatenate([[0], np.cumsum(counts[kept])]),
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            truth=self.truth.select(kept),
         )
-    value = item.get(name)
-    usable = isinstance(value, kind) and not isinstance(value, bool)
-    if not usable or (kind is str and _UNUSABLE_TEXT.search(str(value))):
-        wanted = {int: "a whole number", str: "plain text", list: "a list of four numbers"}[kind]
-        raise _Refused(
-            f"{_plural(what)} whose {name} is missing or of the wrong type",
-            f"{_name(item, what)} has {name}={shown(value)}, which must be {wanted}",
+
+    def relabelled(self, label_of: Mapping[int, int]) -> "Instances":
+        """The same annotations with the label ``label_of[id]`` for each category id; the labels must be ids still."""
+        ids = np.array(sorted(self.categories), np.int64)
+        labels = np.array([label_of[category_id] for category_id in ids.tolist()], np.int64)
+
+        def mapped(column: np.ndarray) -> np.ndarray:
+            return labels[np.searchsorted(ids, column)] if len(ids) else column
+
+        return dataclasses.replace(
+            self,
+            categories={label_of[category_id]: name for category_id, name in self.categories.items()},
+            category_ids={label_of[category_id]: category_id for category_id in self.categories},
+            labels=mapped(self.labels),
+            truth=dataclasses.replace(self.truth, labels=mapped(self.truth.labels)),
         )
-    return value
 
-
-def _plural(what: str) -> str:
-    return "categories" if what == "category" else f"{what}s"
-
-
-def _name(item: dict[str, Any], what: str) -> str:
-    if isinstance(where := item.get("where"), str) and not _UNUSABLE_TEXT.search(where):
-        return where
-    return f"{what} {shown(item['id'])}" if "id" in item else f"a {what} without id"
-
-
-def _checked_categories(items: list[Any], faults: Faults) -> dict[int, str]:
-    categories: dict[int, str] = {}
-    taken: set[str] = set()
-    for item in items:
-        try:
-            label = _field(item, "id", int, "category")
-            if not 0 <= label < _LARGEST:
-                raise _Refused(
-                    "categories whose id is out of range",
-                    f"a category has the id {shown(label)}, which must not be negative nor reach {_LARGEST}",
-                )
-            if label in categories:
-                raise _Refused(
-                    "categories with the id of another", f"two categories have the id {label}; ids must be unique"
-                )
-            name = item.get("name")
-            name = str(label) if name is None else name if isinstance(name, int | float) else None
-            name = _field(item, "name", str, "category") if name is None else str(name)
-            if name in taken:
-                faults.add("categories with the name of another have their id behind it", f"category {label}, {name!r}")
-                name = f"{name} ({label})"
-            taken.add(name)
-            categories[label] = name
-        except _Refused as fault:
-            faults.error(*fault.args)
-    return categories
-
-
-def _checked_images(items: list[Any], faults: Faults) -> tuple[dict[int, dict[str, Any]], set[int]]:
-    """Usable images by id, and the ids of all, usable or not."""
-    images: dict[int, dict[str, Any]] = {}
-    listed: set[int] = set()
-    for item in items:
-        try:
-            image_id = _field(item, "id", int, "image")
-            listed.add(image_id)
-            _field(item, "file_name", str, "image")
-            for side in ("height", "width"):
-                if not 1 <= _field(item, side, int, "image") < _LARGEST:
-                    raise _Refused(
-                        "images whose height or width is out of range",
-                        f"image {image_id} has {side}={shown(item[side])}, which must be positive and below {_LARGEST}",
-                    )
-            if not 0 <= image_id < _LARGEST_ID:
-                raise _Refused(
-                    "images whose id is out of range",
-                    f"an image has the id {shown(image_id)}, which must not be negative nor reach 2**53",
-                )
-            if image_id in images:
-                raise _Refused(
-                    "images with the id of another", f"two images have the id {image_id}; ids must be unique"
-                )
-            images[image_id] = {name: item[name] for name in ("id", "file_name", "height", "width")}
-        except _Refused as fault:
-            faults.error(*fault.args)
-    if not items:
-        faults.error("empty lists of images", "no image is listed, and at least one is needed")
-    return images, listed
-
-
-def _checked_annotations(
-    items: list[Any],
-    categories: dict[int, str],
-    images: dict[int, dict[str, Any]],
-    listed: set[int],
-    faults: Faults,
-) -> tuple[list[Objects], list[dict[str, Any]]]:
-    """Objects by index of the image, and all annotations for the evaluation."""
-    boxes: dict[int, list[tuple[float, ...]]] = {image_id: [] for image_id in images}
-    labels: dict[int, list[int]] = {image_id: [] for image_id in images}
-    annotations: list[dict[str, Any]] = []
-    seen: set[int] = set()
-    for item in items:
-        try:
-            annotation = _checked_annotation(item, categories, images, listed, seen, faults)
-        except _Refused as fault:
-            faults.error(*fault.args)
-            continue
-        image_id = annotation["image_id"]
-        if image_id not in images:
-            continue  # the image was refused, and that was told
-        annotations.append({"id": len(annotations) + 1, **annotation})
-        if annotation["iscrowd"]:
-            continue
-        clipped = _clipped(annotation["bbox"], images[image_id], item, faults)
-        if clipped is not None:
-            boxes[image_id].append(clipped)
-            labels[image_id].append(annotation["category_id"])
-    objects = [
-        Objects(np.array(boxes[image_id], np.float32).reshape(-1, 4), np.array(labels[image_id], np.int32))
-        for image_id in images
-    ]
-    return objects, annotations
-
-
-def _checked_annotation(
-    item: Any,
-    categories: dict[int, str],
-    images: dict[int, dict[str, Any]],
-    listed: set[int],
-    seen: set[int],
-    faults: Faults,
-) -> dict[str, Any]:
-    """image_id, category_id, bbox, area and iscrowd of an annotation."""
-    annotation_id = _field(item, "id", int, "annotation")
-    if annotation_id in seen:
-        raise _Refused(
-            "annotations with the id of another", f"two annotations have the id {shown(annotation_id)}; make it unique"
-        )
-    seen.add(annotation_id)
-    image_id = _field(item, "image_id", int, "annotation")
-    label = _field(item, "category_id", int, "annotation")
-    if image_id not in listed:
-        raise _Refused(
-            "annotations of an image that is not listed",
-            f"{_name(item, 'annotation')} belongs to image {shown(image_id)}, which is not listed under images",
-        )
-    if label not in categories:
-        raise _Refused(
-            "annotations of an unknown category",
-            f"{_name(item, 'annotation')} has category_id={shown(label)}, which is not listed under categories",
-        )
-    box = _field(item, "bbox", list, "annotation")
-    if len(box) != 4 or not all(map(_is_number, box)):
-        raise _Refused(
-            "boxes that are not four finite numbers",
-            f"{_name(item, 'annotation')} has bbox={shown(box)}, which must be four finite numbers [x, y, width, "
-            "height] in pixels",
-        )
-    crowd = item.get("iscrowd")
-    if crowd not in (None, 0, 1):
-        raise _Refused(
-            "annotations of unclear iscrowd",
-            f"{_name(item, 'annotation')} has iscrowd={shown(crowd)}, which must be 0 or 1",
-        )
-    area = item.get("area")
-    if area is None:
-        area = max(box[2], 0) * max(box[3], 0)
-        faults.add("annotations without area were given that of their box", _name(item, "annotation"))
-    elif not _is_number(area) or area < 0:
-        raise _Refused(
-            "annotations of unclear area",
-            f"{_name(item, 'annotation')} has area={shown(area)}, which must be a number of pixels",
-        )
-    return {"image_id": image_id, "category_id": label, "bbox": box, "area": area, "iscrowd": int(crowd or 0)}
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a value is a finite number of a size that pixels can have."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
-
-
-def _clipped(box: list[float], image: dict[str, Any], item: Any, faults: Faults) -> tuple[float, ...] | None:
-    """xywh to xyxy within the image; None where no area is left."""
-    x, y, w, h = box
-    width, height = image["width"], image["height"]
-
-    def told() -> str:
-        return f"{_name(item, 'annotation')} of image {image['id']}, bbox {box} in {width} x {height}"
-
-    x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
-    if w <= x1 * _FLOAT32_STEP or h <= y1 * _FLOAT32_STEP:
-        faults.add("boxes without area were dropped", told())
-        return None
-    if x1 - x0 <= x1 * _FLOAT32_STEP or y1 - y0 <= y1 * _FLOAT32_STEP:
-        faults.add("boxes wholly outside of their image were dropped", told())
-        return None
-    if max(-x, -y, x + w - width, y + h - height) > _BOX_SLACK:
-        faults.add("boxes that reach outside of their image were clipped", told())
-    return x0, y0, x1, y1
+    def ground_truth(self) -> dict[str, Any]:
+        """The truth as an instances JSON; ids count from 1, as the evaluation takes 0 for "no match"."""
+        images = [
+            {"id": image_id, "file_name": name, "height": height, "width": width}
+            for image_id, name, (height, width) in zip(
+                self.image_ids.tolist(), self.file_names, self.sizes.tolist(), strict=True
+            )
+        ]
+        truth = self.truth
+        columns = (self.image_ids[truth.image], truth.labels, truth.boxes, truth.areas, truth.crowds.astype(int))
+        annotations = [
+            {"id": i, "image_id": image_id, "category_id": label, "bbox": box, "area": area, "iscrowd": crowd}
+            for i, (image_id, label, box, area, crowd) in enumerate(
+                zip(*(column.tolist() for column in columns), strict=True), start=1
+            )
+        ]
+        categories = [{"id": label, "name": name} for label, name in self.categories.items()]
+        return {"images": images, "annotations": annotations, "categories": categories}

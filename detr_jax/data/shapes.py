@@ -44,6 +44,7 @@ class ShapesDataset:
     def __init__(self, config: ShapesConfig, split: str):
         self.config = config
         self.categories = dict(enumerate(config.kinds))
+        self.category_ids: dict[int, int] = {}
         self.max_objects = config.max_objects
         self.faults = Faults("shapes")
         self._kept: dict[int, Sample] = {}

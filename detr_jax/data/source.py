@@ -1,7 +1,8 @@
-"""What a data set is to the rest: samples by index, sizes without reading a pixel, annotations to be judged by."""
+"""The interface of a data set: samples by index, sizes known without reading a pixel, ground truth, faults."""
 
 import collections
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,11 +20,13 @@ class SizeMismatch(DataError):
 class Faults:
     """Faults of the data, counted by kind, with the first ones by name.
 
-    ``errors`` end a training; what is in ``counts`` was mended, as its kind says.
+    ``errors`` stop a training. What is in ``counts`` was handled, as its kind says. What is in ``notes`` is not wrong,
+    but a reader should know it: that crowds are not trained on, for example. ``doubts`` are whole sentences about the
+    data set.
 
     Args:
-      where: what the data is, as messages call it.
-      skip: whether images that cannot even be opened are left out, and are no error.
+      where: the name of the data in messages.
+      skip: whether images that cannot even be opened are dropped and are not an error.
     """
 
     NAMED = 3
@@ -32,26 +35,42 @@ class Faults:
         self.where = where
         self.skip = skip
         self.left_out = 0
-        """Images that cannot be opened, of those that are counted as mended."""
+        """Images that cannot be opened and were dropped; they are in ``counts`` too."""
         self.counts: collections.Counter[str] = collections.Counter()
         self.errors: collections.Counter[str] = collections.Counter()
+        self.notes: collections.Counter[str] = collections.Counter()
+        self.doubts: list[str] = []
         self.first: dict[str, list[str]] = collections.defaultdict(list)
 
     def add(self, kind: str, name: str) -> None:
-        """Counts a fault that was mended, and keeps its name if it is among the first."""
-        self.counts[kind] += 1
-        self._keep(kind, name)
+        """Counts a fault that was handled, and keeps its name if it is among the first."""
+        self._count(self.counts, kind, [name])
+
+    def note(self, kind: str, name: str) -> None:
+        """Counts something worth knowing, and keeps its name if it is among the first."""
+        self._count(self.notes, kind, [name])
 
     def error(self, kind: str, sentence: str) -> None:
-        """Counts a fault that cannot be mended; the sentence, without full stop, names it and what would be right."""
-        self.errors[kind] += 1
-        self._keep(kind, sentence)
+        """Counts an error; the sentence, without full stop, names the place and says what would be right."""
+        self._count(self.errors, kind, [sentence])
+
+    def add_all(self, kind: str, number: int, names: Iterable[str]) -> None:
+        """Counts ``number`` faults that were handled; only the first of ``names`` are computed."""
+        self._count(self.counts, kind, names, number)
+
+    def note_all(self, kind: str, number: int, names: Iterable[str]) -> None:
+        """Counts ``number`` notes; only the first of ``names`` are computed."""
+        self._count(self.notes, kind, names, number)
+
+    def error_all(self, kind: str, number: int, sentences: Iterable[str]) -> None:
+        """Counts ``number`` errors; only the first of ``sentences`` are computed."""
+        self._count(self.errors, kind, sentences, number)
 
     def unopened(self, kind: str, sentence: str) -> None:
-        """Counts an image of which not even the size can be read, which the reader leaves out."""
+        """Counts an image of which not even the size can be read, which the reader drops."""
         if self.skip:
             self.left_out += 1
-            self.add(f"{kind} were left out", sentence)
+            self.add(f"{kind} were dropped", sentence)
         else:
             self.error(kind, sentence)
 
@@ -61,20 +80,28 @@ class Faults:
             raise DataError(f"{self.where}: {self.first[kind][0]}.")
 
     def sentences(self) -> list[str]:
-        """One sentence a kind of what was mended."""
+        """One sentence per kind of fault that was handled."""
         return self._sentences(self.counts)
 
+    def note_sentences(self) -> list[str]:
+        """The doubts, and one sentence per kind of note."""
+        return [f"{self.where}: {doubt}" for doubt in self.doubts] + self._sentences(self.notes)
+
     def error_sentences(self) -> list[str]:
-        """One sentence a kind of error."""
+        """One sentence per kind of error."""
         return self._sentences(self.errors)
 
-    def _keep(self, kind: str, name: str) -> None:
-        if len(self.first[kind]) < self.NAMED:
-            self.first[kind].append(name)
+    def _count(
+        self, counts: collections.Counter[str], kind: str, names: Iterable[str], number: int | None = None
+    ) -> None:
+        first = self.first[kind]
+        room = self.NAMED - len(first)
+        first += itertools.islice(names, max(room, 0))
+        counts[kind] += 1 if number is None else number
 
     def _sentences(self, counts: collections.Counter[str]) -> list[str]:
         return [
-            f"{self.where}: {count} {kind} ({'; '.join(self.first[kind])}{'; ...' if count > self.NAMED else ''})."
+            f"{self.where}: {kind}: {count} ({'; '.join(self.first[kind])}{'; ...' if count > self.NAMED else ''})."
             for kind, count in counts.items()
         ]
 
@@ -101,10 +128,14 @@ class Source(Protocol):
 
     @property
     def categories(self) -> dict[int, str]:
-        """Names of the labels that occur."""
+        """Name by label."""
 
     @property
-    def image_ids(self) -> Sequence[int]:
+    def category_ids(self) -> dict[int, int]:
+        """Category id in the files by label; empty if the labels are the ids."""
+
+    @property
+    def image_ids(self) -> Sequence[int] | np.ndarray:
         """The id of each image, by index."""
 
     @property

@@ -1,5 +1,6 @@
 """Data sets of TensorFlow Datasets, read by index and without TensorFlow."""
 
+import dataclasses
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +11,13 @@ import numpy as np
 import tensorflow_datasets
 from etils import epath
 
+from detr_jax.config import DataConfig
 from detr_jax.data.annotated import AnnotatedDataset
-from detr_jax.data.coco import read_instances_json
+from detr_jax.data.annotation_checks import check_instances, check_rows
+from detr_jax.data.coco import read_instances
 from detr_jax.data.coco_classes import COCO_CLASSES
-from detr_jax.data.images import read_size
-from detr_jax.data.instances import check_instances
+from detr_jax.data.images import exif_rule, read_size
+from detr_jax.data.instances import Truth
 from detr_jax.data.source import DataError, Faults
 
 _THREADS = 8
@@ -54,6 +57,7 @@ class TfdsDataset(AnnotatedDataset):
         annotation_file: str | Path = "",
         strict: bool = True,
         skip: bool = False,
+        **decoding: Any,
     ):
         folder = _prepared_folder(root, name)
         builder = tensorflow_datasets.builder_from_directory(folder)
@@ -71,18 +75,19 @@ class TfdsDataset(AnnotatedDataset):
         with ThreadPoolExecutor(_THREADS) as threads:
             examples = threads.map(self._example, range(len(self._records)))
             _translate(examples, form, place_of, raw_ids, _FIRST_PIXEL.get(builder.name, 0), faults)
-        super().__init__(check_instances(form, faults), strict=strict)
-        self._places = [place_of[image_id] for image_id in self.image_ids]  # among the records
+        official = builder.name == "coco"
+        super().__init__(check_instances(form, faults, official=official), strict=strict, **decoding)
+        self._place_of = place_of  # among the records, by image id
         if annotation_file:
             self._evaluate_against(Path(annotation_file))
 
     def image_name(self, index: int) -> str:
         """The file that the image was, where TFDS knows it, else its place."""
-        return f"The image {self._images[index]['file_name']} of {self._name}"
+        return f"The image {self.file_name(index)} of {self._name}"
 
     def image_bytes(self, index: int) -> bytes:
         """The image as TFDS stores it."""
-        return self._records[self._places[index]]["image"]
+        return self._records[self._place_of[int(self.image_ids[index])]]["image"]
 
     def _example(self, place: int) -> "_Example":
         try:
@@ -100,16 +105,53 @@ class TfdsDataset(AnnotatedDataset):
         )
 
     def _evaluate_against(self, path: Path) -> None:
-        official = check_instances(read_instances_json(path), Faults(str(path)))
-        official.faults.raise_first()
-        mine = set(self.image_ids)
-        missing = mine - {image["id"] for image in official.images}
-        if missing:
+        """Takes the truth from an instances JSON, joined by image id."""
+        faults = Faults(str(path))
+        official = check_rows(read_instances(path, faults), faults, official=True)
+        faults.raise_first()
+        there = {image_id: index for index, image_id in enumerate(official.image_ids.tolist())}
+        if missing := set(self.image_ids.tolist()) - there.keys():
             raise DataError(f"{path} does not list image {min(missing)} of {self._name}: give the JSON of that split.")
         if not self.categories.items() <= official.categories.items():
             label = next(iter(self.categories.items() - official.categories.items()))
             raise DataError(f"{path} has other categories than {self._name}, which has {label[0]}: {label[1]!r}.")
-        self._annotations = [one for one in official.annotations if one["image_id"] in mine]
+        index_of = np.full(len(there), -1)
+        index_of[[there[image_id] for image_id in self.image_ids.tolist()]] = np.arange(len(self))
+        truth = official.truth
+        mine = index_of[truth.image] >= 0
+        self._set(
+            dataclasses.replace(
+                self._instances,
+                truth=Truth(
+                    index_of[truth.image][mine].astype(np.int32),
+                    truth.labels[mine],
+                    truth.boxes[mine],
+                    truth.areas[mine],
+                    truth.crowds[mine],
+                ),
+            )
+        )
+
+
+def open_tfds(data: DataConfig, split: str, *, strict: bool, skip: bool) -> TfdsDataset:
+    """The "train" or "val" split of ``data.tfds_name``.
+
+    Raises:
+      DataError: see `TfdsDataset`; or there is no split to evaluate on.
+    """
+    train = split == "train"
+    name = (data.train_split or "train") if train else (data.val_split or "validation")
+    official = "" if train or not data.tfds_val_annotations else Path(data.root) / data.tfds_val_annotations
+    return TfdsDataset(
+        data.root,
+        data.tfds_name,
+        name,
+        annotation_file=official,
+        strict=strict,
+        skip=skip,
+        exif=exif_rule(data),
+        max_level=data.max_level,
+    )
 
 
 _OBJECT_FEATURES = ("bbox", "label", "is_crowd", "is_difficult", "area")

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from detr_jax.data.annotated import AnnotatedFolder
+from detr_jax.data.annotation_checks import check_instances
+from detr_jax.data.annotation_rows import shown
 from detr_jax.data.images import IMAGE_SUFFIXES, read_size
-from detr_jax.data.instances import check_instances, shown
 from detr_jax.data.source import DataError, Faults
 
 VOC_CLASSES = (

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from detr_jax.data.annotated import AnnotatedFolder
+from detr_jax.data.annotation_checks import check_instances
+from detr_jax.data.annotation_rows import shown
 from detr_jax.data.images import IMAGE_SUFFIXES, read_size
-from detr_jax.data.instances import check_instances, shown
 from detr_jax.data.source import DataError, Faults
 
 _THREADS = 8  # they wait for files more than they compute
@@ -37,7 +38,7 @@ class YoloDataset(AnnotatedFolder):
         ``skip``, an image has no readable header.
     """
 
-    rotate_as_displayed = True
+    boxes_as_displayed = True
 
     def __init__(self, data_file: str | Path, split: str, *, strict: bool = True, skip: bool = False):
         data_file = Path(data_file)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from detr_jax.checkpoints import find_checkpoint, load_model
+from detr_jax.checkpoints import find_checkpoint, load_category_ids, load_model
 from detr_jax.config import Config, ConfigError, from_json
 from detr_jax.data import DataError, Objects, Source, open_source
 from detr_jax.evaluation.coco import METRICS, CocoEvaluator
@@ -49,7 +49,7 @@ def write_report(workdir: Path, out: Path, root: str | None = None) -> Path:
     """
     config, log = read_run(workdir, root)
     charts.check_matplotlib()
-    source = open_source(config, "val")
+    source = open_source(config, "val", category_ids=load_category_ids(workdir))
     found = _last_detections(workdir, config, source)
     pairs = _pairs(source, found, config.evaluation.picture_threshold)
     evaluator = CocoEvaluator(source.ground_truth())
@@ -63,7 +63,7 @@ def write_report(workdir: Path, out: Path, root: str | None = None) -> Path:
         "Mistakes": [_confusion_chart(source, pairs, config.evaluation.picture_threshold, out)],
         "The worst images": _worst_images(source, pairs, out),
     }
-    if read_snapshots(workdir):
+    if read_snapshots(workdir, source.category_ids):
         animate(workdir, out / "training.webp", config, source)
         sections["Training"].append((out / "training.webp", "The first validation images over the training."))
     numbers = {name: "none" if metrics[name] < 0 else f"{metrics[name]:.3f}" for name in METRICS}
@@ -103,7 +103,7 @@ def animate(workdir: Path, path: Path, config: Config, source: Source) -> None:
     Raises:
       DataError: the run has no snapshots, or one is damaged. ValueError: the file's suffix is not known.
     """
-    snapshots = read_snapshots(workdir)
+    snapshots = read_snapshots(workdir, source.category_ids)
     if not snapshots:
         raise DataError(f"{workdir} has no snapshots: train with evaluation.snapshots and evaluation.pictures above 0.")
     images = [source[index].image for index in _indices(source, snapshots[0].image_ids, SNAPSHOTS)]
@@ -117,13 +117,13 @@ def animate(workdir: Path, path: Path, config: Config, source: Source) -> None:
 def _last_detections(workdir: Path, config: Config, source: Source) -> StoredDetections:
     file = workdir / DETECTIONS
     if file.is_file():
-        return read_detections(file)
+        return read_detections(file, source.category_ids)
     checkpoint = find_checkpoint(workdir)
     graph, values = nnx.split(load_model(checkpoint)[0])
     mesh = create_mesh(jax.devices()[:1])
     step = int(checkpoint.name) if checkpoint.name.isdigit() else 0
     found = Validator(config, source, graph, mesh).detect((nnx.as_pure(values),), step)
-    write_detections(file, found)
+    write_detections(file, found, source.category_ids)
     return found
 
 

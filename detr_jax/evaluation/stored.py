@@ -5,12 +5,14 @@ model of that step found in the first few. `numpy.load` reads both; the arrays a
 """
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from detr_jax.data import DataError
+from detr_jax.data.labels import mapped
 
 DETECTIONS = "detections.npz"
 SNAPSHOTS = "snapshots"
@@ -28,19 +30,23 @@ class StoredDetections(NamedTuple):
     scores: np.ndarray
     """[I, Q] float32, probability of the label."""
     labels: np.ndarray
-    """[I, Q] int32, category ids."""
+    """[I, Q] int32, labels of the model; in a file int64, category ids of the data."""
 
 
-def write_detections(path: Path, found: StoredDetections) -> None:
-    """Writes a file, whole or not at all, and the folder that it lies in."""
+def write_detections(path: Path, found: StoredDetections, category_ids: Mapping[int, int]) -> None:
+    """Writes a file, whole or not at all, and the folder that it lies in.
+
+    ``category_ids`` are those of the data by label, empty if the labels are the ids.
+    """
+    found = found._replace(labels=mapped(found.labels, category_ids).astype(np.int64))
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}")
     np.savez_compressed(unfinished.open("wb"), **found._asdict())
     unfinished.replace(path)
 
 
-def read_detections(path: Path) -> StoredDetections:
-    """Reads what `write_detections` wrote.
+def read_detections(path: Path, category_ids: Mapping[int, int]) -> StoredDetections:
+    """Reads what `write_detections` wrote, with the same ``category_ids``.
 
     Raises:
       DataError: the file is missing or damaged.
@@ -57,17 +63,18 @@ def read_detections(path: Path) -> StoredDetections:
     wanted = ((images, queries, 4), (images, queries), (images, queries))
     if tuple(x.shape for x in (found.boxes, found.scores, found.labels)) != wanted:
         raise DataError(f"{path} is no file of detections (its arrays do not fit one another): delete it.")
-    return found
+    labels = mapped(found.labels, {category_id: label for label, category_id in category_ids.items()})
+    return found._replace(labels=labels.astype(np.int32))
 
 
-def read_snapshots(workdir: Path) -> list[StoredDetections]:
+def read_snapshots(workdir: Path, category_ids: Mapping[int, int]) -> list[StoredDetections]:
     """The snapshots of a run by step; of the same images in all of them.
 
     Raises:
       DataError: a file is damaged.
     """
     files = [file for file in (workdir / SNAPSHOTS).glob("*.npz") if file.stem.isdigit()]
-    found = [read_detections(file) for file in sorted(files, key=lambda file: int(file.stem))]
+    found = [read_detections(file, category_ids) for file in sorted(files, key=lambda file: int(file.stem))]
     return [snapshot for snapshot in found if np.array_equal(snapshot.image_ids, found[-1].image_ids)]
 
 

@@ -6,6 +6,8 @@ import jax
 from jax.sharding import Mesh
 
 from detr_jax.config import differences
+from detr_jax.config.effects import ineffective
+from detr_jax.data import find_layout
 from detr_jax.matching import callbacks_may_starve
 from detr_jax.training.start import LEAST_IMAGES, Start
 from detr_jax.training.step import Model
@@ -50,6 +52,12 @@ def introduce(say: Callable[[str], None], start: Start, model: Model, mesh: Mesh
         say(f"from the checkpoint or the data: {', '.join(f'{name}={new}' for name, (_, new) in settled.items())}")
     if started_from:
         say(started_from)
+    if layout := find_layout(config.data):
+        say(f"{layout.sentence}.")
     for source in (start.train_source, start.val_source):
         for sentence in source.faults.sentences():
             say(f"Data fault: {sentence}")
+        for sentence in source.faults.note_sentences():
+            say(f"Data note: {sentence}")
+    for sentence in ineffective(config):
+        say(sentence)

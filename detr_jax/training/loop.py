@@ -123,6 +123,7 @@ class Run:
         _check_shared(workdir)
         self._checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep_checkpoints)
         self._checkpoints.class_names = start.train_source.categories
+        self._checkpoints.category_ids = start.train_source.category_ids
         if self._checkpoints.latest_step is None:
             model = with_initial_values(model, config)
             self._state = create_state(model, optimizer, config, mesh)
@@ -279,7 +280,7 @@ class Run:
         if not is_main():
             return
         try:
-            write_detections(path, found)
+            write_detections(path, found, self._validator.source.category_ids)
         except OSError as error:
             self._log.say(f"{path} could not be written ({error.strerror}): pictures and reports will lack it.")
 

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from detr_jax.checkpoints import load_category_ids
 from detr_jax.config import Config, ConfigError, ModelConfig, check, check_canvases, check_fields
-from detr_jax.data import DataError, Source, TrainPlan, open_source
-from detr_jax.training.saving import changes, previous_config
+from detr_jax.data import DataError, Source, TrainPlan, open_splits
+from detr_jax.training.saving import changes, has_checkpoint, previous_config
 from detr_jax.training.step import Model
 from detr_jax.weights import ImportedWeights, merge_pretrained, outcome_table, read_pretrained
 
@@ -47,7 +48,8 @@ def prepare(given: Config, workdir: Path, mesh: Mesh) -> Start:
     previous = previous_config(workdir)
     config, weights = settle_model(given, previous)
     check_devices(config, mesh)
-    train_source, val_source = open_source(config, "train"), open_source(config, "val")
+    category_ids = load_category_ids(workdir) if has_checkpoint(workdir) else None
+    train_source, val_source = open_splits(config, category_ids=category_ids)
     config = settle_classes(config, train_source, val_source)
     changed = changes(previous, config, workdir) if previous else {}
     training = config.training

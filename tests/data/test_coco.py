@@ -171,8 +171,12 @@ def test_open_source_follows_the_official_layout_and_checks_the_classes(write, t
         data=DataConfig(root=str(tmp_path), train_images="images", train_annotations=str(tmp_path / "instances.json"))
     )
     assert len(open_source(config, "train")) == 2
-    with pytest.raises(DataError, match="val2017"):
+    with pytest.raises(DataError, match=r"has no split to evaluate on: set data\.val_share"):
         open_source(config, "val")
+    config.data.val_annotations = "other.json"
+    with pytest.raises(DataError, match=r"other\.json does not exist: correct data\.val_annotations"):
+        open_source(config, "val")
+    config.data.val_annotations = ""
     config.model.num_classes = 18
     with pytest.raises(DataError, match=r"category 18 \('dog'\).*num_classes=18.*19"):
         open_source(config, "train")

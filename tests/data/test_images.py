@@ -1,14 +1,21 @@
 """Each kind of image file against pixels made by hand, and damaged files."""
 
 import io
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from detr_jax.data.images import covered, decode, ignore_pillow_warnings, read_image
+from detr_jax.data.images import covered, decode, ignore_pillow_warnings, orientation_matters
 from detr_jax.data.source import DataError, SizeMismatch
+
+
+def read_image(file, name=None, **options):
+    """[H, W, 3] uint8."""
+    return np.asarray(decode(file, name, **options))
 
 
 @pytest.fixture
@@ -80,20 +87,53 @@ def test_cmyk_is_converted(rng):
     assert np.abs(found - (255 - flat[..., :3].astype(float)) * 235 / 255).max() <= 4, "Adobe's inverted inks"
 
 
-@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
-def test_sixteen_bits_are_scaled_to_eight(rng, dtype, form):
-    levels = rng.integers(0, 2**16, (30, 40)).astype(dtype)
+def test_sixteen_bits_are_scaled_to_eight(rng, form):
+    levels = rng.integers(0, 2**16, (30, 40)).astype(np.uint16)
     levels[0, :4] = 0, 128, 129, 65535
-    found = read_image(encoded(levels.astype(np.uint16) if form == "PNG" else levels, form))
+    found = read_image(encoded(levels, form))
     expected = np.round(levels / 257)
     np.testing.assert_array_equal(found, np.stack([expected] * 3, axis=-1))
 
 
-def test_levels_beyond_sixteen_bits_are_refused_by_name(rng):
-    for levels in (np.full((4, 4), 70_000, np.int32), np.full((4, 4), -1, np.int32), np.zeros((4, 4), np.float32)):
-        with pytest.raises(DataError, match=r"odd\.tif has levels that are not those of 8 or 16 bits: convert"):
+@pytest.mark.parametrize("bits", [9, 10, 12, 14])
+def test_fewer_significant_bits_of_a_png_are_full_brightness(rng, bits):
+    levels = rng.integers(0, 2**bits, (30, 40)).astype(np.uint16)
+    content = encoded(levels)
+    chunk = b"sBIT" + bytes([bits])
+    chunk = struct.pack(">I", 1) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    marked = content[:33] + chunk + content[33:]  # behind the header
+    np.testing.assert_array_equal(read_image(marked)[..., 0], np.rint(levels * (255 / (2**bits - 1))))
+    np.testing.assert_array_equal(read_image(content)[..., 0], np.round(levels / 257))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "highest"), [(np.uint16, 4095), (np.int32, 255), (np.int32, 70_000), (np.float32, 1.0)]
+)
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_the_highest_level_can_be_given(rng, dtype, highest, form):
+    if form == "PNG" and dtype != np.uint16:
+        pytest.skip("PNG has no such levels")
+    levels = (rng.random((30, 40)) * highest).astype(dtype)
+    expected = np.rint(levels.astype(np.float64) * 255 / highest)
+    found = read_image(encoded(levels, form), max_level=highest)
+    np.testing.assert_array_equal(found, np.stack([expected] * 3, axis=-1))
+    with pytest.raises(DataError, match=r"x\.png has levels from .* data\.max_level"):
+        read_image(encoded(levels, form), "x.png", max_level=highest / 2)
+
+
+def test_a_tiff_may_state_its_highest_level(rng):
+    levels = rng.integers(0, 1001, (30, 40)).astype(np.int32)
+    content = encoded(levels, "TIFF", tiffinfo={341: 1000})
+    np.testing.assert_array_equal(read_image(content)[..., 0], np.rint(levels * 0.255))
+
+
+def test_levels_of_unknown_range_are_refused_by_name(rng):
+    for levels in (rng.integers(0, 256, (4, 4)).astype(np.int32), rng.random((4, 4)).astype(np.float32)):
+        with pytest.raises(DataError, match=r"odd\.tif has (32-bit|decimal) levels .* set data\.max_level"):
             read_image(encoded(levels, "TIFF"), "odd.tif")
+    with pytest.raises(DataError, match=r"odd\.tif has levels from -1 to"):
+        read_image(encoded(np.full((4, 4), -1, np.int32), "TIFF"), "odd.tif", max_level=255)
 
 
 @pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF"])
@@ -118,19 +158,25 @@ ROTATED = {  # what a viewer shows, by the EXIF specification
 
 
 @pytest.mark.parametrize("orientation", ROTATED)
-def test_a_rotation_is_applied_where_only_the_rotated_image_is_as_annotated(rng, orientation):
+@pytest.mark.parametrize("height", [48, 64])
+def test_the_rule_says_whether_an_orientation_in_exif_is_applied(rng, orientation, height):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    content, stored = photograph(rng, 48, 64, exif=exif)
+    content, stored = photograph(rng, height, 64, exif=exif)
     displayed = ROTATED[orientation](stored)
-    np.testing.assert_array_equal(read_image(content, size=(48, 64)), stored)
-    np.testing.assert_array_equal(read_image(content), stored)
-    np.testing.assert_array_equal(read_image(content, rotate=True), displayed)
-    if orientation >= 5:
-        np.testing.assert_array_equal(read_image(content, size=(64, 48)), displayed)
-    else:
-        with pytest.raises(SizeMismatch, match=r"x\.jpg has 48 x 64 pixels .*the annotation says 64 x 48"):
-            read_image(content, "x.jpg", size=(64, 48))
+    turned = displayed.shape[:2] != stored.shape[:2]
+    np.testing.assert_array_equal(read_image(content), displayed)
+    np.testing.assert_array_equal(read_image(content, exif="apply"), displayed)
+    np.testing.assert_array_equal(read_image(content, exif="ignore"), stored)
+    np.testing.assert_array_equal(read_image(content, size=displayed.shape[:2]), displayed)
+    np.testing.assert_array_equal(read_image(content, size=stored.shape[:2]), stored if turned else displayed)
+    said = orientation_matters(content, stored.shape[:2])
+    assert said == (None if orientation == 1 else "stored" if turned else "open")
+    if turned:
+        assert orientation_matters(content, displayed.shape[:2]) == "displayed"
+        for rule, size in (("apply", stored.shape[:2]), ("ignore", displayed.shape[:2])):
+            with pytest.raises(SizeMismatch, match=r"x\.jpg has 48 x 64 pixels"):
+                read_image(content, "x.jpg", size=size, exif=rule)
 
 
 def test_another_size_than_annotated_is_refused_before_a_pixel_is_decoded(pixels):

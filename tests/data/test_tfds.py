@@ -95,7 +95,7 @@ def test_labels_of_coco_are_the_raw_ids_of_the_official_annotations(official):
         found = _by_image(source.ground_truth())[image_id]
         assert [one[:2] for one in found] == [one[:2] for one in expected]
         np.testing.assert_allclose(found, expected, atol=0.01)
-        trained = source.objects(source.image_ids.index(image_id)).labels
+        trained = source.objects(source.image_ids.tolist().index(image_id)).labels
         assert sorted(trained) == [label for label, crowd, *_ in expected if not crowd]
 
 

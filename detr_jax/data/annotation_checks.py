@@ -1,0 +1,237 @@
+"""The checks of annotations, in one place: what can be used, and what is wrong, by kind and counted."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from detr_jax.data.annotation_rows import LARGEST, Rows, rows_of_items
+from detr_jax.data.box_forms import doubt_about_boxes, normalized_boxes
+from detr_jax.data.instances import Instances, PackedTexts, Truth
+from detr_jax.data.source import Faults
+
+_BOX_SLACK = 1.0  # pixels by which boxes of COCO pass their image through rounding only
+_FLOAT32_STEP = 2.0**-22  # two numbers whose relative difference is larger stay apart as float32
+_LARGEST_ID = 2**53  # the evaluation keeps ids as float64
+
+
+def check_instances(content: dict[str, Any], faults: Faults, *, official: bool = False) -> Instances:
+    """Checks an instances form (`detr_jax.data.annotation_rows`); arguments are those of `check_rows`."""
+    return check_rows(rows_of_items(content, faults), faults, official=official)
+
+
+def check_rows(rows: Rows, faults: Faults, *, official: bool = False) -> Instances:
+    """Sorts annotations into what can be used and, by kind and counted, what is wrong with them.
+
+    Args:
+      rows: the annotations.
+      faults: counts them; it may have counted what the reader found.
+      official: evaluate against the boxes as they were given, as COCO's own evaluation does, even if they have no area
+        or lie outside of their image. If False, the evaluation has the boxes that training has: clipped, and without
+        those.
+    """
+    categories = _categories(rows, faults)
+    kept = _usable_images(rows, faults)
+    image_ids, sizes = rows.image_ids[kept], rows.sizes[kept]
+    used = _usable_annotations(rows, categories, faults)
+    used, image = _with_images(rows, used, image_ids, faults)
+
+    boxes, areas = rows.boxes[used], rows.areas[used]
+    unknown = np.isnan(areas)
+    areas[unknown] = np.maximum(boxes[unknown, 2], 0) * np.maximum(boxes[unknown, 3], 0)
+    _count(faults.add_all, "annotations without area got that of their box", used[unknown], rows.name)
+    crowds = rows.crowds[used] == 1
+    note = "crowds or difficult objects are not trained on, and the evaluation ignores them"
+    _count(faults.note_all, note, used[crowds], rows.name)
+
+    corners = _clipped(boxes, sizes[image])
+    sound = _sound(rows, used, boxes, corners, ~crowds, image_ids[image], sizes[image], official, faults)
+    if sentence := normalized_boxes(boxes[~crowds], sizes[image][~crowds]):
+        faults.error("normalised boxes", sentence)
+    elif doubt := doubt_about_boxes(boxes[~crowds], sizes[image][~crowds]):
+        faults.doubts.append(doubt)
+    objects = np.flatnonzero(sound & ~crowds)
+    objects = objects[np.argsort(image[objects], kind="stable")]
+    if official:
+        truth = Truth(image.astype(np.int32), rows.category_ids[used], boxes, areas, crowds)
+    else:
+        truth = _trained_truth(image, rows.category_ids[used], corners, boxes, areas, crowds, sound)
+    names = rows.file_names if kept.all() else list(itertools.compress(rows.file_names, kept))
+    _note_shared_files(names, faults)
+    return Instances(
+        categories,
+        {},
+        image_ids,
+        PackedTexts(names),
+        sizes,
+        np.searchsorted(image[objects], np.arange(len(image_ids) + 1)),
+        corners[objects].astype(np.float32),
+        rows.category_ids[used][objects],
+        truth,
+        faults,
+    )
+
+
+def _count(add: Callable[[str, int, Iterator[str]], None], kind: str, rows: np.ndarray, name: Callable) -> None:
+    if len(rows):
+        add(kind, len(rows), (name(int(row)) for row in rows))
+
+
+def _repeated(values: np.ndarray) -> np.ndarray:
+    """[len(values)] bool: an earlier value is the same."""
+    repeated = np.ones(len(values), bool)
+    repeated[np.unique(values, return_index=True)[1]] = False
+    return repeated
+
+
+def _categories(rows: Rows, faults: Faults) -> dict[int, str]:
+    categories: dict[int, str] = {}
+    for category_id, name in rows.categories:
+        if not 0 <= category_id < _LARGEST_ID:
+            faults.error(
+                "categories whose id is out of range",
+                f"a category has the id {category_id}, which must not be negative nor reach 2**53",
+            )
+        elif category_id in categories:
+            faults.error(
+                "categories with the id of another", f"two categories have the id {category_id}; ids must be unique"
+            )
+        else:
+            categories[category_id] = name
+    taken: set[str] = set()
+    used = set(np.unique(rows.category_ids).tolist())
+    # of two categories with one name, that with annotations keeps it: some tools write a group without any
+    for category_id in sorted(categories, key=lambda one: (one not in used, list(categories).index(one))):
+        name = categories[category_id]
+        if name in taken:
+            faults.add(
+                "categories with the name of another got their id behind it", f"category {category_id}, {name!r}"
+            )
+            categories[category_id] = name = f"{name} ({category_id})"
+        taken.add(name)
+    return categories
+
+
+def _usable_images(rows: Rows, faults: Faults) -> np.ndarray:
+    """[I] bool."""
+    ids, sizes = rows.image_ids, rows.sizes
+    odd_id = (ids < 0) | (ids >= _LARGEST_ID)
+    odd_size = ((sizes < 1) | (sizes >= LARGEST)).any(axis=1)
+    again = _repeated(ids)
+
+    def wrong_size(row: int) -> str:
+        height, width = sizes[row].tolist()
+        side = f"height={height}" if not 1 <= height < LARGEST else f"width={width}"
+        return f"image {ids[row]} has {side}, which must be positive and below {LARGEST}"
+
+    def wrong_id(row: int) -> str:
+        return f"an image has the id {ids[row]}, which must not be negative nor reach 2**53"
+
+    def same_id(row: int) -> str:
+        return f"two images have the id {ids[row]}; ids must be unique"
+
+    _count(faults.error_all, "images whose height or width is out of range", np.flatnonzero(odd_size), wrong_size)
+    _count(faults.error_all, "images whose id is out of range", np.flatnonzero(odd_id & ~odd_size), wrong_id)
+    again &= ~(odd_id | odd_size)
+    _count(faults.error_all, "images with the id of another", np.flatnonzero(again), same_id)
+    if not len(ids) and not faults.errors and not faults.left_out:
+        faults.error("empty lists of images", "no image is listed, and at least one is needed")
+    return ~(odd_size | odd_id | again)
+
+
+def _usable_annotations(rows: Rows, categories: dict[int, str], faults: Faults) -> np.ndarray:
+    """The rows of annotations with an id of their own and a known image and category."""
+    again = _repeated(rows.ids)
+    listed = np.concatenate([rows.image_ids, np.array(sorted(rows.refused_images), np.int64)])
+    lost = ~np.isin(rows.owners, listed)
+    unknown = ~np.isin(rows.category_ids, np.array(list(categories), np.int64))
+
+    def same_id(row: int) -> str:
+        return f"two annotations have the id {rows.ids[row]}; make it unique"
+
+    def no_image(row: int) -> str:
+        return f"{rows.name(row)} belongs to image {rows.owners[row]}, which is not listed under images"
+
+    def no_category(row: int) -> str:
+        return f"{rows.name(row)} has category_id={rows.category_ids[row]}, which is not listed under categories"
+
+    _count(faults.error_all, "annotations with the id of another", np.flatnonzero(again), same_id)
+    _count(faults.error_all, "annotations of an image that is not listed", np.flatnonzero(lost & ~again), no_image)
+    unlisted = np.flatnonzero(unknown & ~lost & ~again)
+    _count(faults.error_all, "annotations of an unknown category", unlisted, no_category)
+    return np.flatnonzero(~(again | lost | unknown))
+
+
+def _with_images(rows: Rows, used: np.ndarray, image_ids: np.ndarray, faults: Faults) -> tuple[np.ndarray, np.ndarray]:
+    """The rows whose image is usable (the others' images are counted as errors), and the index of each image."""
+    order = np.argsort(image_ids)
+    if not len(order):
+        return used[:0], used[:0]
+    place = np.minimum(np.searchsorted(image_ids[order], rows.owners[used]), len(order) - 1)
+    image = order[place]
+    there = image_ids[image] == rows.owners[used]
+    return used[there], image[there]
+
+
+def _clipped(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """xywh [k, 4] as xyxy within images of (height, width) ``sizes`` [k, 2]."""
+    limits = sizes[:, ::-1]
+    return np.concatenate([np.maximum(boxes[:, :2], 0), np.minimum(boxes[:, :2] + boxes[:, 2:], limits)], axis=1)
+
+
+def _sound(
+    rows: Rows,
+    used: np.ndarray,
+    boxes: np.ndarray,
+    corners: np.ndarray,
+    wanted: np.ndarray,
+    image_ids: np.ndarray,
+    sizes: np.ndarray,
+    official: bool,
+    faults: Faults,
+) -> np.ndarray:
+    """[k] bool: boxes with an area within their image. Faults are counted of those that are ``wanted``."""
+    smallest = corners[:, 2:] * _FLOAT32_STEP
+    flat = (boxes[:, 2:] <= smallest).any(axis=1)
+    outside = (corners[:, 2:] - corners[:, :2] <= smallest).any(axis=1) & ~flat
+    reach = np.maximum(-boxes[:, :2], boxes[:, :2] + boxes[:, 2:] - sizes[:, ::-1]).max(axis=1, initial=-1)
+    over = (reach > _BOX_SLACK) & ~(flat | outside)
+
+    def name(row: int) -> str:
+        height, width = sizes[row].tolist()
+        box = [int(value) if value.is_integer() else value for value in boxes[row].tolist()]
+        return f"{rows.name(int(used[row]))} of image {image_ids[row]}, bbox {box} in {width} x {height}"
+
+    dropped = "were dropped from training; COCO's official evaluation keeps them" if official else "were dropped"
+    _count(faults.add_all, f"boxes without area {dropped}", np.flatnonzero(flat & wanted), name)
+    _count(faults.add_all, f"boxes wholly outside of their image {dropped}", np.flatnonzero(outside & wanted), name)
+    clipped = "boxes that reach outside of their image were clipped"
+    _count(faults.add_all, clipped, np.flatnonzero(over & wanted), name)
+    return ~(flat | outside)
+
+
+def _trained_truth(
+    image: np.ndarray,
+    labels: np.ndarray,
+    corners: np.ndarray,
+    boxes: np.ndarray,
+    areas: np.ndarray,
+    crowds: np.ndarray,
+    sound: np.ndarray,
+) -> Truth:
+    """What training has, as the truth of an evaluation; the area of a clipped box is that of what is left of it."""
+    clipped = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    cut = np.abs(clipped - boxes).max(axis=1, initial=0) > _BOX_SLACK
+    clipped[~cut] = boxes[~cut]
+    areas = np.where(cut, clipped[:, 2:].prod(axis=1), areas)
+    return Truth(image[sound].astype(np.int32), labels[sound], clipped[sound], areas[sound], crowds[sound])
+
+
+def _note_shared_files(names: Sequence[str], faults: Faults) -> None:
+    if len(set(names)) == len(names):
+        return
+    seen: set[str] = set()
+    again = [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+    kind = "images have the file of another image, and each is trained on with its own boxes only"
+    faults.note_all(kind, len(again), again)

@@ -1,0 +1,218 @@
+"""Annotations of any origin as columns in which every value has the right type.
+
+Readers translate into COCO's instances form, a dictionary of three lists (Lin et al., 2014): ``images`` with id,
+file_name, height and width, ``annotations`` with id, image_id, category_id, bbox (xywh in pixels), area and iscrowd,
+``categories`` with id and name. An annotation may have ``where``, its file and row, for messages. Items of the wrong
+type are counted as errors here; `detr_jax.data.annotation_checks` then compares the values.
+"""
+
+import math
+import re
+import reprlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from detr_jax.data.source import Faults
+
+LARGEST = 2**31
+"""Sizes and coordinates stay below it."""
+UNUSABLE_TEXT = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # control characters and halves of characters
+
+_LARGEST_ID = 2**63
+_SHOWN = 100  # characters of a value in a message
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = _SHOWN
+
+
+class Rows(NamedTuple):
+    """Annotations in columns. Dimensions: ``I`` images, ``N`` annotations."""
+
+    categories: Sequence[tuple[int, str]]
+    """Id and name of each."""
+    image_ids: np.ndarray
+    """[I] int64."""
+    file_names: Sequence[str]
+    """[I]."""
+    sizes: np.ndarray
+    """[I, 2] int64, (height, width) in pixels."""
+    ids: np.ndarray
+    """[N] int64."""
+    owners: np.ndarray
+    """[N] int64, the id of the image."""
+    category_ids: np.ndarray
+    """[N] int64."""
+    boxes: np.ndarray
+    """[N, 4] float64, xywh in pixels."""
+    areas: np.ndarray
+    """[N] float64; not a number if none was given."""
+    crowds: np.ndarray
+    """[N] int64."""
+    name: Callable[[int], str]
+    """How messages name an annotation, by its row."""
+    refused_images: frozenset[int] = frozenset()
+    """Ids of images that are counted as errors already."""
+
+
+class _Refused(Exception):
+    """An item that cannot be used: the kind of fault, and a sentence about it."""
+
+
+def rows_of_items(content: dict[str, Any], faults: Faults) -> Rows:
+    """The three lists of an instances form, in which anything may be, as columns.
+
+    Whole numbers that are written as texts or as decimals ("1", 1.0) are read and counted. A missing bbox is taken from
+    the polygons of ``segmentation``, if there are any.
+    """
+    categories = _each(content["categories"], lambda item: _category(item, faults), faults)
+    refused: set[int] = set()
+    images = _each(content["images"], lambda item: _image(item, refused, faults), faults)
+    annotations = _each(content["annotations"], lambda item: _annotation(item, faults), faults)
+    ids, file_names, heights, widths = zip(*images, strict=True) if images else ((), (), (), ())
+    columns = zip(*annotations, strict=True) if annotations else ((),) * 7
+    numbers, owners, category_ids, boxes, areas, crowds, names = columns
+    return Rows(
+        categories,
+        np.array(ids, np.int64),
+        file_names,
+        np.array([heights, widths], np.int64).T.reshape(-1, 2),
+        np.array(numbers, np.int64),
+        np.array(owners, np.int64),
+        np.array(category_ids, np.int64),
+        np.array(boxes, np.float64).reshape(-1, 4),
+        np.array(areas, np.float64),
+        np.array(crowds, np.int64),
+        lambda row: names[row] or f"annotation {numbers[row]}",
+        frozenset(refused),
+    )
+
+
+def shown(value: Any) -> str:
+    """A value of unknown kind and length, in one short line."""
+    text = _short.repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def _each(items: list[Any], read: Callable[[Any], tuple], faults: Faults) -> list[tuple]:
+    rows = []
+    for item in items:
+        try:
+            rows.append(read(item))
+        except _Refused as fault:
+            faults.error(*fault.args)
+    return rows
+
+
+def _category(item: Any, faults: Faults) -> tuple[int, str]:
+    category_id = _whole(item, "id", "category", faults)
+    name = item.get("name")
+    if name is None or isinstance(name, int | float):  # a number as name, or none
+        name = str(category_id if name is None else name)
+    elif not _is_text(name):
+        raise _wrong_type(item, "name", "category", "plain text")
+    return category_id, name
+
+
+def _image(item: Any, refused: set[int], faults: Faults) -> tuple[int, str, int, int]:
+    image_id = _whole(item, "id", "image", faults)
+    try:
+        if not _is_text(item.get("file_name")):
+            raise _wrong_type(item, "file_name", "image", "plain text")
+        return image_id, item["file_name"], *(_whole(item, side, "image", faults) for side in ("height", "width"))
+    except _Refused:
+        refused.add(image_id)
+        raise
+
+
+def _annotation(item: Any, faults: Faults) -> tuple:
+    numbers = [_whole(item, name, "annotation", faults) for name in ("id", "image_id", "category_id")]
+    box = _box(item, faults)
+    area = item.get("area")
+    if area is not None and (_number(area) is None or not 0 <= _number(area) < LARGEST):  # type: ignore[operator]
+        raise _Refused(
+            "annotations of unclear area",
+            f"{_name(item, 'annotation')} has area={shown(area)}, which must be a number of pixels",
+        )
+    crowd = item.get("iscrowd")
+    if crowd not in (None, 0, 1):
+        raise _Refused(
+            "annotations of unclear iscrowd",
+            f"{_name(item, 'annotation')} has iscrowd={shown(crowd)}, which must be 0 or 1",
+        )
+    where = item.get("where")
+    area = math.nan if area is None else _number(area)
+    return *numbers, box, area, int(crowd or 0), where if _is_text(where) else ""
+
+
+def _box(item: dict[str, Any], faults: Faults) -> list[float]:
+    box, polygons = item.get("bbox"), item.get("segmentation")
+    if box in (None, []) and isinstance(polygons, list) and polygons:
+        numbers = [_number(value) for polygon in polygons if isinstance(polygon, list) for value in polygon]
+        if numbers and None not in numbers:
+            xs, ys = numbers[::2], numbers[1::2]
+            left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)  # type: ignore[type-var]
+            faults.add("annotations without bbox got that of their polygons", _name(item, "annotation"))
+            return [left, top, right - left, bottom - top]  # type: ignore[operator,list-item]
+    if not isinstance(box, list):
+        raise _wrong_type(item, "bbox", "annotation", "a list of four numbers")
+    numbers = [_number(value) for value in box]
+    if len(box) != 4 or any(number is None or abs(number) >= LARGEST for number in numbers):
+        raise _Refused(
+            "boxes that are not four finite numbers",
+            f"{_name(item, 'annotation')} has bbox={shown(box)}, which must be four finite numbers [x, y, width, "
+            "height] in pixels",
+        )
+    if any(isinstance(value, str) for value in box):
+        faults.add("boxes whose numbers are written as texts were read", _name(item, "annotation"))
+    return numbers  # type: ignore[return-value]
+
+
+def _whole(item: Any, name: str, what: str, faults: Faults) -> int:
+    """A whole number, perhaps written as a text or a decimal."""
+    if not isinstance(item, dict):
+        raise _Refused(
+            f"{_plural(what)} that are not JSON objects", f"{shown(item)} is not a JSON object, as each {what} must be"
+        )
+    value = item.get(name)
+    if isinstance(value, int) and not isinstance(value, bool) and -_LARGEST_ID <= value < _LARGEST_ID:
+        return value
+    number = _number(value)
+    if number is None or not number.is_integer() or abs(number) >= 2**53:
+        raise _wrong_type(item, name, what, "a whole number")
+    faults.add("ids or sizes that are written as texts or decimals were read", f"{_name(item, what)}, {name}")
+    return int(number)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, perhaps written as a text."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not UNUSABLE_TEXT.search(value)
+
+
+def _wrong_type(item: dict[str, Any], name: str, what: str, wanted: str) -> _Refused:
+    return _Refused(
+        f"{_plural(what)} whose {name} is missing or of the wrong type",
+        f"{_name(item, what)} has {name}={shown(item.get(name))}, which must be {wanted}",
+    )
+
+
+def _plural(what: str) -> str:
+    return "categories" if what == "category" else f"{what}s"
+
+
+def _name(item: dict[str, Any], what: str) -> str:
+    if _is_text(item.get("where")):
+        return item["where"]
+    article = "an" if what[0] in "aeiou" else "a"
+    return f"{what} {shown(item['id'])}" if "id" in item else f"{article} {what} without id"

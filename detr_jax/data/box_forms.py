@@ -1,0 +1,64 @@
+"""Boxes that are written in another form than COCO's: what the numbers of a whole data set say."""
+
+import numpy as np
+
+_LEAST_MISFITS = 2  # boxes that do not fit before a form is doubted
+_LEAST_SHARE = 0.02  # of all boxes
+_FEWER = 10  # another form is named if this many times fewer boxes do not fit it
+_SLACK = 1.0  # pixels by which a sound box may pass its image
+_NORMALIZED = 1.5  # the largest coordinate of boxes in 0..1, some of which pass their image
+
+
+def normalized_boxes(boxes: np.ndarray, sizes: np.ndarray) -> str | None:
+    """A sentence without full stop if all boxes [n, 4] lie in 0..1, as if they were normalised.
+
+    ``sizes`` [n, 2] are the (height, width) of each box's image in pixels.
+    """
+    if not len(boxes) or np.abs(boxes).max() > _NORMALIZED or boxes[:, 2:].max() <= 0 or sizes.min() < 8 * _NORMALIZED:
+        return None
+    return (
+        f"all {len(boxes)} boxes have numbers of at most {np.abs(boxes).max():.3g}, as if they were normalised to "
+        "0..1: "
+        "bbox must be [x, y, width, height] in pixels, so multiply them by the width and height of their image"
+    )
+
+
+def doubt_about_boxes(boxes: np.ndarray, sizes: np.ndarray) -> str | None:
+    """A sentence if the boxes of a data set fit another form better than [x, y, width, height] in pixels.
+
+    The other forms are two corners, and centre with size. A box fits a form if, read so, it has an
+    area and lies within its image.
+
+    Args:
+      boxes: [n, 4], as they are written.
+      sizes: [n, 2], (height, width) of each box's image in pixels.
+    """
+    number = len(boxes)
+    misfits = {form: int((~_fits(*corners, sizes)).sum()) for form, corners in _forms(boxes).items()}
+    written = misfits.pop("corner and size")
+    best = min(misfits, key=lambda form: misfits[form])
+    if written < max(_LEAST_MISFITS, _LEAST_SHARE * number) or misfits[best] * _FEWER > written:
+        return None
+    right = {
+        "two corners": "[x0, y0, x1, y1], so subtract the first corner from the second",
+        "centre and size": "[cx, cy, width, height], so subtract half of the size from the centre",
+    }[best]
+    return (
+        f"{written} of {number} boxes do not fit into their image as [x, y, width, height], but "
+        f"{number - misfits[best]} fit as {best}: they seem to be {right}."
+    )
+
+
+def _forms(boxes: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    first, second = boxes[:, :2], boxes[:, 2:]
+    return {
+        "corner and size": (first, first + second),
+        "two corners": (first, second),
+        "centre and size": (first - second / 2, first + second / 2),
+    }
+
+
+def _fits(low: np.ndarray, high: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """[n] bool for corners [n, 2] of (x, y)."""
+    within = (low >= -_SLACK).all(axis=1) & (high <= sizes[:, ::-1] + _SLACK).all(axis=1)
+    return np.asarray(within & (high > low).all(axis=1))

@@ -1,0 +1,160 @@
+"""Folders with instances JSON files, as COCO and many tools write them: which files there are, and where their images.
+
+Recognised are COCO's own folder (``annotations/instances_train2017.json``, ``train2017/``), Roboflow's export
+(``train/_annotations.coco.json`` next to the images), those of CVAT and FiftyOne
+(``annotations/instances_default.json``, ``images/``; ``labels.json``, ``data/``), Label Studio (``result.json``,
+``images/``), labelme2coco (``annotations.json``, ``JPEGImages/``), and any other JSON of that form in the root, in
+``annotations/`` or in a folder of the root.
+"""
+
+import gzip
+import json
+import ntpath
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from detr_jax.data.layout import ALL, Layout, canonical
+from detr_jax.data.source import DataError
+
+_HEAD = 2**16  # bytes that show what a JSON file is
+_FOLDERS = ("images", "JPEGImages", "data", "Images", "img", "imgs")
+_ROBOFLOW = "_annotations.coco.json"
+
+
+class CocoSplit(NamedTuple):
+    """Where a split is."""
+
+    images: Path
+    annotations: Path
+
+
+def recognise(root: Path) -> Layout | None:
+    """The layout of a folder with instances JSON files; None if it has none.
+
+    Raises:
+      DataError: two files are for the same split, or the folder of the images cannot be found.
+    """
+    files = [file for file in _candidates(root) if _is_instances(file)]
+    if official := [file for file in files if file.name.startswith("instances_")]:
+        files = official
+    if not files:
+        return None
+    splits: dict[str, CocoSplit] = {}
+    for file in files:
+        name = _split_name(file, root, len(files) == 1)
+        if name in splits:
+            raise DataError(
+                f"{root} has two files for the split {name!r}, {splits[name].annotations} and {file}: set "
+                "data.train_annotations and data.val_annotations."
+            )
+        splits[name] = CocoSplit(image_folder(file, root), file)
+    shown = ", ".join(
+        f"{name} is {split.annotations.relative_to(root)} with images in {_relative(split.images, root)}"
+        for name, split in splits.items()
+    )
+    return Layout("coco", splits, f"{root} is read as COCO ({shown})")
+
+
+def image_folder(file: Path, root: Path) -> Path:
+    """The folder of the images of an instances JSON, found by the name of one of them.
+
+    Raises:
+      DataError: it is not there.
+    """
+    names = _some_file_names(file)
+    stem = file.stem.removesuffix(".json").removeprefix("instances_")
+    subfolders = dict.fromkeys([stem, file.parent.name, canonical(stem) or "", "val" if "val" in stem else ""])
+    places = [file.parent, root, root.parent, *(base / one for base in (root, file.parent) for one in _FOLDERS)]
+    nested = [place / one for place in places for one in subfolders if one]
+    for place in [*places[:2], *nested, *places[2:]]:
+        if any((place / _slashed(name)).is_file() for name in names):
+            return place
+    for place in [*nested, *places]:
+        if any((place / ntpath.basename(name)).is_file() for name in names):
+            return place
+    named = f"{names[0]!r}" if names else "no image"
+    raise DataError(
+        f"The images of {file} were not found (it lists {named}, and no folder of {root} has that file): set "
+        "data.train_images "
+        "and data.val_images."
+    )
+
+
+def _candidates(root: Path) -> Iterable[Path]:
+    """JSON files in the root and in the folders just below it, the usual places first."""
+    folders = [root / "annotations", root, *(child for child in sorted(root.iterdir()) if child.is_dir())]
+    found: dict[Path, None] = {}
+    for folder in folders:
+        if folder.is_dir() and not folder.name.startswith((".", "__MACOSX")):
+            there = sorted(file for suffix in ("*.json", "*.json.gz") for file in folder.glob(suffix))
+            found |= dict.fromkeys(file for file in there if not file.name.startswith("."))
+    return found
+
+
+def _is_instances(file: Path) -> bool:
+    """Whether a JSON file is an object with the lists of an instances JSON, of which its head or tail shows one."""
+    head, tail = _ends(file)
+    if not head.lstrip("\ufeff \t\r\n").startswith("{"):
+        return False
+    if "panoptic" in file.name or '"segments_info"' in head or '"keypoints"' in head or '"caption"' in head:
+        return False
+    keys = [f'"{key}"' in head + tail for key in ("images", "annotations", "categories")]
+    return sum(keys) >= 2 or (keys[0] and '"file_name"' in head)
+
+
+def _ends(file: Path) -> tuple[str, str]:
+    try:
+        if file.name.endswith(".gz"):
+            with gzip.open(file) as stream:
+                return stream.read(_HEAD).decode(errors="replace"), ""
+        with file.open("rb") as stream:
+            head = stream.read(_HEAD)
+            stream.seek(max(0, file.stat().st_size - _HEAD))
+            encoding = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
+            return head.decode(encoding, errors="replace"), stream.read(_HEAD).decode(errors="replace")
+    except (OSError, EOFError):
+        return "", ""
+
+
+def _split_name(file: Path, root: Path, only: bool) -> str:
+    """The name of the split of an instances JSON; `ALL` if no name says that it is one."""
+    if file.name == _ROBOFLOW:
+        return file.parent.name if file.parent != root else ALL
+    stem = re.sub(r"\.json$", "", file.stem).removeprefix("instances_")
+    if canonical(stem):
+        return stem
+    if file.parent != root and canonical(file.parent.name):
+        return file.parent.name
+    return ALL if only else stem
+
+
+def _some_file_names(file: Path) -> list[str]:
+    head, _ = _ends(file)
+    found = re.findall(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', head)
+    if found:
+        return [json.loads(text) for text in found[:20]]
+    try:
+        content = gzip.decompress(file.read_bytes()) if file.name.endswith(".gz") else file.read_bytes()
+        return [image.file_name for image in msgspec.json.decode(content, type=_Listing).images[:20]]
+    except (OSError, EOFError, msgspec.DecodeError):
+        return []
+
+
+class _Named(msgspec.Struct):
+    file_name: str
+
+
+class _Listing(msgspec.Struct):
+    images: list[_Named]
+
+
+def _slashed(name: str) -> str:
+    return name.replace("\\", "/")
+
+
+def _relative(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

@@ -1,0 +1,56 @@
+"""Two splits of a data set, compared: what would train one thing and evaluate another."""
+
+import os
+
+import numpy as np
+
+from detr_jax.data.annotated import AnnotatedDataset, AnnotatedFolder
+from detr_jax.data.source import Source
+
+_SIZE_RATIO = 2.0  # of the median sizes of two splits that are noted as different
+
+
+def compare_splits(train: Source, val: Source) -> None:
+    """Counts in the faults of ``val`` what does not fit ``train``; the labels of both must be category ids still.
+
+    An id with two names is an error. Images in both splits, classes without training objects, and images of another
+    size are noted.
+    """
+    faults = val.faults
+    for label, name in val.categories.items():
+        other = train.categories.get(label, name)
+        if _plain(other) != _plain(name):
+            faults.error(
+                "categories with another name in the training split",
+                f"category {label} is {name!r} here and {other!r} in {train.faults.where}; an id must have one name",
+            )
+        elif other != name:
+            faults.note("category names are spelled differently in the training split", f"{name!r} and {other!r}")
+    if not isinstance(train, AnnotatedDataset) or not isinstance(val, AnnotatedDataset):
+        return
+    trained = set(np.unique(train.all_objects()[1].labels).tolist())
+    for label in np.unique(val.all_objects()[1].labels).tolist():
+        if label not in trained:
+            faults.note("classes have objects here and none in the training split", repr(val.categories[label]))
+    if both := _files(train) & _files(val):
+        faults.note_all("images are in the training split too, so their metrics are too good", len(both), sorted(both))
+    if len(train) and len(val):
+        ours, theirs = (np.median(np.sqrt(source.sizes.prod(axis=1))) for source in (val, train))
+        if max(ours, theirs) > _SIZE_RATIO * min(ours, theirs):
+            faults.doubts.append(
+                "the images are of another size than the training images (square root of their pixels: median "
+                f"{ours:.0f} "
+                f"here, {theirs:.0f} in {train.faults.where})."
+            )
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+
+
+def _files(source: AnnotatedDataset) -> set[str]:
+    """The files of a data set as absolute paths; empty if its images are not files."""
+    if not isinstance(source, AnnotatedFolder):
+        return set()
+    folder = os.path.abspath(source.image_folder)
+    return {os.path.join(folder, source.file_name(index)) for index in range(len(source))}

@@ -1,0 +1,93 @@
+"""The range of a picture's levels, and its conversion to 8 bits a channel."""
+
+import struct
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from detr_jax.data.source import DataError
+
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _LARGEST_SAMPLE = 258, 339, 341  # tags of TIFF
+_PNG_CHUNKS = 32  # that are looked at before the pixels
+
+
+def to_rgb(picture: Image.Image, name: str, max_level: float = 0) -> Image.Image:
+    """A decoded picture as RGB with 8 bits a channel; its ``info`` loses the transparency.
+
+    Grey pictures of more than 8 bits are scaled so that their highest possible level becomes 255. That level is
+    ``max_level`` or, if this is 0, what the file says (`stated_level`).
+
+    Raises:
+      DataError: the range of the levels is not known, or a level lies beyond it.
+    """
+    if has_levels(picture):
+        levels = np.asarray(picture)
+        highest = max_level or stated_level(picture)
+        if not highest:
+            raise DataError(
+                f"{name} has {_kind(picture)} levels ({levels.min():g} to {levels.max():g}), and the file does not say "
+                "what their range is: set data.max_level to the highest level that can occur, such as 255 or 4095, or "
+                "convert it to 8 bits a channel."
+            )
+        if not (levels.min() >= 0 and levels.max() <= highest):
+            raise DataError(
+                f"{name} has levels from {levels.min():g} to {levels.max():g}, beyond the range of 0 to {highest:g}: "
+                "set "
+                "data.max_level to the highest level that can occur, or convert it to 8 bits a channel."
+            )
+        if highest == 0xFFFF and levels.dtype.kind != "f":  # exact, as 257 x 255 is 65535
+            scaled = (levels.astype(np.uint32) + 128) // 257
+        else:
+            scaled = np.rint(levels.astype(np.float64) * (255 / highest))
+        picture = Image.fromarray(scaled.astype(np.uint8))
+    picture.info.pop("transparency", None)
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def has_levels(picture: Image.Image) -> bool:
+    """Whether a picture is grey with more than 8 bits, or with decimal levels."""
+    return picture.mode.startswith(("I", "F"))
+
+
+def stated_level(picture: Image.Image) -> float:
+    """The highest level that can occur in a grey picture of more than 8 bits, as its file says; 0 if it does not.
+
+    PNG and TIFF say how many bits of a sample are used, and TIFF may say the highest sample. 16 bits are taken as full
+    if nothing else is said. Files of 32 bits or of decimals have no range of their own.
+    """
+    tags: Any = getattr(picture, "tag_v2", {})
+    if stated := tags.get(_LARGEST_SAMPLE):
+        return float(np.max(stated))
+    bits = tags.get(_BITS_PER_SAMPLE) or picture.info.get("significant_bits")
+    if bits:
+        bits = int(np.max(bits))
+        return 2**bits - 1 if bits <= 16 and picture.mode != "F" else 0
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM")):
+        return 0xFFFF
+    return 0
+
+
+def note_significant_bits(picture: Image.Image) -> None:
+    """Notes in ``info`` of an opened PNG how many bits of a sample are significant, which Pillow passes over."""
+    file = getattr(picture, "fp", None)
+    if picture.format != "PNG" or not has_levels(picture) or file is None:
+        return
+    place = file.tell()
+    try:
+        file.seek(8)  # behind the signature
+        for _ in range(_PNG_CHUNKS):
+            length, kind = struct.unpack(">I4s", file.read(8))
+            if kind == b"sBIT":
+                picture.info["significant_bits"] = max(file.read(length))
+            if kind in (b"sBIT", b"IDAT"):
+                return
+            file.seek(length + 4, 1)
+    except (struct.error, OSError, ValueError):
+        return  # decoding will say what is wrong
+    finally:
+        file.seek(place)
+
+
+def _kind(picture: Image.Image) -> str:
+    return "decimal" if picture.mode == "F" else "32-bit"
