@@ -13,7 +13,7 @@ from detr_jax.config import Config
 from detr_jax.data import Batch, Source, ValPlan, batches
 from detr_jax.data.batching import PlannedBatch
 from detr_jax.distributed import is_main
-from detr_jax.evaluation.coco import CocoEvaluator
+from detr_jax.evaluation.coco import CocoEvaluator, Metrics
 from detr_jax.evaluation.stored import StoredDetections
 from detr_jax.inference import check_scores, create_predict_step
 from detr_jax.postprocess import Detections
@@ -53,8 +53,8 @@ class Validator:
             after_batch(len(planned.images))
         return self._stored(step, found)
 
-    def judge(self, found: StoredDetections) -> dict[str, float]:
-        """The COCO metrics of detections, by the names that `CocoEvaluator.metrics` gives them.
+    def judge(self, found: StoredDetections) -> Metrics:
+        """The COCO `Metrics` of detections.
 
         Raises:
           CheckpointError: the scores are not numbers.

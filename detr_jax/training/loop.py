@@ -17,6 +17,7 @@ from detr_jax.config import Config, ConfigError, check_canvases, to_json
 from detr_jax.data import DataError, batches
 from detr_jax.data.batching import LoaderError
 from detr_jax.distributed import gathered, is_main, wait_for_all
+from detr_jax.evaluation.coco import Metrics
 from detr_jax.evaluation.stored import (
     DETECTIONS,
     SNAPSHOTS,
@@ -52,14 +53,14 @@ class TrainingError(RuntimeError):
     """A run that cannot go on; the message says at which step, why, and what to try."""
 
 
-def train(config: Config, workdir: str | Path) -> dict[str, float]:
+def train(config: Config, workdir: str | Path) -> Metrics:
     """Trains a model, or goes on where an earlier run in the same workdir stopped.
 
     The workdir gets ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``snapshots/``, with the
     validations ``detections.npz``, ``best.json`` and the link ``best`` and, at the end, ``predictions.png``.
 
     Returns:
-      The metrics of the last validation, by the names of `detr_jax.evaluation.coco.METRICS`.
+      The `detr_jax.evaluation.coco.Metrics` of the last validation.
 
     Raises:
       ConfigError, DataError, CheckpointError, WeightsError: something given does not fit.
@@ -100,7 +101,7 @@ class Run:
         """
         config = start.config
         self.workdir, self.config, self.plan, self.total_steps = workdir, config, start.plan, start.total_steps
-        self.metrics: dict[str, float] = {}
+        self.metrics: Metrics = {}
         """Of the last validation."""
         self._mesh = mesh
         model, started_from = outline_model(config), ""
