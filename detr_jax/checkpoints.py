@@ -23,6 +23,7 @@ from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
 from detr_jax.config import Config, ConfigError, from_json, to_json
+from detr_jax.memory import arrays_text, fitting, is_out_of_memory
 from detr_jax.models.detr import DETR, abstract_model
 
 Tree = Any
@@ -110,6 +111,8 @@ class Checkpoints:
         try:
             return self._checkpointer.load_checkpointables(step, targets)
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             reason = str(error.__cause__ or error).strip().splitlines()[0]
             raise CheckpointError(
                 f"Checkpoint {step} in {self.folder} does not fit this configuration ({reason}): continue with the "
@@ -213,6 +216,7 @@ def load_model(path: str | Path, *, ema: bool = True, dtype: str | None = None) 
 
     Raises:
       CheckpointError: there is no checkpoint, or it is damaged.
+      OutOfMemoryError: the model does not fit into memory.
     """
     checkpoint = find_checkpoint(path)
     config = load_config(checkpoint)
@@ -220,9 +224,10 @@ def load_model(path: str | Path, *, ema: bool = True, dtype: str | None = None) 
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
     part = "ema" if ema and (checkpoint / "ema").is_dir() else "params"
     graph, abstract = abstract_model(config.model)
-    target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract)
-    # on the device, as programs would send arrays of numpy there at every call
-    return nnx.merge(graph, jax.tree.map(jnp.asarray, _load(checkpoint, part, target))), config
+    with fitting(f"The model in {checkpoint} ({arrays_text(abstract)})", "Use a machine with more memory."):
+        target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract)
+        # on the device, as programs would send arrays of numpy there at every call
+        return nnx.merge(graph, jax.tree.map(jnp.asarray, _load(checkpoint, part, target))), config
 
 
 def _load(checkpoint: Path, part: str, target: Tree = None) -> Tree:
@@ -234,6 +239,8 @@ def _load(checkpoint: Path, part: str, target: Tree = None) -> Tree:
     try:
         return ocp.load_checkpointables(checkpoint, {part: target})[part]
     except Exception as error:  # of many kinds, as Orbax and what it reads with have them
+        if is_out_of_memory(error):
+            raise
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"The checkpoint {checkpoint} is damaged: its {part!r} cannot be read ({reason}). Take another one of the "

@@ -17,6 +17,7 @@ from flax import nnx
 
 import detr_jax
 from detr_jax.config import Config, ConfigError, check_canvases
+from detr_jax.memory import arrays_text, fitting
 from detr_jax.models.detr import DETR
 from detr_jax.models.resnet import normalize_images
 from detr_jax.postprocess import Detections, detections
@@ -59,6 +60,7 @@ def export_model(
     Raises:
       ExportError: the folder is not new, or a platform is not known.
       ConfigError: a canvas does not fit the model, or none is given and none follows from the configuration.
+      OutOfMemoryError: the programs do not fit into memory.
     """
     out, stride = Path(out), config.model.backbone.stride
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -73,39 +75,16 @@ def export_model(
             raise ConfigError(f"The canvas {canvas} must be a (height, width) of positive multiples of {stride}.")
     check_canvases(config.model, canvases)
 
-    graph, state = nnx.split(model)
-    leaves, tree = jax.tree.flatten(jax.tree.map(np.asarray, nnx.as_pure(state)))
-
-    def predict(weights: list[jax.Array], images: jax.Array, sizes: jax.Array, original_sizes: jax.Array) -> Detections:
-        found = nnx.merge(graph, jax.tree.unflatten(tree, weights))(normalize_images(images, sizes), sizes)
-        return detections(found.logits[-1], found.boxes[-1], original_sizes)
-
-    def predict_alone(images: jax.Array, sizes: jax.Array, original_sizes: jax.Array) -> tuple[jax.Array, ...]:
-        return tuple(predict(list(map(jnp.asarray, leaves)), images, sizes, original_sizes))
-
-    def predict_with(
-        weights: list[jax.Array], images: jax.Array, sizes: jax.Array, original_sizes: jax.Array
-    ) -> tuple[jax.Array, ...]:
-        return tuple(predict(weights, images, sizes, original_sizes))
-
-    programs = {}
-    for height, width in canvases:
-        (batch,) = jax.export.symbolic_shape("batch")
-        inputs = (
-            jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8),
-            jax.ShapeDtypeStruct((batch, 2), jnp.int32),
-            jax.ShapeDtypeStruct((batch, 2), jnp.int32),
-        )
-        weights = ([jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves],) if weights_beside else ()
-        function = jax.jit(predict_with if weights_beside else predict_alone)
-        exported = jax.export.export(function, platforms=list(platforms))(*weights, *inputs)
-        programs[f"model_{height}x{width}.stablehlo"] = bytes(exported.serialize())
+    size = arrays_text(nnx.as_pure(nnx.state(model)))
+    advice = "Keep the weights beside the programs (--weights beside), or export fewer canvases together."
+    with fitting(f"The export of {len(canvases)} canvas(es) of a model of {size},", advice):
+        programs, weights = _programs(model, canvases, platforms, weights_beside)
 
     out.mkdir(parents=True, exist_ok=True)
     for name, program in programs.items():
         (out / name).write_bytes(program)
     if weights_beside:
-        np.savez(out / WEIGHTS, *leaves)
+        np.savez(out / WEIGHTS, *weights)
     description = {
         "format": 1,
         "made_with": {"detr_jax": detr_jax.__version__, "jax": jax.__version__},
@@ -122,6 +101,40 @@ def export_model(
     (out / "labels.json").write_text(json.dumps(names, indent=2, ensure_ascii=False), encoding="utf-8")
     shutil.copyfile(_LOADER, out / "loader.py")
     return sorted(out.iterdir())
+
+
+def _programs(
+    model: DETR, canvases: Sequence[tuple[int, int]], platforms: Sequence[str], weights_beside: bool
+) -> tuple[dict[str, bytes], list[np.ndarray]]:
+    """The serialised program of each canvas by file name, and the weights in the order in which it takes them."""
+    graph, state = nnx.split(model)
+    leaves, tree = jax.tree.flatten(jax.tree.map(np.asarray, nnx.as_pure(state)))
+
+    def predict(weights: list[jax.Array], images: jax.Array, sizes: jax.Array, original_sizes: jax.Array) -> Detections:
+        found = nnx.merge(graph, jax.tree.unflatten(tree, weights))(normalize_images(images, sizes), sizes)
+        return detections(found.logits[-1], found.boxes[-1], original_sizes)
+
+    def predict_alone(images: jax.Array, sizes: jax.Array, original_sizes: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(predict(list(map(jnp.asarray, leaves)), images, sizes, original_sizes))
+
+    def predict_with(
+        weights: list[jax.Array], images: jax.Array, sizes: jax.Array, original_sizes: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        return tuple(predict(weights, images, sizes, original_sizes))
+
+    programs: dict[str, bytes] = {}
+    for height, width in canvases:
+        (batch,) = jax.export.symbolic_shape("batch")
+        inputs = (
+            jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8),
+            jax.ShapeDtypeStruct((batch, 2), jnp.int32),
+            jax.ShapeDtypeStruct((batch, 2), jnp.int32),
+        )
+        weights = ([jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves],) if weights_beside else ()
+        function = jax.jit(predict_with if weights_beside else predict_alone)
+        exported = jax.export.export(function, platforms=list(platforms))(*weights, *inputs)
+        programs[f"model_{height}x{width}.stablehlo"] = bytes(exported.serialize())
+    return programs, leaves
 
 
 def default_canvases(config: Config) -> list[tuple[int, int]]:

@@ -4,6 +4,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Self, overload
 
@@ -23,6 +24,7 @@ from detr_jax.data.images import ImageLike, decode, exif_rule, has_more_frames, 
 from detr_jax.data.labels import mapped
 from detr_jax.data.source import DataError
 from detr_jax.host_memory import keep_freed_memory
+from detr_jax.memory import OutOfMemoryError, fitting
 from detr_jax.models.attention_maps import attention_maps
 from detr_jax.models.detr import DETR
 from detr_jax.models.resnet import normalize_images
@@ -37,6 +39,7 @@ SHRUNK = "is larger than every canvas of the model, and was shrunk to fit one"
 THIN = "is so long and thin that it is shrunk to less than half of the usual height or width: cut it to find more"
 TINY = "is only a few pixels large, which show the model nothing"
 
+_CUT = "Make the image smaller, or cut it into parts."
 _TINY = 8  # pixels of the longer side
 
 
@@ -68,8 +71,8 @@ class Answer(NamedTuple):
     index: int  # type: ignore[assignment]  # hides tuple.index
     """Position in the stream."""
     image: np.ndarray | None
-    """[H, W, 3] uint8, RGB, the image that the boxes refer to; None where it could not be read."""
-    result: ImageDetections | DataError
+    """[H, W, 3] uint8, RGB, the image that the boxes refer to; None if it could not be read or predicted."""
+    result: ImageDetections | DataError | OutOfMemoryError
 
 
 class _Waiting(NamedTuple):
@@ -80,12 +83,18 @@ class _Waiting(NamedTuple):
     size: tuple[int, int]
     placement: Placement
 
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return str(self.image) if isinstance(self.image, Path) else f"Image {self.index}"
+
     def lay_on(self, canvas: np.ndarray, data: DataConfig) -> Image.Image:
         """Reads the image, and writes it resized on its canvas [H, W, 3] uint8; returns it in its own size."""
-        picture = self.image
-        if isinstance(picture, Path):
-            picture = decode(picture, exif=exif_rule(data), max_level=data.max_level)
-        lay(picture, self.placement, canvas)
+        with fitting(f"{self.name}, {self.size[0]} x {self.size[1]} pixels,", _CUT):
+            picture = self.image
+            if isinstance(picture, Path):
+                picture = decode(picture, exif=exif_rule(data), max_level=data.max_level)
+            lay(picture, self.placement, canvas)
         return picture
 
 
@@ -143,6 +152,7 @@ class Detector:
 
         Raises:
           CheckpointError: there is no checkpoint.
+          OutOfMemoryError: the model does not fit into memory.
         """
         keep_freed_memory()
         model, config = load_model(Path(path), ema=ema)
@@ -173,12 +183,13 @@ class Detector:
 
         Raises:
           DataError: an image cannot be read, or is none; `stream` goes on with the others instead.
+          OutOfMemoryError: an image or its canvas does not fit into memory; `stream` goes on here too.
           CheckpointError: the model's answers are not numbers.
         """
         several = images if isinstance(images, list | tuple) else [images]
         results: dict[int, ImageDetections] = {}
         for answer in self.stream(several, threshold):
-            if isinstance(answer.result, DataError):
+            if not isinstance(answer.result, ImageDetections):
                 raise answer.result
             results[answer.index] = answer.result
         ordered = [results[index] for index in range(len(results))]
@@ -205,7 +216,11 @@ class Detector:
                 if busy and not in_background:
                     yield from self._finish(*busy, threshold)
                     busy = None
-                started = self._start(batch, threads)
+                try:
+                    started = self._start(batch, threads)
+                except OutOfMemoryError as error:
+                    yield from _all_too_large(batch, error)
+                    continue
                 if busy:
                     yield from self._finish(*busy, threshold)
                 busy = started
@@ -218,13 +233,15 @@ class Detector:
         Its program, another than that of `predict`, is compiled once for each canvas; errors are those of `predict`.
         """
         _check_threshold(threshold)
-        opened, size = self._opened(image, "The image")
+        with fitting("The image", _CUT):
+            opened, size = self._opened(image, "The image")
         waiting = _Waiting(0, opened, size, place(size, self.config, self.canvases))
-        images = np.zeros((1, *waiting.placement.canvas, 3), np.uint8)
-        picture = waiting.lay_on(images[0], self.config.data)
-        height, width = waiting.placement.size
-        inputs = images, np.array([[height, width]], np.int32), np.array([size], np.int32)
-        (boxes, scores, labels), decoder, encoder = jax.device_get(self._attend(self.params, *inputs))
+        with self._fitting(waiting.placement.canvas, 1, "The attention on the canvas"):
+            images = np.zeros((1, *waiting.placement.canvas, 3), np.uint8)
+            picture = waiting.lay_on(images[0], self.config.data)
+            height, width = waiting.placement.size
+            inputs = images, np.array([[height, width]], np.int32), np.array([size], np.int32)
+            (boxes, scores, labels), decoder, encoder = jax.device_get(self._attend(self.params, *inputs))
         check_scores(scores)
         chosen = _surest(scores, threshold)
         stride = self.config.model.backbone.stride
@@ -250,14 +267,26 @@ class Detector:
         return jax.jit(attend)
 
     def warmup(self, sizes: Iterable[tuple[int, int]] | None = None) -> None:
-        """Compiles, or reads from disk, what images of these (height, width) need; by default all canvases."""
+        """Compiles, or reads from disk, what images of these (height, width) need; by default all canvases.
+
+        Raises:
+          OutOfMemoryError: a canvas does not fit into memory.
+        """
         canvases = (
             self.canvases if sizes is None else {place(size, self.config, self.canvases).canvas for size in sizes}
         )
         for canvas in canvases:
             valid = np.full((self.batch_size, 2), canvas, np.int32)
-            images = np.zeros((self.batch_size, *canvas, 3), np.uint8)
-            jax.block_until_ready(self._predict((self.params,), images, valid, valid))
+            with self._fitting(canvas, self.batch_size):
+                images = np.zeros((self.batch_size, *canvas, 3), np.uint8)
+                jax.block_until_ready(self._predict((self.params,), images, valid, valid))
+
+    def _fitting(self, canvas: tuple[int, int], images: int, what: str = "The canvas") -> AbstractContextManager[None]:
+        """Says, if memory runs out inside, that this many images on a canvas do not fit, and what helps."""
+        advice = "Use a machine with more memory." if self.config.data.val_short_side else _CUT
+        if images > 1:
+            advice = f"Lower batch_size={images}. {advice}"
+        return fitting(f"{what} of {canvas[0]} x {canvas[1]} pixels, for {images} image(s),", advice)
 
     def _opened(self, image: ImageLike, name: str) -> tuple[Path | Image.Image, tuple[int, int]]:
         data = self.config.data
@@ -268,8 +297,9 @@ class Detector:
         waiting: dict[tuple[int, int], list[_Waiting]] = {}
         for index, image in enumerate(images):
             try:
-                found, size = self._opened(image, f"Image {index}")
-            except DataError as error:
+                with fitting(f"Image {index}", _CUT):
+                    found, size = self._opened(image, f"Image {index}")
+            except (DataError, OutOfMemoryError) as error:
                 yield Answer(index, None, error)
                 continue
             placement = place(size, self.config, self.canvases)
@@ -284,29 +314,36 @@ class Detector:
     ) -> tuple[list[_Waiting], list[Any], Detections]:
         """Reads a batch and sets the devices to work on it."""
         canvas = batch[0].placement.canvas
-        images = np.zeros((self.batch_size, *canvas, 3), np.uint8)
+        with self._fitting(canvas, self.batch_size):
+            images = np.zeros((self.batch_size, *canvas, 3), np.uint8)
         sizes = np.full((self.batch_size, 2), canvas, np.int32)
         original_sizes = np.ones((self.batch_size, 2), np.int32)
 
-        def fill(i: int, waiting: _Waiting) -> Image.Image | DataError:
+        def fill(i: int, waiting: _Waiting) -> Image.Image | DataError | OutOfMemoryError:
             try:
                 picture = waiting.lay_on(images[i], self.config.data)
-            except DataError as error:
+            except (DataError, OutOfMemoryError) as error:
                 return error
             sizes[i], original_sizes[i] = waiting.placement.size, waiting.size
             return picture
 
         pictures = list(threads.map(fill, range(len(batch)), batch))
-        return batch, pictures, self._predict((self.params,), images, sizes, original_sizes)
+        with self._fitting(canvas, self.batch_size):
+            return batch, pictures, self._predict((self.params,), images, sizes, original_sizes)
 
     def _finish(
         self, batch: list[_Waiting], pictures: list[Any], found: Detections, threshold: float
     ) -> Iterator[Answer]:
         """The answers of a batch, when the devices are done with it."""
-        boxes, scores, labels = map(np.asarray, found)
+        try:
+            with self._fitting(batch[0].placement.canvas, self.batch_size):
+                boxes, scores, labels = map(np.asarray, found)
+        except OutOfMemoryError as error:
+            yield from _all_too_large(batch, error)
+            return
         check_scores(scores)
         for i, (waiting, picture) in enumerate(zip(batch, pictures, strict=True)):
-            if isinstance(picture, DataError):
+            if not isinstance(picture, Image.Image):
                 yield Answer(waiting.index, None, picture)
                 continue
             chosen = _surest(scores[i], threshold)
@@ -328,6 +365,12 @@ class Detector:
             yield THIN
         elif waiting.placement.shrunk:
             yield SHRUNK
+
+
+def _all_too_large(batch: list[_Waiting], error: OutOfMemoryError) -> Iterator[Answer]:
+    """The answers of a batch that does not fit into memory."""
+    for waiting in batch:
+        yield Answer(waiting.index, None, OutOfMemoryError(f"{waiting.name} was not predicted. {error}"))
 
 
 def check_scores(scores: np.ndarray) -> None:

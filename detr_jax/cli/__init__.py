@@ -17,9 +17,18 @@ from detr_jax.cli.train import train_command
 from detr_jax.cli.weights import import_weights
 from detr_jax.config import ConfigError
 from detr_jax.data import DataError
+from detr_jax.data.batching import LoaderError
 from detr_jax.export import ExportError
+from detr_jax.memory import OutOfMemoryError, does_not_fit, is_out_of_memory
 from detr_jax.visualization.charts import MissingMatplotlib
 from detr_jax.weights import WeightsError
+
+
+_SENTENCES = (
+    *(CheckpointError, ConfigError, DataError, ExportError, LoaderError),
+    *(MissingMatplotlib, OutOfMemoryError, WeightsError),
+)
+"""Errors whose messages say what is wrong and what would be right."""
 
 
 class _Sentences(click.Group):
@@ -28,8 +37,13 @@ class _Sentences(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (CheckpointError, ConfigError, DataError, ExportError, MissingMatplotlib, WeightsError) as error:
+        except _SENTENCES as error:
             raise click.ClickException(str(error)) from None
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            what, advice = f"What detr-jax {ctx.invoked_subcommand} needs", "Use a machine with more memory."
+            raise click.ClickException(does_not_fit(what, advice, error)) from None
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
             ctx.exit(STOPPED)

@@ -92,6 +92,7 @@ def _tell_memory(
     config: Config, plan: TrainPlan, max_objects: int, each: bool, largest_batch: bool, given: int | None
 ) -> None:
     """Compiles training steps and prints what they need: one a canvas, or those on the way to the largest batch."""
+    from detr_jax.memory import fitting, is_out_of_memory
     from detr_jax.sharding import create_mesh
     from detr_jax.training import memory
     from detr_jax.training.start import check_devices
@@ -106,7 +107,8 @@ def _tell_memory(
                 "compiled here:"
             )
             for canvas in plan.buckets:
-                found = memory.step_memory(config, canvas, max_objects, mesh)
+                with fitting(f"The step on the canvas {canvas[0]} x {canvas[1]}", memory.TO_NEED_LESS):
+                    found = memory.step_memory(config, canvas, max_objects, mesh)
                 click.echo(
                     f"{canvas[0]:6} x {canvas[1]:<6} {found.total / 2**20:10.0f} MiB: {found.state / 2**20:.0f} of "
                     f"state and batch, {found.temporary / 2**20:.0f} within the step"
@@ -133,7 +135,7 @@ def _tell_memory(
                     dataclasses.replace(config, training=training), canvas, max_objects, mesh
                 ).total
             except jax.errors.JaxRuntimeError as error:
-                if not memory.is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 total = math.inf  # some compilers know their device's memory and refuse
             fits = "yes" if total <= limit else "no"

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from absl import logging
@@ -15,6 +16,9 @@ from detr_jax.cli.output import check_writable, counted, write_text
 from detr_jax.config import Config, check, check_canvases
 from detr_jax.config.effects import without_format
 from detr_jax.data import find_layout, open_source
+
+if TYPE_CHECKING:
+    from detr_jax.evaluation.coco import Metrics
 
 
 @click.command(
@@ -34,7 +38,8 @@ def evaluate(
     CHECKPOINT is the workdir of a run, of which the newest checkpoint is taken, or a checkpoint. The data and
     everything else are as in its training, so that the numbers are those that the training logged; --root, --dataset
     and fields of data and evaluation change that. The kind of the folder --root is recognised unless --dataset names
-    it. --json writes the numbers under the names that they have in metrics.jsonl.
+    it. --json writes the numbers under the names that they have in metrics.jsonl; a number is null if the validation
+    images have no such objects.
 
     \b
     Examples:
@@ -75,7 +80,7 @@ def evaluate(
         write_text(file, json.dumps({**({"step": int(step)} if step.isdigit() else {}), **values}) + "\n")
 
 
-def _metrics(checkpoint: Path, config: Config, ema: bool) -> dict[str, float]:
+def _metrics(checkpoint: Path, config: Config, ema: bool) -> "Metrics":
     """The metrics of a checkpoint's model, by the very program that a training validates with."""
     from flax import nnx
 
@@ -122,5 +127,5 @@ def _other_names(model: Mapping[int, str], data: Mapping[int, str]) -> str | Non
     )
 
 
-def _number(value: float) -> str:
-    return f"{value:.4f}" if value >= 0 else "no such objects"
+def _number(value: float | None) -> str:
+    return "no such objects" if value is None else f"{value:.4f}"

@@ -17,6 +17,7 @@ from detr_jax.data.images import IMAGE_SUFFIXES
 from detr_jax.data.source import Faults
 from detr_jax.host_memory import keep_freed_memory
 from detr_jax.inference import Detector
+from detr_jax.memory import OutOfMemoryError, fitting
 from detr_jax.results import ImageDetections
 from detr_jax.visualization import LabelledBoxes, draw_boxes
 
@@ -97,7 +98,11 @@ def predict(
                     unreadable[index] = str(result)
                 else:
                     if pictures:
-                        _save(draw(image, result), out / names[index])
+                        try:
+                            with fitting(f"The picture of {files[index]}", "Use --no-pictures."):
+                                _save(draw(image, result), out / names[index])
+                        except OutOfMemoryError as error:
+                            faults.append(str(error))
                     found[index] = result
                     for note in result.notes:
                         notes.add(note, str(files[index]))

@@ -7,6 +7,7 @@ from absl import logging
 
 from detr_jax.checkpoints import Checkpoints
 from detr_jax.config import Config, to_json
+from detr_jax.memory import fitting
 from detr_jax.models.detr import abstract_model
 from detr_jax.weights.files import WeightsError
 from detr_jax.weights.pretrained import read_pretrained
@@ -38,7 +39,8 @@ def import_weights(source: Path, out: Path, dilation: bool, mask_padding: bool, 
     logging.set_verbosity(logging.ERROR)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise click.ClickException(f"{out} exists already: give a new folder.")
-    weights = read_pretrained(source, dilation=dilation, mask_padding=mask_padding, num_heads=num_heads)
+    with fitting(f"{source}", "Use a machine with more memory."):
+        weights = read_pretrained(source, dilation=dilation, mask_padding=mask_padding, num_heads=num_heads)
     if weights.config is None:
         raise WeightsError(
             f"{source} holds a backbone alone, not a detector: start a training from it with "

@@ -8,6 +8,18 @@ from faster_coco_eval import COCO, COCOeval_faster
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
+Metrics = dict[str, float | None]
+"""Numbers in 0..1 by name: those of `METRICS`, and ``AP/<category>`` of each category.
+
+A number is None if the ground truth has no object of its kind (of this size, of this category, or any): it is not
+defined then. COCO's own evaluation writes -1 there, which is not a number to compare with others.
+"""
+
+
+def has_objects(ground_truth: dict[str, Any]) -> bool:
+    """Whether an instances JSON has an object that counts; without one, no metric is defined. Crowds do not count."""
+    return any(not annotation.get("iscrowd") for annotation in ground_truth["annotations"])
+
 
 class CocoEvaluator:
     """Collects detections and compares them with annotations, as COCO's own evaluation does."""
@@ -33,20 +45,18 @@ class CocoEvaluator:
                 row = (np.full_like(score, image_id, np.float64), x0, y0, x1 - x0, y1 - y0, score, label)
                 self._rows.append(np.stack(row, axis=1).astype(np.float64))
 
-    def metrics(self) -> dict[str, float]:
-        """The 12 numbers under their names in `METRICS`, and ``AP/<category>`` of each category.
-
-        A number is -1 where the ground truth has no object of its kind, as in COCO's own evaluation.
-        """
+    def metrics(self) -> Metrics:
+        """The `Metrics` of what was added."""
         evaluation = self._evaluated()
         evaluation.summarize()
-        metrics = dict(zip(METRICS, map(float, evaluation.stats[: len(METRICS)]), strict=True))
+        stats = (float(value) for value in evaluation.stats[: len(METRICS)])
+        metrics: Metrics = {name: value if value >= 0 else None for name, value in zip(METRICS, stats, strict=True)}
 
         precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, category], all areas, 100 boxes
         for index, category_id in enumerate(evaluation.params.catIds):
             known = precision[:, :, index][precision[:, :, index] > -1]
             name = evaluation.cocoGt.cats[category_id]["name"]
-            metrics[f"AP/{name}"] = float(known.mean()) if known.size else -1.0
+            metrics[f"AP/{name}"] = float(known.mean()) if known.size else None
         return metrics
 
     def precision(self) -> tuple[np.ndarray, list[str]]:

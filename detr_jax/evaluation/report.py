@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ from flax import nnx
 from detr_jax.checkpoints import find_checkpoint, load_category_ids, load_model
 from detr_jax.config import Config, ConfigError, from_json
 from detr_jax.data import DataError, Objects, Source, open_source
-from detr_jax.evaluation.coco import METRICS, CocoEvaluator
+from detr_jax.evaluation.coco import METRICS, CocoEvaluator, Metrics
 from detr_jax.evaluation.errors import IOU, confusion, image_error, outside_crowds
 from detr_jax.evaluation.stored import (
     DETECTIONS,
@@ -66,14 +67,14 @@ def write_report(workdir: Path, out: Path, root: str | None = None) -> Path:
     if read_snapshots(workdir, source.category_ids):
         animate(workdir, out / "training.webp", config, source)
         sections["Training"].append((out / "training.webp", "The first validation images over the training."))
-    numbers = {name: "none" if metrics[name] < 0 else f"{metrics[name]:.3f}" for name in METRICS}
+    numbers = {name: "none" if (value := metrics[name]) is None else f"{value:.3f}" for name in METRICS}
     sentence = f"Step {found.step:,}, {len(found.image_ids)} validation images of {config.data.dataset}."
     page = out / "index.html"
     write_page(page, f"DETR: {workdir.resolve().name}", sentence, numbers, sections)
     return page
 
 
-def read_run(workdir: Path, root: str | None = None) -> tuple[Config, list[dict[str, float]]]:
+def read_run(workdir: Path, root: str | None = None) -> tuple[Config, list[dict[str, Any]]]:
     """The configuration of a run, with another ``data.root`` where one is given, and the lines of its log.
 
     Raises:
@@ -127,9 +128,10 @@ def _last_detections(workdir: Path, config: Config, source: Source) -> StoredDet
     return found
 
 
-def _training_charts(log: list[dict[str, float]], out: Path) -> list[Picture]:
+def _training_charts(log: list[dict[str, Any]], out: Path) -> list[Picture]:
     def curve(name: str) -> tuple[list[float], list[float]]:
-        rows = [(line["step"], line[name]) for line in log if name in line and line[name] > -1]
+        """Steps and values, without those that are not defined: None, or -1 in runs of earlier versions."""
+        rows = [(line["step"], value) for line in log if (value := line.get(name)) is not None and value > -1]
         return [step for step, _ in rows], [value for _, value in rows]
 
     charted = {
@@ -158,7 +160,7 @@ def _training_charts(log: list[dict[str, float]], out: Path) -> list[Picture]:
     return pictures
 
 
-def _precision_charts(evaluator: CocoEvaluator, metrics: dict[str, float], out: Path) -> list[Picture]:
+def _precision_charts(evaluator: CocoEvaluator, metrics: Metrics, out: Path) -> list[Picture]:
     precision, names = evaluator.precision()
     recall = np.linspace(0, 1, precision.shape[1])
     known = [k for k in range(len(names)) if precision[0, 0, k] > -1]
@@ -168,7 +170,7 @@ def _precision_charts(evaluator: CocoEvaluator, metrics: dict[str, float], out: 
     by_iou = {f"IoU {0.5 + 0.05 * t:.2f}": (recall, mean[t]) for t in (0, 5, 8, 9)}
     files = {name: out / f"{name}.png" for name in ("precision_recall", "precision_recall_classes", "class_ap")}
     charts.lines(files["precision_recall"], "Precision and recall", by_iou, x="recall", y="precision", unit=True)
-    ap = {names[k]: metrics[f"AP/{names[k]}"] for k in known}
+    ap = {names[k]: value for k in known if (value := metrics[f"AP/{names[k]}"]) is not None}
     charts.bars(files["class_ap"], "AP of each class", ap, x="average precision")
     shown = sorted(known, key=lambda k: ap[names[k]])[:_CLASS_CURVES]
     by_class = {names[k]: (recall, precision[0, :, k]) for k in shown}

@@ -1,6 +1,8 @@
 """A model over the validation images: the metrics, snapshots, and a picture."""
 
+import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ from detr_jax.config import Config
 from detr_jax.data import Batch, Source, ValPlan, batches
 from detr_jax.data.batching import PlannedBatch
 from detr_jax.distributed import is_main
-from detr_jax.evaluation.coco import CocoEvaluator
+from detr_jax.evaluation.coco import CocoEvaluator, Metrics
 from detr_jax.evaluation.stored import StoredDetections
 from detr_jax.inference import check_scores, create_predict_step
+from detr_jax.memory import fitting
 from detr_jax.postprocess import Detections
 from detr_jax.sharding import own_rows, place_rows
 from detr_jax.visualization import LabelledBoxes, comparison_sheet
@@ -46,15 +49,19 @@ class Validator:
         """What a model, that of ``step``, finds in every validation image.
 
         ``after_batch`` is called with the number of images of each batch that is done, and may end it by raising.
+
+        Raises:
+          OutOfMemoryError: a batch does not fit into memory.
         """
         found = []
-        for planned, batch in self._batches():
-            found.append((planned, self._detections(values, batch)))
-            after_batch(len(planned.images))
-        return self._stored(step, found)
+        with self._fitting():
+            for planned, batch in self._batches():
+                found.append((planned, self._detections(values, batch)))
+                after_batch(len(planned.images))
+            return self._stored(step, found)
 
-    def judge(self, found: StoredDetections) -> dict[str, float]:
-        """The COCO metrics of detections, by the names that `CocoEvaluator.metrics` gives them.
+    def judge(self, found: StoredDetections) -> Metrics:
+        """The COCO `Metrics` of detections.
 
         Raises:
           CheckpointError: the scores are not numbers.
@@ -69,16 +76,17 @@ class Validator:
 
         Those images are read once and kept.
         """
-        if self._first_batches is None:
-            self._first_batches, left = [], self.config.evaluation.pictures
-            for planned, batch in self._batches() if left else ():
-                self._first_batches.append((planned, batch))
-                left -= len(planned.images)
-                if left <= 0:
-                    break
-        found = self._stored(
-            step, [(planned, self._detections(values, batch)) for planned, batch in self._first_batches]
-        )
+        with self._fitting():
+            if self._first_batches is None:
+                self._first_batches, left = [], self.config.evaluation.pictures
+                for planned, batch in self._batches() if left else ():
+                    self._first_batches.append((planned, batch))
+                    left -= len(planned.images)
+                    if left <= 0:
+                        break
+            found = self._stored(
+                step, [(planned, self._detections(values, batch)) for planned, batch in self._first_batches]
+            )
         first = slice(self.config.evaluation.pictures)
         return StoredDetections(step, *(array[first] for array in found[1:]))
 
@@ -99,6 +107,15 @@ class Validator:
                 [LabelledBoxes(*sample.objects) for sample in samples],
             )
             comparison_sheet(path, images, truths, predictions, self.source.categories)
+
+    def _fitting(self) -> AbstractContextManager[None]:
+        """Says, if memory runs out inside, that the validation batches do not fit, and what helps."""
+        height, width = max(self.plan.buckets, key=math.prod)
+        size = self.config.evaluation.batch_size
+        return fitting(
+            f"The validation of {size} image(s) together, on canvases of up to {height} x {width} pixels,",
+            f"Lower evaluation.batch_size={size}, or use smaller canvases (data.val_short_side, data.val_buckets).",
+        )
 
     def _batches(self) -> Iterator[tuple[PlannedBatch, Batch]]:
         """All batches as planned, and of each the rows of this process."""

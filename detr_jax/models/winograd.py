@@ -47,7 +47,7 @@ def winograd_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     kernels = [_combine(weights, [kernel[row : row + 1] for row in range(3)]) for weights in from_kernel]
     products = [_convolve(*pair, pad_rows=0) for pair in zip(values, kernels, strict=True)]
     output = jnp.stack([_combine(weights, products) for weights in to_output], axis=2)
-    return output.reshape(len(x), blocks * _ROWS, *output.shape[3:])[:, :height]
+    return output.reshape(x.shape[0], blocks * _ROWS, *output.shape[3:])[:, :height]
 
 
 def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:

@@ -13,7 +13,8 @@ class Best:
     """Follows the AP over a run's validations.
 
     ``best.json`` in the workdir holds the step and the AP of the best one, the step of the last, and how many there
-    were without a better AP since; the link ``best`` beside it leads to the checkpoint.
+    were without a better AP since; the link ``best`` next to it leads to the checkpoint. A validation without objects
+    has no AP: it does not count, and a run that has only such validations has neither the file nor the link.
     """
 
     def __init__(self, workdir: Path, checkpoints: Checkpoints, start_step: int, *, anew: bool):
@@ -31,10 +32,18 @@ class Best:
         """Validations in a row, up to the last, without a better AP."""
         return self._now["since"]
 
-    def add(self, step: int, average_precision: float) -> None:
-        """Counts the validation of the checkpoint at ``step``, once; one that is known already changes nothing."""
+    def add(self, step: int, average_precision: float | None) -> None:
+        """Counts the validation of the checkpoint at ``step``, once; one that is known already changes nothing.
+
+        One without objects, whose AP is None, does not count.
+        """
         now = self._now
         if step <= now["last"]:
+            return
+        if average_precision is None:
+            if now["step"] is None and is_main():  # what lies there is of other data
+                self._path.unlink(missing_ok=True)
+                self._link.unlink(missing_ok=True)
             return
         if now["AP"] is None or average_precision > now["AP"]:
             now |= {"step": step, "AP": average_precision, "since": 0}
@@ -52,12 +61,16 @@ class Best:
     def sentence(self) -> str:
         """What was best and where it is."""
         step, ap = self._now["step"], self._now["AP"]
+        if step is None:
+            return "no checkpoint is the best, as no validation had an AP"
         return f"best AP {ap:.3f} at step {step}, kept in {self._checkpoints.folder / str(step)}"
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         read = json.loads(path.read_text())
+        if read["AP"] < 0:  # as earlier versions wrote it for validations without objects
+            return None
         return {
             "step": int(read["step"]),
             "AP": float(read["AP"]),

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from detr_jax.config import differences
 from detr_jax.config.effects import ineffective
 from detr_jax.data import find_layout
+from detr_jax.evaluation.coco import has_objects
 from detr_jax.matching import callbacks_may_starve
 from detr_jax.training.start import LEAST_IMAGES, Start
 from detr_jax.training.step import Model
@@ -47,6 +48,12 @@ def introduce(say: Callable[[str], None], start: Start, model: Model, mesh: Mesh
         say(
             "The backbone's frozen batch norm starts without pretrained weights and will hardly train: load some with "
             "training.init_from, or set model.backbone.norm=group to train from scratch."
+        )
+    val = start.val_source
+    if not val.max_objects and not has_objects(val.ground_truth()):
+        say(
+            "The validation images have no objects (crowds do not count), so there is no AP or other metric: no "
+            "checkpoint is chosen as the best, and training.early_stop has no effect."
         )
     if settled := differences(start.given.model, config.model, "model."):
         say(f"from the checkpoint or the data: {', '.join(f'{name}={new}' for name, (_, new) in settled.items())}")

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import jax
 from tensorboardX import SummaryWriter
 
 from detr_jax.distributed import is_main, wait_for_all
+from detr_jax.evaluation.coco import Metrics
 
 
 class RunLog:
@@ -35,11 +36,13 @@ class RunLog:
         self._on_terminal = sys.stdout.isatty()
         self._since_step, self._since_time = start_step, time.monotonic()
 
-    def validation_at(self, step: int) -> dict[str, float] | None:
+    def validation_at(self, step: int) -> Metrics | None:
         """The validation that was logged at this step, if there was one."""
         for line in self._kept:
             if line["step"] == step and "val/AP" in line:
-                return {name.removeprefix("val/"): value for name, value in line.items() if name != "step"}
+                values = {name.removeprefix("val/"): value for name, value in line.items() if name != "step"}
+                # earlier versions wrote -1 for what is not defined
+                return {name: None if value is None or value < 0 else value for name, value in values.items()}
         return None
 
     @contextmanager
@@ -69,14 +72,16 @@ class RunLog:
         print(line.ljust(100) if self._on_terminal else line, end=end, flush=True)
         self._since_step, self._since_time = step, now
 
-    def validation(self, step: int, metrics: dict[str, float]) -> None:
-        """Logs and prints the metrics of a validation."""
+    def validation(self, step: int, metrics: Metrics) -> None:
+        """Logs and prints the metrics of a validation; one that is not defined is null in ``metrics.jsonl``."""
         self._write(step, {f"val/{name}": value for name, value in metrics.items()})
         self.say_validation(step, metrics)
 
-    def say_validation(self, step: int, metrics: dict[str, float]) -> None:
+    def say_validation(self, step: int, metrics: Metrics) -> None:
         """Prints the metrics of a validation."""
-        shown = {name: "none" if value < 0 else f"{value:.3f}" for name, value in metrics.items() if "/" not in name}
+        shown = {
+            name: "none" if value is None else f"{value:.3f}" for name, value in metrics.items() if "/" not in name
+        }
         numbers = "  ".join(f"{name} {value}" for name, value in shown.items())
         self.say(f"validation at step {step}: {numbers}")
 
@@ -98,13 +103,14 @@ class RunLog:
             self._file.close()
             self._board.close()
 
-    def _write(self, step: int, values: dict[str, float]) -> None:
+    def _write(self, step: int, values: Mapping[str, float | None]) -> None:
         if not self._writes:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            if value is not None:
+                self._board.add_scalar(name, value, step)
 
 
 def _read_lines(path: Path) -> list[dict]:

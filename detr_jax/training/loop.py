@@ -17,6 +17,7 @@ from detr_jax.config import Config, ConfigError, check_canvases, to_json
 from detr_jax.data import DataError, batches
 from detr_jax.data.batching import LoaderError
 from detr_jax.distributed import gathered, is_main, wait_for_all
+from detr_jax.evaluation.coco import Metrics
 from detr_jax.evaluation.stored import (
     DETECTIONS,
     SNAPSHOTS,
@@ -27,12 +28,13 @@ from detr_jax.evaluation.stored import (
 )
 from detr_jax.evaluation.validator import Validator
 from detr_jax.host_memory import keep_freed_memory
+from detr_jax.memory import OutOfMemoryError, arrays_text, does_not_fit, fitting, is_out_of_memory
 from detr_jax.sharding import create_mesh, layout, own_rows, place
 from detr_jax.training.best import Best
 from detr_jax.training.feed import Feed, Pace
 from detr_jax.training.introduction import introduce
 from detr_jax.training.log import RunLog
-from detr_jax.training.memory import TO_NEED_LESS, StepMemory, device_memory, is_out_of_memory, memory_sentence
+from detr_jax.training.memory import TO_NEED_LESS, StepMemory, device_memory, memory_sentence
 from detr_jax.training.optimizer import create_optimizer, learning_rates
 from detr_jax.training.programs import StepPrograms
 from detr_jax.training.saving import has_checkpoint, restore, save
@@ -44,7 +46,13 @@ from detr_jax.training.step import (
     create_train_step,
     outline_batch,
     outline_model,
+    outline_state,
     with_initial_values,
+)
+
+_SMALLER_STATE = (
+    "Make the model smaller (model.num_classes, model.num_queries, model.hidden_dim), set training.ema_decay=0, or "
+    "share the state out over several devices with training.fsdp=True."
 )
 
 
@@ -52,38 +60,43 @@ class TrainingError(RuntimeError):
     """A run that cannot go on; the message says at which step, why, and what to try."""
 
 
-def train(config: Config, workdir: str | Path) -> dict[str, float]:
+def train(config: Config, workdir: str | Path) -> Metrics:
     """Trains a model, or goes on where an earlier run in the same workdir stopped.
 
     The workdir gets ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``snapshots/``, with the
     validations ``detections.npz``, ``best.json`` and the link ``best`` and, at the end, ``predictions.png``.
 
     Returns:
-      The metrics of the last validation, by the names of `detr_jax.evaluation.coco.METRICS`.
+      The `detr_jax.evaluation.coco.Metrics` of the last validation.
 
     Raises:
       ConfigError, DataError, CheckpointError, WeightsError: something given does not fit.
-      TrainingError: the loss is not finite, or a process that loads data was killed.
+      TrainingError: the loss is not finite, a process that loads data was killed, or something does not fit into
+        memory.
       Interrupted: after SIGINT or SIGTERM, with everything saved.
     """
     keep_compiled_programs()
     keep_freed_memory()
     workdir, mesh = Path(workdir), create_mesh()
     _check_same(config)
-    start = prepare(config, workdir, mesh)
-    _check_same_data(start)
-    run = Run(start, workdir, mesh)
+    try:
+        with fitting("The start of the run", "Use a machine with more memory, or a smaller model."):
+            start = prepare(config, workdir, mesh)
+            _check_same_data(start)
+            run = Run(start, workdir, mesh)
+    except OutOfMemoryError as error:
+        raise TrainingError(str(error)) from error
     try:
         with StopSignals(mesh) as stop:
             run.to_the_end(stop)
-    except jax.errors.JaxRuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise TrainingError(
-            f"Step {run.step + 1} does not fit into the memory of the devices. {TO_NEED_LESS}"
-        ) from error
     except LoaderError as error:
         raise TrainingError(f"{error} The same command goes on from the last checkpoint.") from None
+    except OutOfMemoryError as error:
+        raise TrainingError(str(error)) from error
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(does_not_fit(f"Step {run.step + 1}", TO_NEED_LESS, error)) from error
     finally:
         run.close()
     return run.metrics
@@ -100,7 +113,7 @@ class Run:
         """
         config = start.config
         self.workdir, self.config, self.plan, self.total_steps = workdir, config, start.plan, start.total_steps
-        self.metrics: dict[str, float] = {}
+        self.metrics: Metrics = {}
         """Of the last validation."""
         self._mesh = mesh
         model, started_from = outline_model(config), ""
@@ -124,12 +137,14 @@ class Run:
         self._checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep_checkpoints)
         self._checkpoints.class_names = start.train_source.categories
         self._checkpoints.category_ids = start.train_source.category_ids
-        if self._checkpoints.latest_step is None:
-            model = with_initial_values(model, config)
-            self._state = create_state(model, optimizer, config, mesh)
-            self._frozen = place(model.frozen, where[1])
-        else:
-            self._state, self._frozen = restore(self._checkpoints, model, optimizer, config, mesh)
+        state = arrays_text((outline_state(model, optimizer, config), self._model.frozen))
+        with fitting(f"The state of the training (weights, optimiser, moving average: {state})", _SMALLER_STATE):
+            if self._checkpoints.latest_step is None:
+                model = with_initial_values(model, config)
+                self._state = create_state(model, optimizer, config, mesh)
+                self._frozen = place(model.frozen, where[1])
+            else:
+                self._state, self._frozen = restore(self._checkpoints, model, optimizer, config, mesh)
         del model  # its values are in the state
         self.step = int(self._state.step)
         """Optimiser steps done."""

@@ -10,6 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from detr_jax.config import Config
+from detr_jax.memory import size_text
 from detr_jax.models.detr import Predictions
 from detr_jax.models.resnet import normalize_images
 from detr_jax.sharding import Tree
@@ -41,12 +42,8 @@ class StepMemory(NamedTuple):
         return self.state + self.temporary
 
     def __str__(self) -> str:
-        parts = f"{_size(self.state)} of state and batch, {_size(self.temporary)} within the step"
-        return f"{_size(self.total)} ({parts})"
-
-
-def _size(size: int) -> str:
-    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"
+        parts = f"{size_text(self.state)} of state and batch, {size_text(self.temporary)} within the step"
+        return f"{size_text(self.total)} ({parts})"
 
 
 def program_memory(program: jax.stages.Compiled) -> StepMemory | None:
@@ -121,16 +118,11 @@ def memory_sentence(memory: StepMemory, canvas: tuple[int, int], limit: int | No
       canvas: (height, width) in pixels.
       limit: bytes that each device has, where that is known.
     """
-    there = "" if limit is None else f" of the {_size(limit)} that there are"
+    there = "" if limit is None else f" of the {size_text(limit)} that there are"
     sentence = f"a step on the largest canvas, {canvas[0]} x {canvas[1]}, needs {memory}{there} on each device"
     if limit is None or memory.total <= limit:
         return sentence
     return f"{sentence}: that is too much. {TO_NEED_LESS}"
-
-
-def is_out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
-    """Whether a compiler or a device says that a program does not fit."""
-    return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def parse_memory(text: str) -> int:

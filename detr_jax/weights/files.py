@@ -18,6 +18,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from detr_jax.memory import is_out_of_memory
+
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 _DIRECTORY_FILES = ("model.safetensors", "pytorch_model.bin")
 _WRAPPERS = ("model", "state_dict")  # what training checkpoints call the tensors
@@ -87,6 +89,8 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise WeightsError(f"{path} is damaged or no safetensors file ({error}): get it again.") from None
 
 
@@ -105,9 +109,9 @@ def _read_torch(path: Path) -> Any:
                 "only tensors and plain values are read. Save its state_dict() alone, or convert it to safetensors."
             ) from None
         raise WeightsError(f"{path} is damaged or no PyTorch checkpoint: get it again.") from None
-    except MemoryError:
-        raise
     except Exception as error:  # a truncated archive can end in nearly any exception of the unpickler
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsError(f"{path} is damaged or no PyTorch checkpoint ({reason}): get it again.") from None
 

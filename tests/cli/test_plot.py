@@ -11,6 +11,7 @@ from detr_jax.checkpoints import Checkpoints
 from detr_jax.cli import main
 from detr_jax.config import to_json
 from detr_jax.data import open_source
+from detr_jax.evaluation.report import _training_charts, read_run
 from detr_jax.evaluation.stored import StoredDetections, read_detections, snapshot_steps, write_detections
 from detr_jax.models import DETR
 from tests.tiny import tiny_config
@@ -53,6 +54,18 @@ def test_the_report_is_png_files_and_one_page_that_needs_nothing_else(workdir):
     assert len(sources) == len(names)  # every picture, and an empty icon
     assert all(source.startswith("data:") for source in sources)
     assert not re.search(r"https?://|<script|@import|url\(", page)
+
+
+def test_metrics_that_are_not_defined_are_not_drawn(workdir, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr("detr_jax.visualization.charts.lines", lambda path, title, curves, **_: drawn.update(curves))
+    lines = [{"step": 4, "val/AP": None}, {"step": 5, "val/AP": -1.0}, {"step": 6, "val/AP": 0.0}]  # -1: version 0.1
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.writelines("\n" + json.dumps(line) for line in lines)
+    _training_charts(read_run(workdir)[1], workdir)
+    steps, values = drawn["AP"]
+    assert steps == [1, 2, 3, 6]
+    assert values == pytest.approx([0.1, 0.2, 0.3, 0.0])
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp"])

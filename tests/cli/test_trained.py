@@ -76,6 +76,13 @@ def test_evaluate_judges_other_data_and_the_plain_parameters(workdir, tmp_path, 
     annotations.write_text(annotations.read_text().replace('"circle"', '"ring"'))
     result = run("evaluate", workdir, "--root", tmp_path / "coco")
     assert "1 have other names in the model (0 is 'circle' to the model and 'ring' in the data)" in result.stderr
+    content = json.loads(annotations.read_text())
+    annotations.write_text(json.dumps({**content, "annotations": []}))
+    result = run("evaluate", workdir, "--root", tmp_path / "coco", "--json", tmp_path / "none.json")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[0] == "AP     no such objects"
+    numbers = json.loads((tmp_path / "none.json").read_text())
+    assert {value for name, value in numbers.items() if name != "step"} == {None}
     result = run("evaluate", workdir, "--no-ema", "--config.data.shapes.val_images=8", "--json", tmp_path / "few.json")
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "few.json").read_text()) != logged

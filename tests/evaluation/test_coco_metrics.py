@@ -6,7 +6,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detr_jax.evaluation.coco import METRICS, CocoEvaluator
+from detr_jax.evaluation.coco import METRICS, CocoEvaluator, has_objects
 
 
 def _random_truth(rng, images=12):
@@ -46,8 +46,37 @@ def _random_detections(rng, truth, queries=30):
     return boxes.astype(np.float32), rng.random((count, queries)).astype(np.float32), labels
 
 
-def test_metrics_equal_pycocotools(rng):
+def _assert_equal(metrics, official):
+    """Where the official number is -1, which stands for none, the metric is None."""
+    assert [value is None for value in metrics] == [value == -1 for value in official]
+    defined = [(value, other) for value, other in zip(metrics, official, strict=True) if value is not None]
+    np.testing.assert_allclose(*np.array([*defined, (0.0, 0.0)]).T, atol=1e-6)
+
+
+def _without_large(truth):
+    truth["annotations"] = [a for a in truth["annotations"] if a["area"] < 96**2]
+
+
+def _with_one_class_as_crowds(truth):
+    for annotation in truth["annotations"]:
+        annotation["iscrowd"] |= annotation["category_id"] == 18
+
+
+def _with_crowds_only(truth):
+    for annotation in truth["annotations"]:
+        annotation["iscrowd"] = 1
+
+
+def _without_objects(truth):
+    truth["annotations"] = []
+
+
+@pytest.mark.parametrize(
+    "edit", [lambda truth: None, _without_large, _with_one_class_as_crowds, _with_crowds_only, _without_objects]
+)
+def test_metrics_equal_pycocotools_and_are_none_without_objects_of_their_kind(rng, edit):
     truth = _random_truth(rng)
+    edit(truth)
     boxes, scores, labels = _random_detections(rng, truth)
     evaluator = CocoEvaluator(truth)
     ids = np.arange(1, len(truth["images"]) + 1)
@@ -73,11 +102,15 @@ def test_metrics_equal_pycocotools(rng):
         reference.evaluate()
         reference.accumulate()
         reference.summarize()
-    np.testing.assert_allclose([metrics[name] for name in METRICS], reference.stats, atol=1e-6)
+    if edit is _with_one_class_as_crowds:
+        assert metrics["AP/class18"] is None
+        assert metrics["AP"] is not None
+    assert has_objects(truth) == (metrics["AP"] is not None)
+    _assert_equal([metrics[name] for name in METRICS], reference.stats)
     for index, category in enumerate((1, 18, 90)):
         precision = reference.eval["precision"][:, :, index, 0, -1]
         expected = precision[precision > -1].mean() if (precision > -1).any() else -1
-        assert metrics[f"AP/class{category}"] == pytest.approx(expected, abs=1e-6)
+        _assert_equal([metrics[f"AP/class{category}"]], [expected])
 
 
 def test_the_truth_itself_scores_one_and_nothing_scores_zero(rng):

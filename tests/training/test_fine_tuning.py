@@ -122,28 +122,63 @@ def test_a_run_ends_early_goes_no_further_and_goes_on_when_told(pretrained, tmp_
 @pytest.mark.parametrize("seed", range(3))
 def test_the_best_is_that_of_brute_force_however_often_a_run_is_cut(rng, tmp_path, seed):
     aps = rng.integers(0, 5, 12) / 4
+    aps[rng.random(12) < 0.3] = np.nan  # validations without objects
     checkpoints = type("Kept", (), {"folder": tmp_path / "checkpoints", "wait": lambda self: None})()
     best = Best(tmp_path, checkpoints, 0, anew=False)
     for step, ap in enumerate(aps, start=1):
         (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
-        best.add(step, float(ap))
+        best.add(step, None if np.isnan(ap) else float(ap))
         if rng.random() < 0.5:
             best = Best(tmp_path, checkpoints, step, anew=False)
-            best.add(step, float(ap))  # a run that goes on meets its last validation again
-        assert checkpoints.best_step == 1 + int(np.argmax(aps[:step]))
-        assert best.since == step - checkpoints.best_step
+            best.add(step, None if np.isnan(ap) else float(ap))  # a run that goes on meets its last validation again
+        if np.isnan(aps[:step]).all():
+            assert (checkpoints.best_step, best.since) == (None, 0)
+            assert not list(tmp_path.glob("best*"))
+            continue
+        assert checkpoints.best_step == 1 + int(np.nanargmax(aps[:step]))
+        assert best.since == np.isfinite(aps[checkpoints.best_step : step]).sum()
         assert (tmp_path / "best").resolve() == (tmp_path / "checkpoints" / str(checkpoints.best_step)).resolve()
     assert Best(tmp_path, checkpoints, 12, anew=True).since == 0
     assert checkpoints.best_step is None
 
 
-def test_few_images_without_a_checkpoint_are_warned_of(tmp_path, capsys):
+def test_what_earlier_data_or_an_earlier_version_called_the_best_goes_with_a_validation_without_objects(tmp_path):
+    checkpoints = type("Kept", (), {"folder": tmp_path / "checkpoints", "wait": lambda self: None})()
+    (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+    for ap, anew in ((-1.0, False), (0.5, True)):
+        (tmp_path / "best.json").write_text(json.dumps({"step": 2, "AP": ap, "last": 3, "since": 9}))
+        (tmp_path / "best").symlink_to("checkpoints/2")
+        best = Best(tmp_path, checkpoints, 3, anew=anew)
+        best.add(4, None)
+        assert (checkpoints.best_step, best.since) == (None, 0)
+        assert not list(tmp_path.glob("best*"))
+        assert "no checkpoint is the best" in best.sentence()
+
+
+def test_few_images_are_told_and_validation_without_objects_too_which_ends_no_run_and_has_no_best(
+    tmp_path, capsys, rng
+):
     write_coco(ShapesConfig(train_images=8, val_images=2, min_size=24, max_size=32), tmp_path / "data")
+    file = tmp_path / "data" / "annotations" / "instances_val2017.json"
+    content = json.loads(file.read_text())
+    crowds = [{**annotation, "iscrowd": 1} for annotation in content["annotations"]]
+    file.write_text(json.dumps({**content, "annotations": crowds if rng.random() < 0.5 else []}))
     config = tiny_config()
     config.data.dataset, config.data.root = "coco", str(tmp_path / "data")
-    config.training.steps, config.evaluation.pictures = 1, 0
-    train(config, tmp_path / "run")
-    assert "Training from scratch on 8 images" in capsys.readouterr().out
+    config.training.steps, config.training.early_stop = 3, 1
+    config.evaluation.pictures = config.evaluation.snapshots = 0
+    metrics = train(config, tmp_path / "run")
+    assert set(metrics.values()) == {None}
+    printed = capsys.readouterr().out
+    assert "Training from scratch on 8 images" in printed
+    assert printed.count("The validation images have no objects") == 1
+    assert "validation at step 3: AP none" in printed
+    assert "stopping" not in printed
+    assert not list((tmp_path / "run").glob("best*"))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    validations = [line for line in lines if "val/AP" in line]
+    assert [line.pop("step") for line in validations] == [1, 2, 3]
+    assert all(value is None for line in validations for value in line.values())
 
 
 def test_fine_tuning_without_a_checkpoint_is_refused(tmp_path):
