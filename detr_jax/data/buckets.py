@@ -6,7 +6,7 @@ import numpy as np
 
 from detr_jax.config import DataConfig
 from detr_jax.data.source import Source
-from detr_jax.data.transforms import DRAWS, largest_sizes, train_geometry, val_geometry
+from detr_jax.data.transforms import DRAWS, largest_sizes, train_geometries, val_geometries
 
 Bucket = tuple[int, int]
 """(height, width) of a canvas in pixels."""
@@ -22,7 +22,7 @@ def by_area(bucket: Bucket) -> tuple[int, Bucket]:
 
 
 def choose_buckets(
-    sizes: np.ndarray, count: int, stride: int = 32, must_hold: Sequence[tuple[int, int]] = ()
+    sizes: np.ndarray, count: int, stride: int = 32, must_hold: np.ndarray | Sequence[tuple[int, int]] = ()
 ) -> list[Bucket]:
     """Canvases that hold all sizes with little padding.
 
@@ -40,11 +40,11 @@ def choose_buckets(
       At most ``count`` (height, width), by area.
     """
     wanted = np.concatenate([np.reshape(sizes, (-1, 2)), np.reshape(must_hold, (-1, 2)).astype(np.int64)])
-    cells, index = np.unique(-(-wanted // stride), axis=0, return_inverse=True)  # distinct sizes in strides, rounded up
-    weights = np.bincount(index.ravel()[: len(sizes)], minlength=len(cells)) + 1e-6
+    cells, index = _distinct(-(-wanted // stride))  # distinct sizes in strides, rounded up
+    weights = np.bincount(index[: len(sizes)], minlength=len(cells)) + 1e-6
 
     for step in range(1, int(cells.max()) + 1):  # a coarser grid where sizes are many
-        coarse, member = np.unique(-(-cells // step) * step, axis=0, return_inverse=True)
+        coarse, member = _distinct(-(-cells // step) * step)
         sides = [np.unique(coarse[:, axis]) for axis in (0, 1)]
         if len(sides[0]) * len(sides[1]) * len(coarse) <= _TABLE_ENTRIES:
             break
@@ -53,10 +53,16 @@ def choose_buckets(
     area = candidates.prod(axis=1).astype(np.float64)
     padded = np.where(holds, area[:, None], 1e9 * area.max())  # a size that no canvas holds outweighs all else
 
-    chosen = _search(padded, np.bincount(member.ravel(), weights), count)
-    taken = padded[chosen].argmin(axis=0)[member.ravel()]
+    chosen = _search(padded, np.bincount(member, weights), count)
+    taken = padded[chosen].argmin(axis=0)[member]
     tight = {tuple(cells[taken == k].max(axis=0).tolist()) for k in np.unique(taken)}
     return sorted(((h * stride, w * stride) for h, w in tight), key=by_area)
+
+
+def _distinct(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct rows of [n, 2] int, sorted, and for each row the index of its equal, [n] int."""
+    keys, index = np.unique(sizes[:, 0] << 32 | sizes[:, 1], return_inverse=True)
+    return np.stack([keys >> 32, keys & 2**32 - 1], axis=1), index
 
 
 def _search(padded: np.ndarray, weights: np.ndarray, count: int) -> list[int]:
@@ -124,22 +130,21 @@ def train_sizes(source: Source, config: DataConfig) -> np.ndarray:
     rng = np.random.default_rng(0)
     images = np.tile(rng.permutation(len(source)), -(-_GEOMETRIES // len(source)))[:_GEOMETRIES]
     draws = rng.random((len(images), DRAWS))
-    originals = np.asarray(source.sizes)[images].tolist()
-    return np.array([train_geometry((h, w), draw, config).size for (h, w), draw in zip(originals, draws, strict=True)])
+    return train_geometries(source.sizes[images], draws, config).size
 
 
 def val_sizes(source: Source, config: DataConfig) -> np.ndarray:
     """[images, 2] int, (height, width) in pixels of all validation images after resizing."""
-    return np.array([val_geometry((height, width), config).size for height, width in np.asarray(source.sizes).tolist()])
+    return val_geometries(source.sizes, config).size
 
 
 def train_buckets(source: Source, config: DataConfig, stride: int) -> list[Bucket]:
     """``config.train_buckets``, or where that is empty, ``config.num_train_buckets`` chosen from the data."""
     if config.train_buckets:
         return sorted(set(config.train_buckets), key=by_area)
-    distinct = np.unique(source.sizes, axis=0).tolist()
-    largest = {size for height, width in distinct for size in largest_sizes((height, width), config)}
-    return choose_buckets(train_sizes(source, config), config.num_train_buckets, stride, sorted(largest))
+    return choose_buckets(
+        train_sizes(source, config), config.num_train_buckets, stride, largest_sizes(source.sizes, config)
+    )
 
 
 def val_buckets(source: Source, config: DataConfig, stride: int) -> list[Bucket]:
