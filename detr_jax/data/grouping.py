@@ -20,8 +20,7 @@ def group(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Full batches of images that share a bucket, with as little padding as the batch size allows.
 
-    Images that make no full batch on their own smallest bucket go where they cost least: an integer program finds
-    how many batches each bucket gets. What is left of a division by ``batch_size`` is left out, drawn evenly.
+    Images that make no full batch on their own smallest bucket go where they cost least (`_shares`). What is left of a division by ``batch_size`` is left out, drawn evenly.
     If the rest fits on no common bucket, some of its images are left out and others used twice, by chance in
     proportion to their number, so that no shape is used less often than others.
 
@@ -97,17 +96,52 @@ def _distinct_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _shares(kinds: np.ndarray, counts: np.ndarray, areas: np.ndarray, batch_size: int, steps: int) -> np.ndarray:
-    """How many images of each kind go on each canvas, [kinds, buckets] int.
+    """How many images of each kind go on each bucket, [kinds, buckets] int.
 
-    Minimises the canvases' pixels over whole numbers of batches, as few of them as the images allow.
+    They make as few batches as possible, of as few pixels as possible to within `_GAP`. If there are many batches per
+    bucket, one pass over the buckets finds such a grouping. Otherwise an integer program does.
 
     Args:
-      kinds: [kinds, buckets] bool, the canvases that hold each kind of image.
+      kinds: [kinds, buckets] bool, the buckets that hold each kind of image.
       counts: [kinds] int, images of each kind.
-      areas: [buckets] int, pixels of a canvas.
+      areas: [buckets] int, pixels of a bucket.
       batch_size: images in a batch.
       steps: batches wanted.
     """
+    least = np.where(kinds, areas, np.inf).min(axis=1) @ counts / batch_size  # pixels, if all batches could be full
+    shares = _shares_in_one_pass(kinds, counts, areas, batch_size)
+    batches = -(-shares.sum(axis=0) // batch_size)
+    if batches.sum() == steps and batches @ areas <= (1 + _GAP) * least:
+        return shares
+    found = _best_shares(kinds, counts, areas, batch_size, steps)
+    return _on_smallest(kinds, counts, areas) if found is None else found
+
+
+def _on_smallest(kinds: np.ndarray, counts: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    """Shares, as `_shares` returns them, with each image on the smallest bucket that holds it."""
+    smallest = np.where(kinds, areas, np.inf).argmin(axis=1)
+    return counts[:, None] * (smallest[:, None] == np.arange(len(areas)))
+
+
+def _shares_in_one_pass(kinds: np.ndarray, counts: np.ndarray, areas: np.ndarray, batch_size: int) -> np.ndarray:
+    """Shares, as `_shares` returns them: each bucket takes what its last batch lacks from the next smaller buckets."""
+    shares = _on_smallest(kinds, counts, areas)
+    by_area = np.argsort(-areas, kind="stable")
+    for position, bucket in enumerate(by_area):
+        missing = int(-shares[:, bucket].sum() % batch_size)
+        for smaller in by_area[position + 1 :]:
+            for kind in np.flatnonzero(kinds[:, bucket] & (shares[:, smaller] > 0)):
+                moved = min(missing, int(shares[kind, smaller]))
+                shares[kind, smaller] -= moved
+                shares[kind, bucket] += moved
+                missing -= moved
+    return shares
+
+
+def _best_shares(
+    kinds: np.ndarray, counts: np.ndarray, areas: np.ndarray, batch_size: int, steps: int
+) -> np.ndarray | None:
+    """Shares, as `_shares` returns them, by an integer program. None if it finds no grouping of full batches."""
     kind, bucket = np.nonzero(kinds)
     pairs, (num_kinds, num_buckets) = len(kind), kinds.shape
     every = np.arange(num_buckets)
@@ -133,4 +167,4 @@ def _shares(kinds: np.ndarray, counts: np.ndarray, areas: np.ndarray, batch_size
             shares = np.zeros(kinds.shape, np.int64)
             shares[kind, bucket] = np.rint(found.x[:pairs])
             return shares
-    return counts[:, None] * (np.where(kinds, areas, np.inf).argmin(axis=1)[:, None] == every)
+    return None
