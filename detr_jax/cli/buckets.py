@@ -14,8 +14,9 @@ from detr_jax.cli.configuration import read_config
 from detr_jax.compilation_cache import keep_compiled_programs
 from detr_jax.config import Config, check_canvases
 from detr_jax.data import TrainPlan, ValPlan, open_source
+from detr_jax.data.bucket_counts import images_trained, images_validated
 from detr_jax.data.buckets import Bucket, train_sizes, useful_share, val_sizes
-from detr_jax.training.start import settle_classes, settle_model
+from detr_jax.training.start import settle_buckets, settle_classes, settle_model
 
 
 class MemorySize(click.ParamType):
@@ -55,16 +56,18 @@ def buckets(
 ) -> None:
     """Show the canvases of a data set: what is on each, and how much of it is image.
 
-    The canvases are those that a training with this configuration uses. "useful" is pixels of images over pixels of
-    canvases, over many random augmentations for training. With --memory, nothing is trained or allocated: the bytes
-    are those of the program compiled for the devices that JAX sees here, of which others may need more or less.
+    The canvases are those that a new training with this configuration uses. Their number follows from the sizes of the
+    images and the length of the run: one more is chosen only if it saves more padding than its compilation costs, up to
+    data.num_train_buckets and data.num_val_buckets. "useful" is pixels of images over pixels of canvases, over many
+    random augmentations for training. With --memory, nothing is trained or allocated: the bytes are those of the
+    program compiled for the devices that JAX sees here, of which others may need more or less.
 
     --largest-batch compiles the step on the largest canvas for a few batch sizes, until it knows the largest one that
     fits: a multiple of the devices and of training.accumulate.
 
     \b
     Examples:
-      detr-jax buckets --root FOLDER --config.data.num_train_buckets=16
+      detr-jax buckets --config configs/coco.py --root FOLDER --config.data.num_train_buckets=16
       detr-jax buckets --config configs/coco.py --root FOLDER --memory --config.training.batch_size=8
       detr-jax buckets --config configs/coco.py --root FOLDER --largest-batch --config.model.remat=all
     """
@@ -74,6 +77,7 @@ def buckets(
     config, _ = settle_model(config, None)
     train, val = open_source(config, "train"), open_source(config, "val")
     config = settle_classes(config, train, val)
+    most, config = config.data, settle_buckets(config, None, train, val)
     stride, size = config.model.backbone.stride, config.training.batch_size
     plan, val_plan = (
         TrainPlan(train, config.data, size, config.training.seed, stride),
@@ -82,7 +86,13 @@ def buckets(
     check_canvases(config.model, (*plan.buckets, *val_plan.buckets))
 
     _table(f"training, {len(train)} images", plan.buckets, train_sizes(train, config.data))
+    if config.data.num_train_buckets < most.num_train_buckets:
+        _tell_why_fewer(most.num_train_buckets, "num_train_buckets", images_trained(config, len(train)))
+    click.echo()
     _table(f"validation, {len(val)} images", val_plan.buckets, val_sizes(val, config.data))
+    if config.data.num_val_buckets < most.num_val_buckets:
+        _tell_why_fewer(most.num_val_buckets, "num_val_buckets", images_validated(config, len(val), len(train)))
+    click.echo()
     if memory or largest_batch:
         keep_compiled_programs()
         _tell_memory(config, plan, train.max_objects, memory, largest_batch, device_memory)
@@ -163,4 +173,11 @@ def _table(title: str, canvases: list[Bucket], sizes: np.ndarray) -> None:
         held = sizes[taken == number]
         useful = f"{useful_share(held, [canvas]):7.1%}" if len(held) else "      -"
         click.echo(f"{canvas[0]:8} x {canvas[1]:<8} {len(held) / len(sizes):6.1%} {useful}")
-    click.echo()
+
+
+def _tell_why_fewer(most: int, field: str, images: int) -> None:
+    """Says why there are fewer canvases than the configuration allows."""
+    click.echo(
+        f"not data.{field}={most}: one more would save less padding over the run's {images:,} images than its "
+        "compilation costs"
+    )

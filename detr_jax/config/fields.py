@@ -179,10 +179,12 @@ class DataConfig:
     train_buckets: tuple[tuple[int, int], ...] = ()
     """Canvas shapes (height, width) in pixels, one compilation each; empty: chosen from the data's own sizes."""
     num_train_buckets: int = 12
-    """The most canvases to choose for training; more of them waste less on padding and take longer to compile."""
+    """The most buckets to choose for training. A run chooses fewer if one more would save less padding over all its
+    steps than its compilation costs. It writes the number to config.json, and keeps it when it is resumed."""
     val_buckets: tuple[tuple[int, int], ...] = ()
     """The same for validation."""
     num_val_buckets: int = 6
+    """The same for validation, over all validations of the run."""
     num_threads: int = 0
     """Threads that read and prepare images in this process, or in each worker process; 0: one a core, shared among
     the processes."""

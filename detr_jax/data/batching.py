@@ -1,7 +1,6 @@
-"""Batches of static shapes: which images share a canvas, in which order, and the pipeline that fills them.
+"""Batches of static shapes: the pipeline that fills the batches of a plan with pixels and boxes.
 
-An epoch's plan is a function of (seed, epoch) alone, so a run resumes at a step by starting the plan there, and
-the batches are the same for any number of threads or worker processes.
+The batches are the same for any number of threads or worker processes.
 """
 
 import functools
@@ -9,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -17,21 +16,10 @@ import numpy as np
 from PIL import Image
 
 from detr_jax.config import DataConfig
-from detr_jax.data.buckets import Bucket, bucket_for, train_buckets, val_buckets
-from detr_jax.data.grouping import group, group_all
+from detr_jax.data.grouping import NO_IMAGE
+from detr_jax.data.plans import PlannedBatch, PlannedImage, TrainPlan, ValPlan
 from detr_jax.data.source import DataError, Objects, PictureSource, Source
-from detr_jax.data.transforms import (
-    DRAWS,
-    Geometry,
-    first_size,
-    largest_sizes,
-    train_geometry,
-    transform_objects,
-    transform_picture,
-    val_geometry,
-)
-
-NO_IMAGE = -1
+from detr_jax.data.transforms import first_size, transform_objects, transform_picture
 
 
 class Batch(NamedTuple):
@@ -55,124 +43,8 @@ class Batch(NamedTuple):
     """[B] int64, the id of the image that stood here in the plan and could not be read; -1 where all is well."""
 
 
-class PlannedImage(NamedTuple):
-    """An image of a planned batch."""
-
-    source_index: int
-    geometry: Geometry
-
-
-class PlannedBatch(NamedTuple):
-    """A batch before a pixel is read."""
-
-    bucket: Bucket
-    images: list[PlannedImage]
-    spares: Sequence[PlannedImage] = ()
-    """Images that fit as well, for places whose own image cannot be read and has no readable neighbour."""
-
-
 class LoaderError(RuntimeError):
     """The pipeline itself broke; the message says how and what to try."""
-
-
-def _check_fit(source: Source, index: int, size: tuple[int, int], buckets: Sequence[Bucket], field: str) -> None:
-    if bucket_for(size, buckets) is None:
-        raise DataError(
-            f"Image {source.image_ids[index]} is up to {size[0]} x {size[1]} pixels (height x width) after resizing, "
-            f"and no canvas of {field}={tuple(buckets)} holds that: add one, or take the image out."
-        )
-
-
-class TrainPlan:
-    """All batches of a training run, by step: a random-access sequence of `PlannedBatch`.
-
-    An epoch has ``len(source) // batch_size`` batches (at least one). Its images are augmented on paper and shared
-    out over the canvases ``buckets`` by `group`. A few may be left out, other ones in each epoch.
-    """
-
-    def __init__(self, source: Source, config: DataConfig, batch_size: int, seed: int, stride: int = 32):
-        """``stride`` is the backbone's, of which chosen canvases are multiples."""
-        self.source = source
-        self.config = config
-        self.batch_size = batch_size
-        self.seed = seed
-        self.buckets = train_buckets(source, config, stride)
-        self.steps_per_epoch = max(1, len(source) // batch_size)
-        sizes, first = np.unique(source.sizes, axis=0, return_index=True)
-        for index, (height, width) in zip(first.tolist(), sizes.tolist(), strict=True):
-            for largest in largest_sizes((height, width), config):
-                _check_fit(source, index, largest, self.buckets, "data.train_buckets")
-        self._lock = threading.Lock()
-        self._epoch_cached = functools.lru_cache(maxsize=2)(self._plan_epoch)
-
-    def __getstate__(self) -> dict:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_lock", "_epoch_cached")}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._lock = threading.Lock()
-        self._epoch_cached = functools.lru_cache(maxsize=2)(self._plan_epoch)
-
-    def __len__(self) -> int:
-        return 2**48  # a run ends by its number of steps
-
-    def __getitem__(self, step: int) -> PlannedBatch:
-        epoch, position = divmod(int(step), self.steps_per_epoch)
-        return self.epoch(epoch)[position]
-
-    def epoch(self, epoch: int) -> list[PlannedBatch]:
-        """The batches of an epoch."""
-        with self._lock:
-            return self._epoch_cached(epoch)
-
-    def _plan_epoch(self, epoch: int) -> list[PlannedBatch]:
-        draws = np.random.default_rng((self.seed, epoch, 0)).random((len(self.source), DRAWS))
-        geometries = [
-            train_geometry((height, width), draw, self.config)
-            for (height, width), draw in zip(np.asarray(self.source.sizes).tolist(), draws, strict=True)
-        ]
-        sizes = np.array([geometry.size for geometry in geometries])
-        rng = np.random.default_rng((self.seed, epoch, 1))
-        grouped = [
-            (bucket, [PlannedImage(index, geometries[index]) for index in indices.tolist()])
-            for bucket, indices in group(sizes, self.buckets, self.batch_size, rng)
-        ]
-        steps = len(grouped)
-        return [
-            PlannedBatch(bucket, images, _spares(bucket, (grouped[(i + j) % steps] for j in range(1, steps))))
-            for i, (bucket, images) in enumerate(grouped)
-        ]
-
-
-def _spares(bucket: Bucket, others: Iterator[tuple[Bucket, list[PlannedImage]]]) -> Sequence[PlannedImage]:
-    """The images of the first batch whose canvas fits into this one."""
-    return next((images for other, images in others if _holds(bucket, other)), ())
-
-
-def _holds(bucket: Bucket, size: tuple[int, int]) -> bool:
-    return bucket[0] >= size[0] and bucket[1] >= size[1]
-
-
-class ValPlan:
-    """All batches of one pass over the validation images, each image once, few batches only partly filled."""
-
-    def __init__(self, source: Source, config: DataConfig, batch_size: int, stride: int = 32):
-        """``stride`` is the backbone's, of which chosen canvases are multiples."""
-        self.buckets = val_buckets(source, config, stride)
-        geometries = [val_geometry((height, width), config) for height, width in np.asarray(source.sizes).tolist()]
-        for index, geometry in enumerate(geometries):
-            _check_fit(source, index, geometry.size, self.buckets, "data.val_buckets")
-        sizes = np.array([geometry.size for geometry in geometries])
-        self.batches = [
-            PlannedBatch(bucket, [PlannedImage(index, geometries[index]) for index in indices.tolist()])
-            for bucket, indices in group_all(sizes, self.buckets, batch_size)
-        ]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> PlannedBatch:
-        return self.batches[index]
 
 
 class BatchLoader:

@@ -6,7 +6,7 @@ import numpy as np
 
 from detr_jax.config import DataConfig
 from detr_jax.data.source import Source
-from detr_jax.data.transforms import DRAWS, largest_sizes, train_geometry, val_geometry
+from detr_jax.data.transforms import DRAWS, largest_sizes, train_geometries, val_geometries
 
 Bucket = tuple[int, int]
 """(height, width) of a canvas in pixels."""
@@ -22,82 +22,121 @@ def by_area(bucket: Bucket) -> tuple[int, Bucket]:
 
 
 def choose_buckets(
-    sizes: np.ndarray, count: int, stride: int = 32, must_hold: Sequence[tuple[int, int]] = ()
+    sizes: np.ndarray, count: int, stride: int = 32, must_hold: np.ndarray | Sequence[tuple[int, int]] = ()
 ) -> list[Bucket]:
-    """Canvases that hold all sizes with little padding.
+    """Buckets that hold all sizes with little padding.
 
-    The sum over images of the smallest canvas that holds each is made small: canvases are added one by one, each the
-    best beside those before; then each in turn is replaced by the best there is, until nothing improves; and all that
-    is repeated with some of them exchanged at random. The same arguments give the same canvases.
+    The sum over images of the smallest bucket that holds each is made small: buckets are added one by one, each the
+    best next to those before; then each in turn is replaced by the best there is, until nothing improves; and all that
+    is repeated with some of them exchanged at random. The same arguments give the same buckets.
 
     Args:
       sizes: [n, 2] int, (height, width) of the images in pixels; n is at least 1.
-      count: the most canvases to choose.
-      stride: each side of a canvas is a multiple of this.
-      must_hold: further sizes that some canvas must hold, however rare.
+      count: the most buckets to choose.
+      stride: each side of a bucket is a multiple of this.
+      must_hold: [m, 2] int, further sizes that some bucket must hold, however rare.
 
     Returns:
       At most ``count`` (height, width), by area.
     """
-    wanted = np.concatenate([np.reshape(sizes, (-1, 2)), np.reshape(must_hold, (-1, 2)).astype(np.int64)])
-    cells, index = np.unique(-(-wanted // stride), axis=0, return_inverse=True)  # distinct sizes in strides, rounded up
-    weights = np.bincount(index.ravel()[: len(sizes)], minlength=len(cells)) + 1e-6
-
-    for step in range(1, int(cells.max()) + 1):  # a coarser grid where sizes are many
-        coarse, member = np.unique(-(-cells // step) * step, axis=0, return_inverse=True)
-        sides = [np.unique(coarse[:, axis]) for axis in (0, 1)]
-        if len(sides[0]) * len(sides[1]) * len(coarse) <= _TABLE_ENTRIES:
-            break
-    candidates = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, 2)
-    holds = (candidates[:, None] >= coarse).all(axis=-1)  # [candidates, cells]
-    area = candidates.prod(axis=1).astype(np.float64)
-    padded = np.where(holds, area[:, None], 1e9 * area.max())  # a size that no canvas holds outweighs all else
-
-    chosen = _search(padded, np.bincount(member.ravel(), weights), count)
-    taken = padded[chosen].argmin(axis=0)[member.ravel()]
-    tight = {tuple(cells[taken == k].max(axis=0).tolist()) for k in np.unique(taken)}
-    return sorted(((h * stride, w * stride) for h, w in tight), key=by_area)
+    search = _Search(sizes, stride, must_hold)
+    return search.buckets(search.best(count))
 
 
-def _search(padded: np.ndarray, weights: np.ndarray, count: int) -> list[int]:
-    """The candidates of the least cost, at most ``count``. ``padded``: [candidates, cells], ``weights``: [cells]."""
+def padded_pixels(
+    sizes: np.ndarray, most: int, stride: int = 32, must_hold: np.ndarray | Sequence[tuple[int, int]] = ()
+) -> np.ndarray:
+    """Padded pixels per image with 1, 2, ... buckets, as `choose_buckets` chooses them before any random exchange.
 
-    def cost(held: np.ndarray) -> float:
-        return float(held @ weights)
+    Args: as for `choose_buckets`.
 
-    def best_beside(held: np.ndarray) -> int:
-        return int((np.minimum(padded, held) @ weights).argmin())
+    Returns:
+      [k] float, for numbers of buckets from 1 to ``most``, or up to one bucket per distinct size.
+    """
+    search = _Search(sizes, stride, must_hold)
+    chosen = search.greedy(most)
+    chosen_by_count = (search.improved(chosen[:count]) for count in range(1, len(chosen) + 1))
+    return np.array([_padded_areas(sizes, search.buckets(one)).mean() for one in chosen_by_count])
 
-    def improved(chosen: list[int]) -> list[int]:
+
+class _Search:
+    """The search of `choose_buckets`, whose arguments it takes, among the ``C`` buckets of a grid.
+
+    What is chosen is a list of indices of these candidates.
+    """
+
+    def __init__(self, sizes: np.ndarray, stride: int, must_hold: np.ndarray | Sequence[tuple[int, int]]):
+        wanted = np.concatenate([np.reshape(sizes, (-1, 2)), np.reshape(must_hold, (-1, 2)).astype(np.int64)])
+        cells, index = _distinct(-(-wanted // stride))  # distinct sizes in strides, rounded up
+        weights = np.bincount(index[: len(sizes)], minlength=len(cells)) + 1e-6
+
+        for step in range(1, int(cells.max()) + 1):  # a coarser grid if there are many sizes
+            coarse, member = _distinct(-(-cells // step) * step)
+            sides = [np.unique(coarse[:, axis]) for axis in (0, 1)]
+            if len(sides[0]) * len(sides[1]) * len(coarse) <= _TABLE_ENTRIES:
+                break
+        candidates = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, 2)
+        holds = (candidates[:, None] >= coarse).all(axis=-1)  # [C, cells]
+        area = candidates.prod(axis=1).astype(np.float64)
+        self._stride, self._cells, self._member = stride, cells, member
+        self._padded = np.where(holds, area[:, None], 1e9 * area.max())  # an unheld size outweighs all others
+        self._weights = np.bincount(member, weights)
+
+    def buckets(self, chosen: list[int]) -> list[Bucket]:
+        """The chosen candidates, cut to what they hold: (height, width) in pixels, by area."""
+        taken = self._padded[chosen].argmin(axis=0)[self._member]
+        tight = {tuple(self._cells[taken == k].max(axis=0).tolist()) for k in np.unique(taken)}
+        return sorted(((h * self._stride, w * self._stride) for h, w in tight), key=by_area)
+
+    def greedy(self, count: int) -> list[int]:
+        """At most ``count`` candidates, each the best next to those before it."""
+        chosen: list[int] = []
+        held = np.full(self._padded.shape[1], np.inf)
+        while len(chosen) < count:
+            k = self._best_next_to(held)
+            if chosen and not (self._padded[k] < held).any():
+                break  # every size has its own bucket
+            chosen.append(k)
+            held = np.minimum(held, self._padded[k])
+        return chosen
+
+    def improved(self, chosen: list[int]) -> list[int]:
+        """As many candidates, each replaced by the best next to the others, until nothing improves."""
         chosen, before = list(chosen), np.inf
-        while (now := cost(padded[chosen].min(axis=0))) < before:
+        while (now := self._cost(chosen)) < before:
             before = now
             for k in range(len(chosen)):
                 others = chosen[:k] + chosen[k + 1 :]
-                chosen[k] = best_beside(padded[others].min(axis=0, initial=np.inf))
+                chosen[k] = self._best_next_to(self._padded[others].min(axis=0, initial=np.inf))
         return chosen
 
-    chosen: list[int] = []
-    held = np.full(padded.shape[1], np.inf)
-    while len(chosen) < count:
-        k = best_beside(held)
-        if chosen and not (padded[k] < held).any():
-            break  # every size has its own canvas
-        chosen.append(k)
-        held = np.minimum(held, padded[k])
-    chosen = improved(chosen)
+    def best(self, count: int) -> list[int]:
+        """At most ``count`` candidates: the greedy ones, improved, then with some exchanged at random, and again."""
+        chosen = self.improved(self.greedy(count))
+        rng = np.random.default_rng(0)
+        restarts = min(_RESTARTS, 10**7 // self._padded.size) if len(chosen) == count > 1 else 0
+        for _ in range(restarts):
+            exchanged = rng.choice(count, rng.integers(1, min(4, count), endpoint=True), replace=False)
+            other = list(chosen)
+            for k in exchanged:
+                other[k] = int(rng.integers(len(self._padded)))
+            other = self.improved(other)
+            if self._cost(other) < self._cost(chosen):
+                chosen = other
+        return chosen
 
-    rng = np.random.default_rng(0)
-    restarts = min(_RESTARTS, 10**7 // padded.size) if len(chosen) == count > 1 else 0
-    for _ in range(restarts):
-        exchanged = rng.choice(count, rng.integers(1, min(4, count), endpoint=True), replace=False)
-        other = list(chosen)
-        for k in exchanged:
-            other[k] = int(rng.integers(len(padded)))
-        other = improved(other)
-        if cost(padded[other].min(axis=0)) < cost(padded[chosen].min(axis=0)):
-            chosen = other
-    return chosen
+    def _cost(self, chosen: list[int]) -> float:
+        return float(self._padded[chosen].min(axis=0) @ self._weights)
+
+    def _best_next_to(self, held: np.ndarray) -> int:
+        """The best candidate to add if the cells have the padded area ``held`` already."""
+        return int((np.minimum(self._padded, held) @ self._weights).argmin())
+
+
+def _distinct(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct rows of [n, 2] int, sorted, and for each row the index of its equal, [n] int."""
+    keys, index = np.unique(sizes[:, 0] << 32 | sizes[:, 1], return_inverse=True)
+    return np.stack([keys >> 32, keys & 2**32 - 1], axis=1), index
 
 
 def bucket_for(size: tuple[int, int], buckets: Sequence[Bucket]) -> Bucket | None:
@@ -113,10 +152,14 @@ def useful_share(sizes: np.ndarray, buckets: Sequence[Bucket]) -> float:
       sizes: [n, 2] int, (height, width) in pixels; some bucket holds each.
       buckets: canvases (height, width) in pixels.
     """
+    return float(np.prod(sizes, axis=1).sum() / _padded_areas(sizes, buckets).sum())
+
+
+def _padded_areas(sizes: np.ndarray, buckets: Sequence[Bucket]) -> np.ndarray:
+    """[n] float, the pixels of the smallest bucket that holds each image; infinite if there is none."""
     canvases = np.asarray(buckets)
     holds = (canvases >= np.asarray(sizes)[:, None]).all(axis=-1)
-    padded = np.where(holds, canvases.prod(axis=1).astype(np.float64), np.inf).min(axis=1)
-    return float(np.prod(sizes, axis=1).sum() / padded.sum())
+    return np.where(holds, canvases.prod(axis=1).astype(np.float64), np.inf).min(axis=1)
 
 
 def train_sizes(source: Source, config: DataConfig) -> np.ndarray:
@@ -124,22 +167,21 @@ def train_sizes(source: Source, config: DataConfig) -> np.ndarray:
     rng = np.random.default_rng(0)
     images = np.tile(rng.permutation(len(source)), -(-_GEOMETRIES // len(source)))[:_GEOMETRIES]
     draws = rng.random((len(images), DRAWS))
-    originals = np.asarray(source.sizes)[images].tolist()
-    return np.array([train_geometry((h, w), draw, config).size for (h, w), draw in zip(originals, draws, strict=True)])
+    return train_geometries(source.sizes[images], draws, config).size
 
 
 def val_sizes(source: Source, config: DataConfig) -> np.ndarray:
     """[images, 2] int, (height, width) in pixels of all validation images after resizing."""
-    return np.array([val_geometry((height, width), config).size for height, width in np.asarray(source.sizes).tolist()])
+    return val_geometries(source.sizes, config).size
 
 
 def train_buckets(source: Source, config: DataConfig, stride: int) -> list[Bucket]:
     """``config.train_buckets``, or where that is empty, ``config.num_train_buckets`` chosen from the data."""
     if config.train_buckets:
         return sorted(set(config.train_buckets), key=by_area)
-    distinct = np.unique(source.sizes, axis=0).tolist()
-    largest = {size for height, width in distinct for size in largest_sizes((height, width), config)}
-    return choose_buckets(train_sizes(source, config), config.num_train_buckets, stride, sorted(largest))
+    return choose_buckets(
+        train_sizes(source, config), config.num_train_buckets, stride, largest_sizes(source.sizes, config)
+    )
 
 
 def val_buckets(source: Source, config: DataConfig, stride: int) -> list[Bucket]:

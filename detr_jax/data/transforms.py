@@ -2,8 +2,10 @@
 
 A transform has two halves: a `Geometry`, which follows from the image's size and random numbers without a
 look at the pixels, so that the final size is known when batches are planned; and `apply`, which carries it out.
+Geometries are computed for all images of a data set at once (`Geometries`).
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -34,70 +36,124 @@ class Geometry(NamedTuple):
     size: tuple[int, int]
 
 
-def resized(size: tuple[int, int], short_side: int, max_long_side: int | None = None) -> tuple[int, int]:
-    """The (height, width) to which an image is resized so that its shorter side is ``short_side``.
+@dataclass(frozen=True)
+class Geometries:
+    """The geometries of ``n`` images as arrays. An index gives the `Geometry` of one image."""
 
-    Where the long side would pass ``max_long_side``, the short side is reduced, and **rounded first**; the long
-    side, truncated, can so pass the limit (200 x 640 gives 417 x 1334), as in the original: by some pixels at
-    common aspects, by more where the short side is only a few pixels.
-    """
-    short, long = min(size), max(size)
-    if max_long_side is not None and long / short * short_side > max_long_side:
-        short_side = max(1, round(max_long_side * short / long))
-    if short == short_side:
-        return size
-    other = int(short_side * long / short)
-    return (short_side, other) if size[0] < size[1] else (other, short_side)
+    flip: np.ndarray
+    """[n] bool."""
+    crop_from: np.ndarray
+    """[n, 2] int32, (height, width) in pixels; zeros for an image without a crop."""
+    crop: np.ndarray
+    """[n, 4] int32, (top, left, height, width) in pixels; zeros for an image without a crop."""
+    size: np.ndarray
+    """[n, 2] int32, (height, width) in pixels."""
+
+    def __len__(self) -> int:
+        return len(self.size)
+
+    def __getitem__(self, index: int) -> Geometry:
+        height, width = self.size[index].tolist()
+        if not self.crop_from[index, 0]:
+            return Geometry(bool(self.flip[index]), None, None, (height, width))
+        whole_height, whole_width = self.crop_from[index].tolist()
+        crop = Crop(*self.crop[index].tolist())
+        return Geometry(bool(self.flip[index]), (whole_height, whole_width), crop, (height, width))
 
 
-def train_geometry(size: tuple[int, int], draws: np.ndarray, config: DataConfig) -> Geometry:
-    """The augmentation of the paper: flip, then evenly resize, or resize, crop and resize.
+def resized(sizes: np.ndarray, short_sides: np.ndarray | int, max_long_side: int | None = None) -> np.ndarray:
+    """The sizes to which images are resized so that their shorter sides are ``short_sides``.
+
+    If the long side would pass ``max_long_side``, the short side is reduced, and **rounded first**; the long side,
+    truncated, can so pass the limit (200 x 640 gives 417 x 1334), as in the original: by some pixels at common aspects,
+    by more if the short side is only a few pixels.
 
     Args:
-      size: (height, width) of the image in pixels.
-      draws: [DRAWS] random numbers in [0, 1); they alone decide.
+      sizes: [..., 2] int, (height, width) in pixels.
+      short_sides: [...] int in pixels, or one number for all images.
+      max_long_side: in pixels; None: no limit.
+
+    Returns:
+      [..., 2] int, (height, width) in pixels.
+    """
+    short, long = sizes.min(axis=-1), sizes.max(axis=-1)
+    if max_long_side is not None:
+        limited = np.maximum(1, np.rint(max_long_side * short / long).astype(np.int64))
+        short_sides = np.where(long / short * short_sides > max_long_side, limited, short_sides)
+    new_short, new_long = np.broadcast_arrays(short_sides, (short_sides * long / short).astype(np.int64))
+    landscape = sizes[..., 0] < sizes[..., 1]
+    return np.stack([np.where(landscape, new_short, new_long), np.where(landscape, new_long, new_short)], axis=-1)
+
+
+def train_geometries(sizes: np.ndarray, draws: np.ndarray, config: DataConfig) -> Geometries:
+    """The augmentation of the paper: flip, then evenly resize, or resize, crop and resize. Dimension: ``n`` images.
+
+    Args:
+      sizes: [n, 2] int, (height, width) of the images in pixels.
+      draws: [n, DRAWS] random numbers in [0, 1). Together with the sizes, they determine the result.
       config: the short sides, the crop's limits and whether to flip.
     """
-    flip_draw, branch_draw, side_draw, crop_side_draw, width_draw, height_draw, top_draw, left_draw = draws
-    flip = config.flip and bool(flip_draw < 0.5)
-    crop_from = crop = None
-    if config.crop_short_sides and branch_draw >= 0.5:
-        crop_from = resized(size, _choose(config.crop_short_sides, crop_side_draw))
+    flip_draw, branch_draw, side_draw, crop_side_draw, width_draw, height_draw, top_draw, left_draw = draws.T
+    sizes = np.asarray(sizes, np.int64)
+    whole, crop = np.zeros_like(sizes), np.zeros((len(sizes), 4), np.int64)
+    if config.crop_short_sides:
+        whole = resized(sizes, _choose(config.crop_short_sides, crop_side_draw))
         height, width = (
-            _integer(config.crop_min, min(side, config.crop_max), draw)
-            for side, draw in zip(crop_from, (height_draw, width_draw), strict=True)
+            _integers(config.crop_min, np.minimum(side, config.crop_max), draw)
+            for side, draw in zip(whole.T, (height_draw, width_draw), strict=True)
         )
-        top = _integer(0, crop_from[0] - height, top_draw)
-        left = _integer(0, crop_from[1] - width, left_draw)
-        crop = Crop(top, left, height, width)
-        size = (height, width)
+        top = _integers(0, whole[:, 0] - height, top_draw)
+        left = _integers(0, whole[:, 1] - width, left_draw)
+        cropped = branch_draw[:, None] >= 0.5
+        whole, crop = np.where(cropped, whole, 0), np.where(cropped, np.stack([top, left, height, width], axis=1), 0)
+        sizes = np.where(cropped, crop[:, 2:], sizes)
     if config.train_short_sides:
-        size = resized(size, _choose(config.train_short_sides, side_draw), config.max_long_side)
-    return Geometry(flip, crop_from, crop, size)
+        sizes = resized(sizes, _choose(config.train_short_sides, side_draw), config.max_long_side)
+    flip = (flip_draw < 0.5) & config.flip
+    return Geometries(flip, whole.astype(np.int32), crop.astype(np.int32), sizes.astype(np.int32))
+
+
+def val_geometries(sizes: np.ndarray, config: DataConfig) -> Geometries:
+    """Resizing to the validation size. ``sizes``: [n, 2] int, (height, width) of the images in pixels."""
+    sizes = np.asarray(sizes, np.int64)
+    if config.val_short_side:
+        sizes = resized(sizes, config.val_short_side, config.max_long_side)
+    number = len(sizes)
+    none, no_crop = np.zeros((number, 2), np.int32), np.zeros((number, 4), np.int32)
+    return Geometries(np.zeros(number, bool), none, no_crop, sizes.astype(np.int32))
 
 
 def val_geometry(size: tuple[int, int], config: DataConfig) -> Geometry:
-    """Resizing to the validation size."""
-    if config.val_short_side:
-        size = resized(size, config.val_short_side, config.max_long_side)
-    return Geometry(False, None, None, size)
+    """`val_geometries` of one image of this (height, width) in pixels."""
+    return val_geometries(np.array([size]), config)[0]
 
 
-def largest_sizes(size: tuple[int, int], config: DataConfig) -> list[tuple[int, int]]:
-    """Sizes (height, width) that bound all training geometries of an image of this size, one an orientation or branch.
+def largest_sizes(sizes: np.ndarray, config: DataConfig) -> np.ndarray:
+    """Sizes that bound all training geometries of images, one size per orientation or branch.
 
-    Canvases that hold these hold every augmentation of the image.
+    Buckets that hold these hold every augmentation of the images. Dimensions: ``n`` images, ``k`` bounds.
+
+    Args:
+      sizes: [n, 2] int, (height, width) of the images in pixels.
+      config: as for `train_geometries`.
+
+    Returns:
+      [n, k, 2] int, (height, width) in pixels.
     """
+    sizes = np.asarray(sizes, np.int64)
+    bounds: list[tuple[int, int]] = []
     if not config.train_short_sides:
-        return [size, (config.crop_max, config.crop_max)] if config.crop_short_sides else [size]
-    short = max(config.train_short_sides)
-    largest = [resized(size, short, config.max_long_side)]
-    if config.crop_short_sides:
-        aspect = config.crop_max / config.crop_min
-        # where the limit binds, the rounded short side is up to half a pixel too long, and the long side follows it
-        long = int(min(short * aspect, config.max_long_side + 0.5 * aspect))
-        largest += [(short, max(short, long)), (max(short, long), short)]
-    return largest
+        if config.crop_short_sides:
+            bounds = [(config.crop_max, config.crop_max)]
+    else:
+        short = max(config.train_short_sides)
+        sizes = resized(sizes, short, config.max_long_side)
+        if config.crop_short_sides:
+            aspect = config.crop_max / config.crop_min
+            # where the limit binds, the rounded short side is up to half a pixel too long, and the long side follows it
+            long = max(short, int(min(short * aspect, config.max_long_side + 0.5 * aspect)))
+            bounds = [(short, long), (long, short)]
+    return np.stack([sizes, *(np.broadcast_to(bound, sizes.shape) for bound in bounds)], axis=1)
 
 
 def apply(geometry: Geometry, image: np.ndarray, objects: Objects) -> tuple[np.ndarray, Objects]:
@@ -175,10 +231,10 @@ def _scale(size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
     return np.array([new_size[1] / size[1], new_size[0] / size[0]] * 2, np.float32)
 
 
-def _choose(values: tuple[int, ...], draw: float) -> int:
-    return values[_integer(0, len(values) - 1, draw)]
+def _choose(values: tuple[int, ...], draws: np.ndarray) -> np.ndarray:
+    return np.array(values)[_integers(0, len(values) - 1, draws)]
 
 
-def _integer(low: int, high: int, draw: float) -> int:
-    """An integer from low to high, both included, from a number in [0, 1)."""
-    return low + int(draw * (high - low + 1))
+def _integers(low: int, high: np.ndarray | int, draws: np.ndarray) -> np.ndarray:
+    """Integers from low to high, both included, from numbers in [0, 1)."""
+    return low + (draws * (high - low + 1)).astype(np.int64)

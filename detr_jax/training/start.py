@@ -14,6 +14,7 @@ from detr_jax.checkpoints import load_category_ids
 from detr_jax.config import Config, ConfigError, ModelConfig, check, check_canvases, check_fields
 from detr_jax.data import DataError, Source, TrainPlan, open_splits
 from detr_jax.training.saving import changes, has_checkpoint, previous_config
+from detr_jax.data.bucket_counts import settle_train_buckets, settle_val_buckets, total_steps
 from detr_jax.training.step import Model
 from detr_jax.weights import ImportedWeights, merge_pretrained, outcome_table, read_pretrained
 
@@ -51,12 +52,13 @@ def prepare(given: Config, workdir: Path, mesh: Mesh) -> Start:
     category_ids = load_category_ids(workdir) if has_checkpoint(workdir) else None
     train_source, val_source = open_splits(config, category_ids=category_ids)
     config = settle_classes(config, train_source, val_source)
+    config = settle_buckets(config, previous, train_source, val_source)
     changed = changes(previous, config, workdir) if previous else {}
     training = config.training
     plan = TrainPlan(train_source, config.data, training.batch_size, training.seed, config.model.backbone.stride)
     check_canvases(config.model, plan.buckets)
-    total_steps = training.steps or (training.epochs or 0) * plan.steps_per_epoch
-    return Start(given, config, changed, weights, train_source, val_source, plan, total_steps)
+    steps = total_steps(config, len(train_source))
+    return Start(given, config, changed, weights, train_source, val_source, plan, steps)
 
 
 def check_workdir(workdir: Path) -> None:
@@ -145,6 +147,28 @@ def settle_classes(config: Config, *sources: Source) -> Config:
     if min(names) < 0:
         raise DataError(f"The data has category {min(names)} ({names[min(names)]!r}): labels must be at least 0.")
     return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=max(names) + 1))
+
+
+def settle_buckets(config: Config, previous: Config | None, train: Source, val: Source) -> Config:
+    """Set `data.num_train_buckets` and `data.num_val_buckets` to the numbers that pay over the run.
+
+    A resumed run keeps the numbers of the earlier run, unless the configuration now gives smaller ones. So its batches
+    stay the same if it is resumed with more steps, for which more buckets might pay.
+
+    Args:
+      config: as the user gave it, with the model settled.
+      previous: the configuration of the earlier run in the same workdir.
+      train: the training images.
+      val: the validation images.
+    """
+    if previous is None:
+        return settle_val_buckets(settle_train_buckets(config, train), val, len(train))
+    data = dataclasses.replace(
+        config.data,
+        num_train_buckets=min(config.data.num_train_buckets, previous.data.num_train_buckets),
+        num_val_buckets=min(config.data.num_val_buckets, previous.data.num_val_buckets),
+    )
+    return dataclasses.replace(config, data=data)
 
 
 def read_start(config: Config) -> ImportedWeights:
