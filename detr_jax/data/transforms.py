@@ -4,6 +4,7 @@ A transform has two halves: a `Geometry`, which follows from the image's size an
 look at the pixels, so that the final size is known when batches are planned; and `apply`, which carries it out.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -34,19 +35,28 @@ class Geometry(NamedTuple):
     size: tuple[int, int]
 
 
-def resized(size: tuple[int, int], short_side: int, max_long_side: int | None = None) -> tuple[int, int]:
+def resized(
+    size: tuple[int, int], short_side: int, max_long_side: int | None = None, rounding: str = "original"
+) -> tuple[int, int]:
     """The (height, width) to which an image is resized so that its shorter side is ``short_side``.
 
-    Where the long side would pass ``max_long_side``, the short side is reduced, and **rounded first**; the long
-    side, truncated, can so pass the limit (200 x 640 gives 417 x 1334), as in the original: by some pixels at
-    common aspects, by more where the short side is only a few pixels.
+    If the long side would pass ``max_long_side``, the short side is reduced. With the rounding "original" it is
+    **rounded first**; the long side, truncated, can so pass the limit (200 x 640 gives 417 x 1334): by some pixels at
+    common aspects, by more if the short side is only a few pixels. "transformers" truncates what the exact short side
+    gives (417 x 1333); "nearest" and "down" round both exact sides.
     """
     short, long = min(size), max(size)
+    if rounding in ("nearest", "down"):
+        scale = min(short_side / short, math.inf if max_long_side is None else max_long_side / long)
+        height, width = (max(1, int(side * scale + 0.5 * (rounding == "nearest"))) for side in size)
+        return height, width
+    exact: float = short_side
     if max_long_side is not None and long / short * short_side > max_long_side:
-        short_side = max(1, round(max_long_side * short / long))
+        exact = max_long_side * short / long
+        short_side = max(1, round(exact))
     if short == short_side:
         return size
-    other = int(short_side * long / short)
+    other = int((exact if rounding == "transformers" else short_side) * long / short)
     return (short_side, other) if size[0] < size[1] else (other, short_side)
 
 
@@ -62,7 +72,7 @@ def train_geometry(size: tuple[int, int], draws: np.ndarray, config: DataConfig)
     flip = config.flip and bool(flip_draw < 0.5)
     crop_from = crop = None
     if config.crop_short_sides and branch_draw >= 0.5:
-        crop_from = resized(size, _choose(config.crop_short_sides, crop_side_draw))
+        crop_from = resized(size, _choose(config.crop_short_sides, crop_side_draw), rounding=config.resize_rounding)
         height, width = (
             _integer(config.crop_min, min(side, config.crop_max), draw)
             for side, draw in zip(crop_from, (height_draw, width_draw), strict=True)
@@ -72,14 +82,18 @@ def train_geometry(size: tuple[int, int], draws: np.ndarray, config: DataConfig)
         crop = Crop(top, left, height, width)
         size = (height, width)
     if config.train_short_sides:
-        size = resized(size, _choose(config.train_short_sides, side_draw), config.max_long_side)
+        size = _resized_to(_choose(config.train_short_sides, side_draw), size, config)
     return Geometry(flip, crop_from, crop, size)
+
+
+def _resized_to(short_side: int, size: tuple[int, int], config: DataConfig) -> tuple[int, int]:
+    return resized(size, short_side, config.max_long_side, config.resize_rounding)
 
 
 def val_geometry(size: tuple[int, int], config: DataConfig) -> Geometry:
     """Resizing to the validation size."""
     if config.val_short_side:
-        size = resized(size, config.val_short_side, config.max_long_side)
+        size = _resized_to(config.val_short_side, size, config)
     return Geometry(False, None, None, size)
 
 
@@ -91,11 +105,12 @@ def largest_sizes(size: tuple[int, int], config: DataConfig) -> list[tuple[int, 
     if not config.train_short_sides:
         return [size, (config.crop_max, config.crop_max)] if config.crop_short_sides else [size]
     short = max(config.train_short_sides)
-    largest = [resized(size, short, config.max_long_side)]
+    largest = [_resized_to(short, size, config)]
     if config.crop_short_sides:
         aspect = config.crop_max / config.crop_min
         # where the limit binds, the rounded short side is up to half a pixel too long, and the long side follows it
-        long = int(min(short * aspect, config.max_long_side + 0.5 * aspect))
+        rounded_up = 0.5 * (config.resize_rounding == "nearest")
+        long = int(min(short * aspect, config.max_long_side + 0.5 * aspect) + rounded_up)
         largest += [(short, max(short, long)), (max(short, long), short)]
     return largest
 
