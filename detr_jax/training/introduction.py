@@ -46,7 +46,10 @@ def introduce(say: Callable[[str], None], start: Start, model: Model, mesh: Mesh
             "The backbone's frozen batch norm starts without pretrained weights and will hardly train: load some with "
             "training.init_from, or set model.backbone.norm=group to train from scratch."
         )
-    if settled := differences(start.given.model, config.model, "model."):
+    settled = differences(start.given.model, config.model, "model.") | differences(
+        start.given.data, config.data, "data."
+    )
+    if settled:
         say(f"from the checkpoint or the data: {', '.join(f'{name}={new}' for name, (_, new) in settled.items())}")
     if started_from:
         say(started_from)

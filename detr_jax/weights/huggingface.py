@@ -184,8 +184,8 @@ def _read_processor(processor: Mapping[str, Any], found: Facts) -> None:
         _read_size(processor, found)
         if processor.get("resample", _BILINEAR) not in (_BILINEAR, None, "bilinear"):
             found.faults.append(
-                f"{where} has resample={processor['resample']!r}, and images are resized bilinearly here (2): set it to "
-                "2 in the file if that difference does not matter."
+                f"{where} has resample={processor['resample']!r}, and images are resized bilinearly here: set it to 2 "
+                "(bilinear) in the file if that difference does not matter."
             )
     else:
         found.short_side = 0

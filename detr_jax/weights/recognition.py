@@ -63,7 +63,7 @@ def recognise(file: TensorFile) -> Sorted:
     if 2 * len(found.claims) * (1 + len(others)) <= len(file.tensors):
         examples = ", ".join(list(file.tensors)[:3])
         raise WeightsError(
-            f"{file.source} is not a checkpoint of a kind that is known here ({', '.join(x.kind for x in LAYOUTS)}): "
+            f"{file.source} is no checkpoint of a kind that is known here ({', '.join(x.kind for x in LAYOUTS)}): "
             f"it has {len(file.tensors)} tensors such as {examples}."
         )
     return found
@@ -78,7 +78,7 @@ def _are_twins(one: Candidate, best: Candidate) -> bool:
 
 def _candidates(names: list[str]) -> Iterator[Candidate]:
     step = max(1, len(names) // _SAMPLE)
-    sample = {name: _NOTHING for name in names[::step]}
+    sample = dict.fromkeys(names[::step], _NOTHING)
     for prefix in _prefixes(list(sample)):
         for layout in LAYOUTS:
             yield Candidate(len(sort_tensors(sample, layout, prefix).claims), layout, prefix)
