@@ -14,9 +14,7 @@ from detr_jax.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 Channels = tuple[float, float, float]
 
 _PLACEHOLDER = re.compile(r"(?i)label_\d+|n/a|\s*")
-_PLAIN_RESNET = re.compile(
-    r"(?:[\w.-]+/)?(?:(?:tv|ssl|swsl|gluon|ig|torchvision|timm)[_/])*resnet-?\d+(?:_?v1[bs]?)?(?:\..*)?"
-)
+_PLAIN_RESNET = re.compile(r"(?:[\w.-]+/)?(?:(?:tv|ssl|swsl|gluon)_)*resnet-?\d+(?:_?v1b?)?(?:\..*)?")
 
 
 @dataclass
