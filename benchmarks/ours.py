@@ -13,7 +13,7 @@ from inputs import Inputs
 
 from detr_jax.config import Config, ModelConfig
 from detr_jax.matching import Targets
-from detr_jax.models import DETR, detr_resnet50, normalize_images
+from detr_jax.models import DETR, detr_resnet50
 from detr_jax.models.detr import abstract_model
 from detr_jax.sharding import create_mesh, replicated, shared_out
 from detr_jax.training.optimizer import create_optimizer, is_trainable
@@ -78,7 +78,7 @@ class Forward:
             return predictions.logits[-1], predictions.boxes[-1]
 
         sizes = jnp.asarray(inputs.sizes)
-        self._args = (values, normalize_images(jnp.asarray(inputs.images), sizes), sizes)
+        self._args = (values, model.normalize(jnp.asarray(inputs.images), sizes), sizes)
         self.program = compile_program(jax.jit(predict), *self._args)
 
     def outputs(self) -> tuple[np.ndarray, np.ndarray]:

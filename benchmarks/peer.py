@@ -17,7 +17,7 @@ from timing import Candidate
 from transformers import DetrForObjectDetection
 from transformers.utils import logging
 
-from detr_jax.models.resnet import PIXEL_MEAN, PIXEL_STD
+from detr_jax.config import IMAGENET_MEAN, IMAGENET_STD
 from tests.parity.torch_models import RESNETS, random_detr
 from tests.parity.torch_training import freeze_as_the_original
 
@@ -39,7 +39,7 @@ def pixels(inputs: Inputs) -> torch.Tensor:
     """The images without padding, normalised, [B, 3, h, w] float32."""
     height, width = inputs.sizes[0]
     images = torch.from_numpy(inputs.images[:, :height, :width]).to(DEVICE).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(values, device=DEVICE)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
+    mean, std = (torch.tensor(values, device=DEVICE)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     return ((images - mean) / std).contiguous()
 
 

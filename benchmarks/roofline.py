@@ -31,7 +31,6 @@ from detr_jax.config import Config
 from detr_jax.losses import set_loss
 from detr_jax.matching import Targets
 from detr_jax.models.detr import DETR, Predictions
-from detr_jax.models.resnet import normalize_images
 from detr_jax.training.optimizer import create_optimizer
 from detr_jax.training.step import outline_model, outline_state
 
@@ -123,7 +122,7 @@ def parts(config: Config, batch: int, canvas: tuple[int, ...]) -> list[Part]:
     sizes = shape(batch, 2, dtype=jnp.int32)
 
     def stem(stem: Any, images: jax.Array, sizes: jax.Array) -> jax.Array:
-        return stem(normalize_images(images, sizes).astype(config.model.dtype), sizes)[0]
+        return stem(model.normalize(images, sizes).astype(config.model.dtype), sizes)[0]
 
     def stage(blocks: Any, x: jax.Array, sizes: jax.Array) -> jax.Array:
         for block in blocks:

@@ -19,7 +19,6 @@ import detr_jax
 from detr_jax.config import Config, ConfigError, check_canvases
 from detr_jax.memory import arrays_text, fitting
 from detr_jax.models.detr import DETR
-from detr_jax.models.resnet import normalize_images
 from detr_jax.postprocess import Detections, detections
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -93,6 +92,7 @@ def export_model(
         "weights": WEIGHTS if weights_beside else None,
         "short_side": config.data.val_short_side,
         "max_long_side": config.data.max_long_side,
+        "resize_rounding": config.data.resize_rounding,
         "num_classes": config.model.num_classes,
         "num_queries": config.model.num_queries,
     }
@@ -111,7 +111,8 @@ def _programs(
     leaves, tree = jax.tree.flatten(jax.tree.map(np.asarray, nnx.as_pure(state)))
 
     def predict(weights: list[jax.Array], images: jax.Array, sizes: jax.Array, original_sizes: jax.Array) -> Detections:
-        found = nnx.merge(graph, jax.tree.unflatten(tree, weights))(normalize_images(images, sizes), sizes)
+        merged = nnx.merge(graph, jax.tree.unflatten(tree, weights))
+        found = merged(merged.normalize(images, sizes), sizes)
         return detections(found.logits[-1], found.boxes[-1], original_sizes)
 
     def predict_alone(images: jax.Array, sizes: jax.Array, original_sizes: jax.Array) -> tuple[jax.Array, ...]:

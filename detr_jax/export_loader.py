@@ -95,9 +95,15 @@ class Detector:
             return image
         height, width = image.shape[:2]
         short, long = min(height, width), max(height, width)
-        if long / short * short_side > max_long_side:
-            short_side = max(1, round(max_long_side * short / long))
-        long_side = int(short_side * long / short)
+        rounding, exact = self.description.get("resize_rounding", "original"), short_side
+        if rounding in ("nearest", "down"):
+            scale, half = min(short_side / short, max_long_side / long), 0.5 * (rounding == "nearest")
+            short_side, long_side = max(1, int(short * scale + half)), max(1, int(long * scale + half))
+        else:
+            if long / short * short_side > max_long_side:
+                exact = max_long_side * short / long
+                short_side = max(1, round(exact))
+            long_side = int((exact if rounding == "transformers" else short_side) * long / short)
         size = (short_side, long_side) if height <= width else (long_side, short_side)
         if size == (height, width):
             return image

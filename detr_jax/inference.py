@@ -27,7 +27,6 @@ from detr_jax.host_memory import keep_freed_memory
 from detr_jax.memory import OutOfMemoryError, fitting
 from detr_jax.models.attention_maps import attention_maps
 from detr_jax.models.detr import DETR
-from detr_jax.models.resnet import normalize_images
 from detr_jax.postprocess import Detections, detections
 from detr_jax.results import ImageAttention, ImageDetections
 from detr_jax.sharding import mesh_for_batch, replicated, shared_out
@@ -58,7 +57,8 @@ def create_predict_step(graph: nnx.GraphDef, mesh: Mesh, where: Any = None) -> P
 
     def predict(values: tuple[Any, ...], images: jax.Array, sizes: jax.Array, original_sizes: jax.Array) -> Detections:
         values = values if where is None else jax.lax.with_sharding_constraint(values, replicated(mesh))
-        predictions = nnx.merge(graph, *values)(normalize_images(images, sizes), sizes)
+        model = nnx.merge(graph, *values)
+        predictions = model(model.normalize(images, sizes), sizes)
         return detections(predictions.logits[-1], predictions.boxes[-1], original_sizes)
 
     batch, everywhere = shared_out(mesh), replicated(mesh)
@@ -259,7 +259,8 @@ class Detector:
         """Of the only image of a batch: detections, and the last layers' attention, the mean over heads."""
 
         def attend(params: Any, images: jax.Array, sizes: jax.Array, original_sizes: jax.Array) -> Any:
-            maps = attention_maps(nnx.merge(self._graph, params), normalize_images(images, sizes), sizes)
+            model = nnx.merge(self._graph, params)
+            maps = attention_maps(model, model.normalize(images, sizes), sizes)
             found = detections(maps.predictions.logits[-1], maps.predictions.boxes[-1], original_sizes)
             encoder = None if maps.encoder is None else maps.encoder[0].mean(axis=0)
             return jax.tree.map(lambda x: x[0], found), maps.decoder[0].mean(axis=0), encoder

@@ -16,7 +16,7 @@ from detr_jax.config import BackboneConfig, LossConfig, ModelConfig, ShapesConfi
 from detr_jax.data import ShapesDataset
 from detr_jax.losses import set_loss
 from detr_jax.matching import Targets, match, matching_cost
-from detr_jax.models import DETR, attention_maps, normalize_images
+from detr_jax.models import DETR, attention_maps
 from detr_jax.postprocess import detections
 from detr_jax.visualization import LabelledBoxes, comparison_sheet
 from detr_jax.visualization.attention import heat_map
@@ -43,7 +43,7 @@ images = np.zeros((2, 64, 64, 3), np.uint8)
 for place, sample in zip(images, samples, strict=True):
     place[: sample.image.shape[0], : sample.image.shape[1]] = sample.image
 sizes = jnp.array(source.sizes[:2], jnp.int32)
-pixels = normalize_images(jnp.asarray(images), sizes)
+pixels = model.normalize(jnp.asarray(images), sizes)
 print("images", pixels.shape, "valid (height, width):", sizes.tolist())
 
 # %% Features, padding mask and positions (section 3.2): one token a cell of the backbone's last map

@@ -1,5 +1,7 @@
 """Weights of other projects."""
 
+import importlib.util
+import sys
 from pathlib import Path
 
 import click
@@ -9,14 +11,26 @@ from detr_jax.checkpoints import Checkpoints
 from detr_jax.config import Config, to_json
 from detr_jax.memory import fitting
 from detr_jax.models.detr import abstract_model
+from detr_jax.weights.download import download, weights_folder
 from detr_jax.weights.files import WeightsError
-from detr_jax.weights.pretrained import read_pretrained
+from detr_jax.weights.official import OFFICIAL, Official, find
+from detr_jax.weights.pretrained import ImportedWeights, read_pretrained
 from detr_jax.weights.trees import with_leaves
 
 
-@click.command("import-weights", short_help="A checkpoint from PyTorch weights.")
-@click.argument("source", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+def _list_all(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        for weights in OFFICIAL:
+            size = f"{weights.megabytes} MiB" if weights.megabytes else "?"
+            click.echo(f"{weights.name:22} {size:>8}  {weights.licence:13} {weights.about}\n{'':33}{weights.address}")
+        ctx.exit()
+
+
+@click.command("import-weights", short_help="A checkpoint from PyTorch weights, or from a listed name.")
+@click.argument("source")
+@click.argument("out", type=click.Path(path_type=Path), required=False)
+@click.option("--download", "fetches", is_flag=True, help="SOURCE is a listed name: fetch it first, over HTTPS.")
+@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_all, help="Show listed names.")
 @click.option("--dilation", is_flag=True, help="The model is a DC5 one, which its tensors do not show.")
 @click.option(
     "--mask-padding/--no-mask-padding",
@@ -24,30 +38,95 @@ from detr_jax.weights.trees import with_leaves
     show_default=True,
     help="Keep padding out of the backbone; without, a padded batch is answered as the original answers it.",
 )
-@click.option("--num-heads", type=click.IntRange(min=1), help="Attention heads, where the checkpoint does not tell: 8.")
-def import_weights(source: Path, out: Path, dilation: bool, mask_padding: bool, num_heads: int | None) -> None:
+@click.option("--num-heads", type=click.IntRange(min=1), help="Attention heads, if the checkpoint does not tell: 8.")
+def import_weights(
+    source: str, out: Path | None, fetches: bool, dilation: bool, mask_padding: bool, num_heads: int | None
+) -> None:
     """Turn a detector trained elsewhere into a checkpoint of this package.
 
     SOURCE is a .pth file of the original (or of its detectron2 wrapper) or of mmdetection 3, or a directory or file
     of Hugging Face; the kind is recognised by itself. Files other than .safetensors need the extra "torch". OUT is a
     new folder, ready for inference and for fine-tuning.
 
+    With --download, SOURCE is a name of the list that --list shows; its file is kept in the cache folder. Without OUT
+    it is only fetched.
+
     \b
-    Example:
+    Examples:
       detr-jax import-weights detr-r50-dc5.pth detr-r50-dc5 --dilation
+      detr-jax import-weights detr-r50 detr-r50 --download
     """
     logging.set_verbosity(logging.ERROR)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out is None and not fetches:
+        raise click.UsageError("Missing argument 'OUT'.")
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise click.ClickException(f"{out} exists already: give a new folder.")
-    with fitting(f"{source}", "Use a machine with more memory."):
-        weights = read_pretrained(source, dilation=dilation, mask_padding=mask_padding, num_heads=num_heads)
+    path = source
+    if fetches:
+        listed = _listed(source)
+        path = str(_fetch(listed))
+        if out is None or listed.backbone:
+            click.echo(path)
+            click.echo(_what_next(listed, path), err=True)
+            return
+        dilation = dilation or listed.dilation
+    assert out is not None
+    with fitting(f"{path}", "Use a machine with more memory."):
+        weights = read_pretrained(path, dilation=dilation, mask_padding=mask_padding, num_heads=num_heads)
     if weights.config is None:
         raise WeightsError(
             f"{source} holds a backbone alone, not a detector: start a training from it with "
             "--config.training.init_from."
         )
+    _write(weights, out)
+
+
+def _listed(source: str) -> Official:
+    """The listed weights that are to be fetched.
+
+    Raises:
+      WeightsError: they are not listed, or could not be read once they are here.
+    """
+    listed = find(source)
+    if listed is None:
+        names = ", ".join(weights.name for weights in OFFICIAL)
+        raise WeightsError(f"--download fetches listed weights only, and {source} is not listed; here are {names}.")
+    if importlib.util.find_spec("torch") is None:
+        raise WeightsError(
+            f"{listed.file} is a PyTorch file, and PyTorch is not installed: pip install 'detr_jax[torch]' first. "
+            "Nothing was fetched."
+        )
+    return listed
+
+
+def _fetch(listed: Official) -> Path:
+    """The file of listed weights, with a progress bar on a terminal."""
+    kept = (weights_folder() / listed.file).is_file()
+    if not kept:
+        click.echo(f"fetching {listed.address} ({listed.licence}), kept in {weights_folder()}", err=True)
+    expected = None if listed.megabytes is None else listed.megabytes * 2**20
+    with click.progressbar(length=expected or 1, label=listed.file, file=sys.stderr, hidden=kept) as bar:
+
+        def progress(count: int, total: int | None) -> None:
+            bar.length = total or bar.length
+            bar.update(count)
+
+        return download(listed, progress=progress)
+
+
+def _what_next(listed: Official, path: str) -> str:
+    if listed.backbone:
+        return (
+            f"{listed.name} is a backbone without a detector: train one from it with --config.training.init_from={path}"
+        )
+    return f"import it with detr-jax import-weights {listed.name} OUT --download, which does not fetch it again"
+
+
+def _write(weights: ImportedWeights, out: Path) -> None:
+    """Writes a detector as a checkpoint of this package, and says what it is."""
+    assert weights.config is not None
     _, abstract = abstract_model(weights.config)
-    config = Config(model=weights.config)
+    config = Config(model=weights.config, data=weights.data)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

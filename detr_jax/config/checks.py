@@ -1,6 +1,7 @@
 """What a configuration must fulfil to work: each field by itself, and fields against each other."""
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ _CHOICES = {
     "data.yolo_rows": ("auto", "box", "confidence", "track", "polygon", "pose"),
     "data.voc_one_based": ("auto", "true", "false"),
     "data.on_error": ("raise", "skip"),
+    "data.resize_rounding": ("original", "transformers", "nearest", "down"),
     "optimizer.schedule": ("step", "cosine", "constant"),
 }
 
@@ -86,6 +88,9 @@ def _field_faults(node: Any, path: str) -> typing.Iterator[str]:
             least = 0 if name in _MAY_BE_ZERO else 1
             if not least <= value < 2**31:
                 yield f"{name}={value} is out of range: it must be at least {least} and below 2**31."
+        elif hints[f.name] == tuple[float, float, float]:
+            if not all(map(math.isfinite, value)):
+                yield f"{name}={value} must hold three finite numbers."
         elif hints[f.name] == tuple[int, ...] and min(value, default=1) < 1:
             yield f"{name}={value} holds a number that is too small: each must be at least 1."
 
@@ -106,6 +111,8 @@ def _relation_faults(config: Config) -> typing.Iterator[str]:
             f"model.num_heads={model.num_heads} must divide model.hidden_dim={model.hidden_dim}; "
             "the paper has 8 heads of 32."
         )
+    if min(model.pixel_std) <= 0:
+        yield f"model.pixel_std={model.pixel_std} must hold three numbers above 0, as images are divided by them."
     if model.hidden_dim % 4:
         yield f"model.hidden_dim={model.hidden_dim} must be a multiple of 4 for the position embedding."
     for name, value in (

@@ -11,6 +11,10 @@ LEARNED_CELLS = 50  # rows and columns in the original's tables of learned posit
 SHAPE_KINDS = ("circle", "square", "triangle", "cross", "ring", "diamond")
 """What the embedded data set can draw."""
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Mean and standard deviation of ImageNet's red, green and blue in 0..1."""
+
 
 class ConfigError(ValueError):
     """A configuration that cannot work; the message names the field, its value and what would be right."""
@@ -70,6 +74,10 @@ class ModelConfig:
     """Layer norm before each sublayer in place of after it."""
     position_embedding: str = "sine"
     """"sine" or "learned"."""
+    pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
+    """This and the next: mean and standard deviation by which red, green and blue in 0..1 are normalised, those of the
+    pretrained weights."""
+    pixel_std: tuple[float, float, float] = IMAGENET_STD
     mask_padding: bool = True
     """Keep padding out of the backbone, so that it never changes an answer; False is the original on a padded batch."""
     dtype: str = "float32"
@@ -173,6 +181,10 @@ class DataConfig:
     """Short side of validation images, in pixels; 0: no resizing."""
     max_long_side: int = 1333
     """Limit of the long side after resizing, in pixels (rounding may pass it by some, as the original's does)."""
+    resize_rounding: str = "original"
+    """How sides are rounded to pixels after resizing: "original" (facebookresearch/detr: the short side, then the long
+    side down), "transformers" (the same, but the long side never passes its limit), "nearest" (detectron2 and
+    mmdetection: both sides to the nearest pixel) or "down" (both sides down)."""
     flip: bool = True
     """Flip half of the training images left to right."""
 
@@ -202,6 +214,18 @@ class DataConfig:
     max_skipped: float = 0.01
     """Share of the images, at least of an epoch's, that may be skipped before the run ends all the same; also the share
     that may be left out from the start."""
+
+
+IMAGE_SIZES = (
+    "train_short_sides",
+    "crop_short_sides",
+    "crop_min",
+    "crop_max",
+    "val_short_side",
+    "max_long_side",
+    "resize_rounding",
+)
+"""The fields of `DataConfig` that say how large a model sees its images."""
 
 
 @dataclass(kw_only=True)
@@ -241,7 +265,10 @@ class TrainingConfig:
     """A checkpoint to start from, of any kind that `detr_jax.weights.read_pretrained` reads; empty: start anew."""
     follow_checkpoint: bool = False
     """Build the model of `init_from` whatever ``model`` says, except for num_classes, dropout, dtype, remat, and
-    num_queries where it is not 0. Of a backbone alone, the backbone."""
+    num_queries where it is not 0. Of a backbone alone, the backbone and its pixel mean and deviation."""
+    follow_image_sizes: bool = True
+    """With `follow_checkpoint`: also take the image sizes of ``data`` (sides, crops, rounding) from the checkpoint, if
+    all of them have their default values. False keeps the values of ``data``."""
     ema_decay: float = 0.0
     """Decay of the moving average of the parameters that is then evaluated; 0: none."""
     log_every: int = 50

@@ -20,7 +20,8 @@ def group(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Full batches of images that share a bucket, with as little padding as the batch size allows.
 
-    Images that make no full batch on their own smallest bucket go where they cost least (`_shares`). What is left of a division by ``batch_size`` is left out, drawn evenly.
+    Images that make no full batch on their own smallest bucket go where they cost least (`_shares`). What is left of a
+    division by ``batch_size`` is left out, drawn evenly.
     If the rest fits on no common bucket, some of its images are left out and others used twice, by chance in
     proportion to their number, so that no shape is used less often than others.
 

@@ -249,19 +249,18 @@ def _checked(source: Source, config: Config, strict: bool) -> Source:
 
 def _relabel(config: Config, sources: list[Source], category_ids: Mapping[int, int] | None, strict: bool) -> None:
     """Gives sparse category ids labels from 0 on, the same in all sources, and checks the number of classes."""
-    annotated = [source for source in sources if isinstance(source, AnnotatedDataset)]
+    annotated = [one for one in sources if isinstance(one, AnnotatedDataset)]
     label_of = label_map(*(source.categories for source in annotated), known=category_ids)
-    for source in annotated:
+    for one in annotated:
         if label_of:
-            source.relabel(label_of)
-        elif (largest := max(source.categories, default=0)) >= 2**31:
+            one.relabel(label_of)
+        elif (largest := max(one.categories, default=0)) >= 2**31:
             raise DataError(
-                f"{source.faults.where} has category {largest}, and the labels of this model are category ids below "
-                "2**31: "
+                f"{one.faults.where} has category {largest}, and the labels of this model are category ids below 2**31: "
                 "give the categories smaller ids."
             )
-    for source in sources:
-        if strict and config.model.num_classes:
+    if strict and config.model.num_classes:
+        for source in sources:
             check_classes(source, config.model.num_classes)
 
 

@@ -61,26 +61,37 @@ class Geometries:
         return Geometry(bool(self.flip[index]), (whole_height, whole_width), crop, (height, width))
 
 
-def resized(sizes: np.ndarray, short_sides: np.ndarray | int, max_long_side: int | None = None) -> np.ndarray:
+def resized(
+    sizes: np.ndarray, short_sides: np.ndarray | int, max_long_side: int | None = None, rounding: str = "original"
+) -> np.ndarray:
     """The sizes to which images are resized so that their shorter sides are ``short_sides``.
 
-    If the long side would pass ``max_long_side``, the short side is reduced, and **rounded first**; the long side,
-    truncated, can so pass the limit (200 x 640 gives 417 x 1334), as in the original: by some pixels at common aspects,
-    by more if the short side is only a few pixels.
+    If the long side would pass ``max_long_side``, the short side is reduced. With the rounding "original" it is
+    **rounded first**; the long side, truncated, can so pass the limit (200 x 640 gives 417 x 1334): by some pixels at
+    common aspects, by more if the short side is only a few pixels. "transformers" truncates what the exact short side
+    gives (417 x 1333); "nearest" and "down" round both exact sides.
 
     Args:
       sizes: [..., 2] int, (height, width) in pixels.
       short_sides: [...] int in pixels, or one number for all images.
       max_long_side: in pixels; None: no limit.
+      rounding: a value of ``data.resize_rounding``.
 
     Returns:
       [..., 2] int, (height, width) in pixels.
     """
     short, long = sizes.min(axis=-1), sizes.max(axis=-1)
+    if rounding in ("nearest", "down"):
+        scale = np.minimum(short_sides / short, np.inf if max_long_side is None else max_long_side / long)
+        return np.maximum(1, (sizes * scale[..., None] + 0.5 * (rounding == "nearest")).astype(np.int64))
+    exact = short_sides
     if max_long_side is not None:
-        limited = np.maximum(1, np.rint(max_long_side * short / long).astype(np.int64))
-        short_sides = np.where(long / short * short_sides > max_long_side, limited, short_sides)
-    new_short, new_long = np.broadcast_arrays(short_sides, (short_sides * long / short).astype(np.int64))
+        reduced = max_long_side * short / long
+        passes = long / short * short_sides > max_long_side
+        exact = np.where(passes, reduced, short_sides)
+        short_sides = np.where(passes, np.maximum(1, np.rint(reduced).astype(np.int64)), short_sides)
+    long_sides = ((exact if rounding == "transformers" else short_sides) * long / short).astype(np.int64)
+    new_short, new_long = np.broadcast_arrays(short_sides, long_sides)
     landscape = sizes[..., 0] < sizes[..., 1]
     return np.stack([np.where(landscape, new_short, new_long), np.where(landscape, new_long, new_short)], axis=-1)
 
@@ -97,7 +108,8 @@ def train_geometries(sizes: np.ndarray, draws: np.ndarray, config: DataConfig) -
     sizes = np.asarray(sizes, np.int64)
     whole, crop = np.zeros_like(sizes), np.zeros((len(sizes), 4), np.int64)
     if config.crop_short_sides:
-        whole = resized(sizes, _choose(config.crop_short_sides, crop_side_draw))
+        short_sides = _choose(config.crop_short_sides, crop_side_draw)
+        whole = resized(sizes, short_sides, rounding=config.resize_rounding)
         height, width = (
             _integers(config.crop_min, np.minimum(side, config.crop_max), draw)
             for side, draw in zip(whole.T, (height_draw, width_draw), strict=True)
@@ -108,16 +120,20 @@ def train_geometries(sizes: np.ndarray, draws: np.ndarray, config: DataConfig) -
         whole, crop = np.where(cropped, whole, 0), np.where(cropped, np.stack([top, left, height, width], axis=1), 0)
         sizes = np.where(cropped, crop[:, 2:], sizes)
     if config.train_short_sides:
-        sizes = resized(sizes, _choose(config.train_short_sides, side_draw), config.max_long_side)
+        sizes = _resized_to(_choose(config.train_short_sides, side_draw), sizes, config)
     flip = (flip_draw < 0.5) & config.flip
     return Geometries(flip, whole.astype(np.int32), crop.astype(np.int32), sizes.astype(np.int32))
+
+
+def _resized_to(short_sides: np.ndarray | int, sizes: np.ndarray, config: DataConfig) -> np.ndarray:
+    return resized(sizes, short_sides, config.max_long_side, config.resize_rounding)
 
 
 def val_geometries(sizes: np.ndarray, config: DataConfig) -> Geometries:
     """Resizing to the validation size. ``sizes``: [n, 2] int, (height, width) of the images in pixels."""
     sizes = np.asarray(sizes, np.int64)
     if config.val_short_side:
-        sizes = resized(sizes, config.val_short_side, config.max_long_side)
+        sizes = _resized_to(config.val_short_side, sizes, config)
     number = len(sizes)
     none, no_crop = np.zeros((number, 2), np.int32), np.zeros((number, 4), np.int32)
     return Geometries(np.zeros(number, bool), none, no_crop, sizes.astype(np.int32))
@@ -147,11 +163,12 @@ def largest_sizes(sizes: np.ndarray, config: DataConfig) -> np.ndarray:
             bounds = [(config.crop_max, config.crop_max)]
     else:
         short = max(config.train_short_sides)
-        sizes = resized(sizes, short, config.max_long_side)
+        sizes = _resized_to(short, sizes, config)
         if config.crop_short_sides:
             aspect = config.crop_max / config.crop_min
             # where the limit binds, the rounded short side is up to half a pixel too long, and the long side follows it
-            long = max(short, int(min(short * aspect, config.max_long_side + 0.5 * aspect)))
+            rounded_up = 0.5 * (config.resize_rounding == "nearest")
+            long = max(short, int(min(short * aspect, config.max_long_side + 0.5 * aspect) + rounded_up))
             bounds = [(short, long), (long, short)]
     return np.stack([sizes, *(np.broadcast_to(bound, sizes.shape) for bound in bounds)], axis=1)
 

@@ -10,7 +10,7 @@ from flax import nnx
 from detr_jax.config import ModelConfig
 from detr_jax.models.initializers import fan_in_uniform
 from detr_jax.models.positions import LearnedPositionEmbedding, SinePositionEmbedding
-from detr_jax.models.resnet import ResNet, valid_cells
+from detr_jax.models.resnet import ResNet, normalize_images, valid_cells
 from detr_jax.models.transformer import Decoder, Encoder
 
 
@@ -85,6 +85,8 @@ class DETR(nnx.Module):
         dtype = jnp.dtype(config.dtype)
         embedding = {"sine": SinePositionEmbedding, "learned": LearnedPositionEmbedding}
         self.mask_padding = config.mask_padding
+        self.pixel_mean = config.pixel_mean
+        self.pixel_std = config.pixel_std
         self.backbone = ResNet(config.backbone, dtype=dtype, remat=config.remat in ("backbone", "all"), rngs=rngs)
         self.input_projection = _linear(config.backbone.out_channels, config.hidden_dim, dtype, rngs)
         self.position_embedding = embedding[config.position_embedding](config.hidden_dim, rngs=rngs)
@@ -94,6 +96,10 @@ class DETR(nnx.Module):
         self.object_queries = nnx.Param(jax.random.normal(rngs.params(), (config.num_queries, config.hidden_dim)))
         self.class_head = _linear(config.hidden_dim, config.num_classes + 1, jnp.dtype("float32"), rngs)
         self.box_head = BoxHead(config.hidden_dim, rngs=rngs)
+
+    def normalize(self, images: jax.Array, sizes: jax.Array) -> jax.Array:
+        """uint8 RGB images [B, H, W, 3] of valid sizes [B, 2] as this model reads them (`normalize_images`)."""
+        return normalize_images(images, sizes, self.pixel_mean, self.pixel_std)
 
     def features(self, images: jax.Array, sizes: jax.Array) -> Features:
         """Backbone, projection, padding mask and position embedding of images [B, H, W, 3], sizes [B, 2]."""
@@ -120,7 +126,7 @@ class DETR(nnx.Module):
         """Detects objects.
 
         Args:
-          images: [B, H, W, 3] float32, normalised (`normalize_images`), padded at the bottom and right.
+          images: [B, H, W, 3] float32, normalised (`normalize`), padded at the bottom and right.
           sizes: [B, 2] int32, valid (height, width) of each image in pixels.
           rngs: with a "dropout" stream for training; None for inference.
 

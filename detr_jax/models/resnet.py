@@ -9,6 +9,7 @@ the border, so the features of an image do not depend on how far it was padded.
 
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +17,10 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from detr_jax.config import BackboneConfig
+from detr_jax.config import IMAGENET_MEAN, IMAGENET_STD, BackboneConfig
 from detr_jax.models.convolution import convolve
 from detr_jax.models.initializers import Initializer
 from detr_jax.models.rematerialization import recomputed
-
-PIXEL_MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB in 0..1
-PIXEL_STD = (0.229, 0.224, 0.225)
 
 _kaiming: Initializer = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -41,13 +39,25 @@ def clear_padding(x: jax.Array, sizes: jax.Array | None) -> jax.Array:
     return jnp.where(valid_cells(sizes, *x.shape[1:3])[..., None], x, jnp.zeros((), x.dtype))
 
 
-def normalize_images(images: jax.Array, sizes: jax.Array) -> jax.Array:
-    """uint8 RGB images [B, H, W, 3] to the float32 that the model reads.
+def normalize_images(
+    images: jax.Array,
+    sizes: jax.Array,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> jax.Array:
+    """uint8 RGB images to the float32 that a model reads; `DETR.normalize` takes mean and deviation from the model.
 
-    ImageNet mean and deviation, then zeros outside of the valid sizes [B, 2] (height, width) in pixels.
+    Args:
+      images: [B, H, W, 3] uint8, RGB.
+      sizes: [B, 2] int, valid (height, width) in pixels; what lies outside becomes zero.
+      mean: of red, green and blue in 0..1, by default ImageNet's.
+      std: the standard deviation likewise.
+
+    Returns:
+      [B, H, W, 3] float32.
     """
-    mean, std = (np.asarray(values, np.float32)[None, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
-    return clear_padding((images.astype(jnp.float32) / 255.0 - mean) / std, sizes)
+    subtracted, divided = (np.asarray(values, np.float32)[None, None, None] for values in (mean, std))
+    return clear_padding((images.astype(jnp.float32) / 255.0 - subtracted) / divided, sizes)
 
 
 def _after_stride(sizes: jax.Array | None, stride: int) -> jax.Array | None:

@@ -55,7 +55,10 @@ def introduce(say: Callable[[str], None], start: Start, model: Model, mesh: Mesh
             "The validation images have no objects (crowds do not count), so there is no AP or other metric: no "
             "checkpoint is chosen as the best, and training.early_stop has no effect."
         )
-    if settled := differences(start.given.model, config.model, "model."):
+    settled = differences(start.given.model, config.model, "model.") | differences(
+        start.given.data, config.data, "data."
+    )
+    if settled:
         say(f"from the checkpoint or the data: {', '.join(f'{name}={new}' for name, (_, new) in settled.items())}")
     if started_from:
         say(started_from)

@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 from detr_jax.config import Config
 from detr_jax.memory import size_text
 from detr_jax.models.detr import Predictions
-from detr_jax.models.resnet import normalize_images
 from detr_jax.sharding import Tree
 from detr_jax.training.optimizer import create_optimizer
 from detr_jax.training.step import create_train_step, outline_batch, outline_model, outline_state
@@ -96,7 +95,8 @@ def kept_memory(config: Config, canvas: tuple[int, int]) -> int:
 
     def backward(params: Tree, frozen: Tree, images: jax.Array, sizes: jax.Array) -> Callable:
         def forward(params: Tree) -> Predictions:
-            return model.merge(params, frozen)(normalize_images(images, sizes), sizes, rngs=nnx.Rngs(dropout=0))
+            module = model.merge(params, frozen)
+            return module(module.normalize(images, sizes), sizes, rngs=nnx.Rngs(dropout=0))
 
         return jax.vjp(forward, params)[1]  # a tree whose leaves are what it keeps
 

@@ -11,10 +11,19 @@ import numpy as np
 from jax.sharding import Mesh
 
 from detr_jax.checkpoints import load_category_ids
-from detr_jax.config import Config, ConfigError, ModelConfig, check, check_canvases, check_fields
+from detr_jax.config import (
+    IMAGE_SIZES,
+    Config,
+    ConfigError,
+    DataConfig,
+    ModelConfig,
+    check,
+    check_canvases,
+    check_fields,
+)
 from detr_jax.data import DataError, Source, TrainPlan, open_splits
-from detr_jax.training.saving import changes, has_checkpoint, previous_config
 from detr_jax.data.bucket_counts import settle_train_buckets, settle_val_buckets, total_steps
+from detr_jax.training.saving import changes, has_checkpoint, previous_config
 from detr_jax.training.step import Model
 from detr_jax.weights import ImportedWeights, merge_pretrained, outcome_table, read_pretrained
 
@@ -98,13 +107,13 @@ def check_devices(config: Config, mesh: Mesh) -> None:
 
 
 def settle_model(config: Config, previous: Config | None) -> tuple[Config, ImportedWeights | None]:
-    """The configuration with its model as the checkpoint has it, where it is to follow one.
+    """The configuration with its model and image sizes as the checkpoint has them, if it is to follow one.
 
     Only ``model.num_classes`` may be left at 0, for `settle_classes`.
 
     Args:
       config: as the user gave it.
-      previous: that of the earlier run in the same workdir, whose model then takes the place of the checkpoint's.
+      previous: that of the earlier run in the same workdir, which is then followed instead of the checkpoint.
 
     Returns:
       The configuration, and the weights of ``training.init_from`` where they were read.
@@ -130,7 +139,19 @@ def settle_model(config: Config, previous: Config | None) -> tuple[Config, Impor
         dtype=given.dtype,
         remat=given.remat,
     )
+    data = previous.data if previous else weights.data if weights and weights.config else config.data
+    if follows:
+        config = dataclasses.replace(config, data=_follow_image_sizes(config, data))
     return check(dataclasses.replace(config, model=model)), weights
+
+
+def _follow_image_sizes(config: Config, there: DataConfig) -> DataConfig:
+    """The data's fields with the image sizes of the checkpoint, unless the user has set one of them."""
+    defaults = DataConfig()
+    own = any(getattr(config.data, name) != getattr(defaults, name) for name in IMAGE_SIZES)
+    if own or not config.training.follow_image_sizes:
+        return config.data
+    return dataclasses.replace(config.data, **{name: getattr(there, name) for name in IMAGE_SIZES})
 
 
 def settle_classes(config: Config, *sources: Source) -> Config:
@@ -216,4 +237,6 @@ def _on_device(leaf: np.ndarray | jax.Array | jax.ShapeDtypeStruct) -> jax.Array
 
 def _model_of(weights: ImportedWeights, given: ModelConfig) -> ModelConfig:
     """The architecture of a checkpoint; around a backbone alone, that of the configuration."""
-    return weights.config or dataclasses.replace(given, backbone=weights.backbone)
+    return weights.config or dataclasses.replace(
+        given, backbone=weights.backbone, pixel_mean=weights.pixel_mean, pixel_std=weights.pixel_std
+    )

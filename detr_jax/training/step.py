@@ -16,7 +16,6 @@ from detr_jax.config import Config
 from detr_jax.losses import Normalizers, normalizers, set_loss
 from detr_jax.matching import Targets
 from detr_jax.models.detr import DETR
-from detr_jax.models.resnet import normalize_images
 from detr_jax.sharding import Tree, layout, place, replicated, shared_out
 from detr_jax.training.optimizer import check_frozen, is_trainable
 
@@ -181,7 +180,7 @@ def create_train_step(model: Model, optimizer: optax.GradientTransformation, con
         params: Tree, frozen: Tree, batch: DeviceBatch, norms: Normalizers, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         module = model.merge(gather(params), gather(frozen))
-        images = normalize_images(batch.images, batch.sizes)
+        images = module.normalize(batch.images, batch.sizes)
         predictions = module(images, batch.sizes, rngs=nnx.Rngs(dropout=key))
         return set_loss(predictions, batch.targets, config.loss, mesh=mesh, norms=norms)
 

@@ -1,26 +1,21 @@
-"""The original's checkpoints (facebookresearch/detr): detection, panoptic, and its detectron2 wrapper.
+"""The original's checkpoints (facebookresearch/detr): detection and panoptic.
 
-A panoptic checkpoint has the detector under ``detr.`` and a mask head beside it. The wrapper has everything
-under ``detr.``, detectron2's names in the backbone, the class head cut to the 80 used ids, and buffers of its own.
+A panoptic checkpoint has the detector under ``detr.`` and a mask head beside it.
 """
 
-from detr_jax.weights.layout import (
-    POINTWISE,
-    TABLE,
-    Layout,
-    Rule,
-    batch_norm,
-    convolution,
-    layer_norm,
-    linear,
-    packed_attention,
-)
-from detr_jax.weights.torchvision import CONVOLUTIONS, STAGES, resnet_rules
+from typing import Any
+
+from detr_jax.data.coco_classes import COCO_CLASSES, NUM_COCO_LABELS
+from detr_jax.weights.facts import Facts
+from detr_jax.weights.files import TensorFile
+from detr_jax.weights.layout import POINTWISE, TABLE, Layout, Rule, layer_norm, linear, packed_attention
+from detr_jax.weights.official import by_file_name
+from detr_jax.weights.torchvision import resnet_rules
 
 MASK_HEAD = r"(bbox_attention|mask_head)\..*"
 
 
-def _transformer_rules() -> list[Rule]:
+def transformer_rules() -> list[Rule]:
     encoder, decoder = "transformer.encoder.layers.*", "transformer.decoder.layers.*"
     ours_encoder, ours_decoder = "encoder/layers/*", "decoder/layers/*"
     return [
@@ -41,7 +36,7 @@ def _transformer_rules() -> list[Rule]:
     ]
 
 
-def _other_rules() -> list[Rule]:
+def other_rules() -> list[Rule]:
     return [
         *linear("input_proj", "input_projection", POINTWISE),
         Rule("query_embed.weight", ("object_queries",), TABLE),
@@ -52,32 +47,35 @@ def _other_rules() -> list[Rule]:
     ]
 
 
-def _detectron2_backbone(prefix: str) -> list[Rule]:
-    """``stem.conv1``, ``res2.0.conv1``, ``res2.0.conv1.norm``, ``res2.0.shortcut`` ... behind a prefix."""
-    rules = [
-        *convolution(f"{prefix}stem.conv1", "backbone/stem/conv/conv"),
-        *batch_norm(f"{prefix}stem.conv1.norm", "backbone/stem/conv/norm"),
-    ]
-    for stage in range(STAGES):
-        block, ours = f"{prefix}res{stage + 2}.*", f"backbone/stages/{stage}/*"
-        for there, here in [*((f"conv{k + 1}", f"convs/{k}") for k in range(CONVOLUTIONS)), ("shortcut", "shortcut")]:
-            rules += convolution(f"{block}.{there}", f"{ours}/{here}/conv")
-            rules += batch_norm(f"{block}.{there}.norm", f"{ours}/{here}/norm")
-    return rules
-
-
 FACEBOOK = Layout(
     kind="facebook",
-    rules=(*resnet_rules("backbone.0.body."), *_transformer_rules(), *_other_rules()),
-    spellings=((r"^module\.", ""), (r"^detr\.", "")),
+    rules=(*resnet_rules("backbone.0.body."), *transformer_rules(), *other_rules()),
+    spellings=((r"^detr\.", ""),),
     aside=MASK_HEAD,
 )
 
-DETECTRON2 = Layout(
-    kind="detectron2",
-    rules=(*_detectron2_backbone("backbone.0.backbone."), *_transformer_rules(), *_other_rules()),
-    spellings=((r"^(detr\.)+", ""),),
-    ignored=r".*\.num_batches_tracked|pixel_mean|pixel_std|criterion\..*",
-    aside=MASK_HEAD,
-    contiguous_coco=True,
-)
+_PANOPTIC_LABELS = 250
+
+
+def facts(file: TensorFile) -> Facts:
+    """What the arguments of the training command say, which are in its checkpoints, or the released file's name."""
+    found = Facts()
+    arguments = _arguments(file.metadata.get("args"))
+    found.num_heads, found.dilation = arguments.get("nheads"), bool(arguments.get("dilation"))
+    found.check_backbone(arguments.get("backbone"), "The arguments of its training have backbone")
+    released = by_file_name(file.source.name)
+    if released and released.dilation and not found.dilation:
+        found.dilation = True
+        found.notes.append(f"{file.source.name} is the name of a released DC5 model, so dilation=True was taken.")
+    labels = next((len(x) - 1 for name, x in file.tensors.items() if name.endswith("class_embed.bias") and x.ndim), 0)
+    if labels in (NUM_COCO_LABELS, _PANOPTIC_LABELS) and arguments.get("dataset_file", "coco").startswith("coco"):
+        found.class_names = dict(COCO_CLASSES)
+        found.notes.append(f"Its {labels} classes are taken for COCO's raw ids, as the original's are.")
+    return found
+
+
+def _arguments(args: Any) -> dict[str, Any]:
+    """The arguments of the original's command, a Namespace; empty if there are none."""
+    if isinstance(args, dict):
+        return args
+    return dict(vars(args)) if hasattr(args, "__dict__") else {}

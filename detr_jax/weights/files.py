@@ -1,7 +1,7 @@
 """Files of foreign checkpoints as plain numpy arrays, without ever running what is inside them.
 
 ``.safetensors`` needs nothing but numpy. PyTorch's own files are pickles; they are read with
-``torch.load(weights_only=True)`` alone, which builds tensors and plain values and refuses everything else.
+``torch.load(weights_only=True)`` only, which builds tensors and plain values and refuses everything else.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
@@ -21,14 +21,33 @@ from safetensors.numpy import load_file
 from detr_jax.memory import is_out_of_memory
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
-_DIRECTORY_FILES = ("model.safetensors", "pytorch_model.bin")
-_WRAPPERS = ("model", "state_dict")  # what training checkpoints call the tensors
-_LOG_BOOKS = (  # what mmdetection's training checkpoints need to rebuild their record of losses
+_SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
+_INDEX = ".index.json"
+_DIRECTORY_FILES = tuple(
+    f"{name}{index}" for name in ("model.safetensors", "pytorch_model.bin") for index in ("", _INDEX)
+)
+_SHARD = re.compile(r"-\d+-of-\d+$")
+_WRAPPERS = (  # what training checkpoints call the tensors; only if there is no plain one, the moving average
+    "model",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "ema_state_dict",
+    "model_ema",
+    "ema",
+    "module",
+)
+_LOG_BOOKS = (  # what training checkpoints of mmdetection and Lightning hold in addition: losses, settings, paths
     "mmengine.logging.history_buffer.HistoryBuffer",
     "builtins.getattr",
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
     "numpy.ndarray",
     "numpy.dtype",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
 )
 
 
@@ -39,6 +58,9 @@ class _Nothing:
         pass
 
     def __setstate__(self, _: Any) -> None:
+        pass
+
+    def __setitem__(self, *_: Any) -> None:
         pass
 
 
@@ -60,35 +82,110 @@ class TensorFile:
 
 
 def read_file(path: str | Path) -> TensorFile:
-    """Reads a ``.safetensors`` or PyTorch file, or a directory as Hugging Face writes it.
+    """Reads a ``.safetensors`` or PyTorch file, the index of a checkpoint in several files, or a folder with one.
 
     Raises:
-      WeightsError: the path does not exist, is damaged, is no checkpoint, or is a pickle that holds more than
+      WeightsError: the path does not exist, is damaged, is not a checkpoint, or is a pickle that holds more than
         tensors and plain values; or PyTorch is needed and not installed.
     """
     path = Path(path)
     if path.is_dir():
-        names = [name for name in _DIRECTORY_FILES if (path / name).is_file()]
-        if not names:
-            raise WeightsError(f"{path} holds no checkpoint: a directory must have {' or '.join(_DIRECTORY_FILES)}.")
-        path = path / names[0]
+        path = _file_in(path)
     if not path.is_file():
         raise WeightsError(f"{path} does not exist: give a checkpoint file or a directory that holds one.")
+    config = read_json(path.with_name("config.json"))
+    if path.name.endswith(_INDEX):
+        return TensorFile(path, _read_shards(path), config)
+    if _SHARD.search(path.stem):
+        raise WeightsError(f"{path} is one of several files of a checkpoint: give their folder, {path.parent}.")
+    tensors, metadata = _unwrapped(_read_one(path), path)
+    return TensorFile(path, tensors, config, metadata)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, None if there is no file.
+
+    Raises:
+      WeightsError: the file holds something else.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{path} cannot be read as JSON ({error}).") from None
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} must hold a JSON object, but holds {type(content).__name__}.")
+    return content
+
+
+def _file_in(folder: Path) -> Path:
+    for name in _DIRECTORY_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in _SUFFIXES)
+    hint = f" Give one of its files: {', '.join(others[:5])}{' ...' if len(others) > 5 else ''}." if others else ""
+    raise WeightsError(
+        f"{folder} holds no checkpoint: a directory must have {' or '.join(_DIRECTORY_FILES[::2])}, or their "
+        f"{_INDEX}.{hint}"
+    )
+
+
+def _read_one(path: Path) -> Any:
     if path.suffix == ".safetensors":
-        content: Any = _read_safetensors(path)
-    elif path.suffix in TORCH_SUFFIXES:
-        content = _read_torch(path)
-    else:
-        known = ", ".join((".safetensors", *TORCH_SUFFIXES))
-        raise WeightsError(f"{path} is of an unknown kind: the name of a checkpoint must end in {known}.")
-    tensors, metadata = _unwrapped(content, path)
-    return TensorFile(path, tensors, _read_config(path.with_name("config.json")), metadata)
+        return _read_safetensors(path)
+    if path.suffix in TORCH_SUFFIXES:
+        return _read_torch(path)
+    raise WeightsError(f"{path} is of an unknown kind: the name of a checkpoint must end in {', '.join(_SUFFIXES)}.")
+
+
+def _read_shards(index: Path) -> dict[str, np.ndarray]:
+    """The tensors of a checkpoint in several files, each from the file that the index names."""
+    shard_of = (read_json(index) or {}).get("weight_map")
+    if not isinstance(shard_of, dict) or not shard_of:
+        raise WeightsError(f"{index} is not the index of a checkpoint: it has no weight_map.")
+    shards: dict[Any, list[str]] = {}
+    for name, shard in shard_of.items():
+        shards.setdefault(shard, []).append(name)
+    suffix = Path(index.name.removesuffix(_INDEX)).suffix
+    for shard in shards:
+        if not _is_inside(shard) or Path(shard).suffix != suffix:
+            raise WeightsError(
+                f"{index} is refused: it points to {shard!r}, which is not a {suffix} file in its folder."
+            )
+    if missing := [shard for shard in shards if not (index.parent / shard).is_file()]:
+        raise WeightsError(
+            f"{index.parent} lacks {len(missing)} of the {len(shards)} files of its checkpoint: "
+            f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}. Get them again."
+        )
+    tensors: dict[str, np.ndarray] = {}
+    for shard, names in shards.items():
+        found, _ = _unwrapped(_read_one(index.parent / shard), index.parent / shard)
+        if absent := [name for name in names if name not in found]:
+            raise WeightsError(
+                f"{index.parent / shard} lacks {len(absent)} tensors that {index.name} promises, such as {absent[0]}: "
+                "get it again."
+            )
+        if strays := [name for name in found if shard_of.get(name) != shard]:
+            raise WeightsError(
+                f"{index.parent / shard} holds {len(strays)} tensors that {index.name} does not expect there, such as "
+                f"{strays[0]}: the files are of different checkpoints; get them again."
+            )
+        tensors |= found
+    return tensors
+
+
+def _is_inside(shard: Any) -> bool:
+    """Whether a name leads to a file in or below the folder of its index."""
+    if not isinstance(shard, str) or not shard or "\\" in shard or ":" in shard:
+        return False
+    return not PurePosixPath(shard).is_absolute() and ".." not in PurePosixPath(shard).parts
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         if is_out_of_memory(error):
             raise
         raise WeightsError(f"{path} is damaged or no safetensors file ({error}): get it again.") from None
@@ -130,10 +227,9 @@ def _import_torch(path: Path) -> ModuleType:
 def _unwrapped(content: Any, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The tensors of a file and what stood beside them."""
     metadata: dict[str, Any] = {}
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            metadata = {name: value for name, value in content.items() if name != wrapper}
-            content = content[wrapper]
+    while wrapper := _wrapper_of(content):
+        metadata |= {name: value for name, value in content.items() if name != wrapper}
+        content = content[wrapper]
     tensors = {}
     for name, value in content.items() if isinstance(content, Mapping) else ():
         array = _as_array(value)
@@ -142,6 +238,13 @@ def _unwrapped(content: Any, path: Path) -> tuple[dict[str, np.ndarray], dict[st
     if not tensors:
         raise WeightsError(f"{path} is no checkpoint of a model: it holds no tensors by name.")
     return tensors, metadata
+
+
+def _wrapper_of(content: Any) -> str | None:
+    """The entry of a training checkpoint that holds the tensors, None if they are here."""
+    if not isinstance(content, Mapping):
+        return None
+    return next((name for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
 
 
 def _as_array(value: Any) -> np.ndarray | None:
@@ -153,13 +256,3 @@ def _as_array(value: Any) -> np.ndarray | None:
         return None
     value = value.detach()
     return (value.float() if value.is_floating_point() else value).numpy()
-
-
-def _read_config(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WeightsError(f"{path} cannot be read as JSON ({error}).") from None
-    return config if isinstance(config, dict) else None

@@ -1,13 +1,18 @@
-"""Hugging Face transformers' DETR, with a timm backbone or its own ResNet, and what its config.json says.
+"""Hugging Face transformers' DETR, with a timm backbone or its own ResNet, and what its JSON files say.
 
 The rules are for the names of transformers 4.x, which every version writes to disk; those of a raw
 ``state_dict()`` of 5.x are spelled back first.
 """
 
+import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from detr_jax.config import IMAGENET_MEAN, IMAGENET_STD
 from detr_jax.weights.facebook import MASK_HEAD
+from detr_jax.weights.facts import Facts, is_whole
+from detr_jax.weights.files import TensorFile, read_json
 from detr_jax.weights.layout import POINTWISE, TABLE, Layout, Rule, batch_norm, convolution, layer_norm, linear
 from detr_jax.weights.torchvision import CONVOLUTIONS, STAGES, resnet_rules
 
@@ -88,14 +93,62 @@ HUGGINGFACE = Layout(
 )
 
 
-def is_dilated(config: Mapping[str, Any]) -> bool:
+_PROCESSORS = re.compile(r"(Detr|ConditionalDetr|DeformableDetr)(ImageProcessor(Fast|Pil)?|FeatureExtractor)")
+_BILINEAR = 2  # as PIL numbers it
+
+
+def facts(file: TensorFile) -> Facts:
+    """What config.json and preprocessor_config.json say.
+
+    Raises:
+      WeightsError: preprocessor_config.json is not JSON.
+    """
+    found = Facts(rounding="transformers")
+    if file.config is not None:
+        _read_model(file.config, found)
+    else:
+        found.notes.append("There is no config.json: it is taken for a model of 8 heads, and classes have no names.")
+    processor = read_json(file.source.with_name("preprocessor_config.json"))
+    if processor is None:
+        both = read_json(file.source.with_name("processor_config.json")) or {}
+        processor = both.get("image_processor")
+    if isinstance(processor, dict):
+        _read_processor(processor, found)
+    else:
+        found.notes.append(
+            "There is no preprocessor_config.json: images get the short side of 800 pixels, at most 1333 in the long "
+            "one, and ImageNet's mean and deviation, as transformers does without one."
+        )
+    return found
+
+
+def _read_model(config: Mapping[str, Any], found: Facts) -> None:
+    """What config.json says."""
+    found.num_heads = config.get("encoder_attention_heads")
+    found.dilation = _is_dilated(config)
+    found.encoder_layers, found.decoder_layers = (config.get(f"{part}_layers") for part in ("encoder", "decoder"))
+    names, labels = config.get("id2label"), config.get("label2id")
+    if not isinstance(names, dict) and isinstance(labels, dict):
+        names = {label: name for name, label in labels.items()}
+    try:
+        found.name_classes({int(label): name for label, name in (names or {}).items()}, "id2label of config.json")
+    except (TypeError, ValueError, AttributeError):
+        found.faults.append("config.json has an id2label whose labels are not whole numbers.")
+    found.note_thresholds(config, "config.json")
+    found.check_backbone(config.get("backbone"), "config.json has backbone")
+    found.faults += _model_faults(config)
+
+
+def _is_dilated(config: Mapping[str, Any]) -> bool:
     """Whether a config.json means a DC5 model; ``dilation`` counts for timm backbones only."""
     backbone = config.get("backbone_config") or {}
+    kwargs = config.get("backbone_kwargs") or {}
     uses_timm = config.get("use_timm_backbone", backbone.get("model_type", "timm_backbone") == "timm_backbone")
-    return bool(uses_timm) and bool(config.get("dilation") or backbone.get("output_stride") == 16)
+    strides = (backbone.get("output_stride"), kwargs.get("output_stride"))
+    return bool(uses_timm) and bool(config.get("dilation") or 16 in strides)
 
 
-def config_faults(config: Mapping[str, Any]) -> Iterator[str]:
+def _model_faults(config: Mapping[str, Any]) -> Iterator[str]:
     """Sentences about what a config.json asks for and this package does not model."""
     wanted = {
         "model_type": ("detr",),
@@ -110,9 +163,72 @@ def config_faults(config: Mapping[str, Any]) -> Iterator[str]:
     encoder, decoder = (config.get(f"{part}_attention_heads", 8) for part in ("encoder", "decoder"))
     if encoder != decoder:
         yield f"config.json has {encoder} heads in the encoder and {decoder} in the decoder; they must be equal here."
+    if config.get("quantization_config"):
+        yield "config.json has a quantization_config: save the model with plain floating point weights."
     backbone = config.get("backbone_config") or {}
     for name in ("downsample_in_bottleneck", "downsample_in_first_stage"):
         if backbone.get(name):
             yield f"config.json has backbone_config.{name}=true, a ResNet that strides elsewhere than this package's."
     if backbone.get("hidden_act", "relu") != "relu":
         yield f"config.json has backbone_config.hidden_act={backbone['hidden_act']!r}, and only 'relu' can be imported."
+
+
+def _read_processor(processor: Mapping[str, Any], found: Facts) -> None:
+    """What preprocessor_config.json says; what it leaves out is transformers' default."""
+    where = "preprocessor_config.json"
+    kind = processor.get("image_processor_type") or processor.get("feature_extractor_type") or "DetrImageProcessor"
+    if not _PROCESSORS.fullmatch(str(kind)):
+        found.faults.append(f"{where} is for {kind}, which prepares images otherwise than DetrImageProcessor.")
+        return
+    if processor.get("do_resize", True):
+        _read_size(processor, found)
+        if processor.get("resample", _BILINEAR) not in (_BILINEAR, None, "bilinear"):
+            found.faults.append(
+                f"{where} has resample={processor['resample']!r}, and images are resized bilinearly here: set it to 2 "
+                "(bilinear) in the file if that difference does not matter."
+            )
+    else:
+        found.short_side = 0
+    factor = processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1.0
+    if not isinstance(factor, int | float) or isinstance(factor, bool) or not 0 < factor < math.inf:
+        found.faults.append(f"{where} has rescale_factor={factor!r}: it must be a number above 0, such as 1/255.")
+        return
+    mean, std = processor.get("image_mean"), processor.get("image_std")
+    if not processor.get("do_normalize", True):
+        mean, std = 0.0, 1.0
+    mean, std = (IMAGENET_MEAN if mean is None else mean), (IMAGENET_STD if std is None else std)
+    found.normalise_by(mean, std, levels=255 * factor, where=where)
+    found.note_thresholds(processor, where)
+    pad_size = processor.get("pad_size")
+    if processor.get("do_pad", processor.get("pad_and_return_pixel_mask", True)) and isinstance(pad_size, dict):
+        height, width = pad_size.get("height"), pad_size.get("width")
+        if is_whole(height) and is_whole(width):
+            found.canvas = height, width
+        else:
+            found.faults.append(f"{where} has pad_size={pad_size}: it must have a height and a width in pixels.")
+
+
+def _read_size(processor: Mapping[str, Any], found: Facts) -> None:
+    """The image sizes, in each of the forms that versions of transformers wrote."""
+    size, limit = processor.get("size"), processor.get("max_size")
+    if size is None:
+        size = {"shortest_edge": 800, "longest_edge": 1333}
+    elif isinstance(size, int):
+        size = {"shortest_edge": size, "longest_edge": 1333 if limit is None else limit}
+    sides = {name: value for name, value in size.items() if value is not None} if isinstance(size, dict) else {}
+    names = sides.keys() if all(map(is_whole, sides.values())) else set()
+    if names >= {"shortest_edge", "longest_edge"}:
+        found.short_side, found.max_long_side = sides["shortest_edge"], sides["longest_edge"]
+    elif names == {"max_height", "max_width"} and sides["max_height"] == sides["max_width"]:
+        found.short_side = found.max_long_side = sides["max_height"]
+        found.rounding = "down"
+    elif names == {"height", "width"}:
+        found.faults.append(
+            f"preprocessor_config.json resizes every image to {sides['height']} x {sides['width']} pixels (height x "
+            "width) whatever its aspect, and here the aspect is always kept."
+        )
+    else:
+        found.faults.append(
+            f"preprocessor_config.json has size={size!r}: it must have shortest_edge and longest_edge, or max_height "
+            "and max_width that are equal, in pixels."
+        )

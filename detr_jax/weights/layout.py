@@ -107,6 +107,17 @@ def packed_attention(name: str, path: str) -> list[Rule]:
     ]
 
 
+_LEFTOVER = re.compile(r"(.*\.)?(n_averaged|empty_weight)|(.*\.)?(criterion|\w*metrics?|loss\w*|map)\..*")
+"""What training code keeps next to a model: counters, losses, metrics."""
+
+_WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+
+
+def without_wrappers(name: str) -> str:
+    """The name without what PyTorch's wrappers (parallel, compiled, sharded, checkpointed modules) add to it."""
+    return _WRAPPERS.sub("", name)
+
+
 @dataclass(frozen=True)
 class Layout:
     """The names that one framework gives to the tensors of a model."""
@@ -122,8 +133,9 @@ class Layout:
     contiguous_coco: bool = False
     """81 class outputs are COCO's 80 classes in the order of their ids, then "no object"."""
 
-    def respelled(self, name: str) -> str:
-        """The name as the rules know it."""
+    def respelled(self, name: str, prefix: str = "") -> str:
+        """The name as the rules know it, without ``prefix`` and what wrappers put between its parts."""
+        name = without_wrappers(name).removeprefix(prefix)
         for pattern, replacement in self.spellings:
             name = re.sub(pattern, replacement, name)
         return name
@@ -164,10 +176,14 @@ class Sorted:
     """The tensors of a file, sorted by what a layout makes of them."""
 
     layout: Layout
+    prefix: str = ""
+    """What all names begin with, before the layout's own."""
     claims: dict[str, Claim] = field(default_factory=dict)
     aside: dict[str, np.ndarray] = field(default_factory=dict)
     """By respelled name."""
     ignored: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+    """Without the prefix."""
     unexpected: list[str] = field(default_factory=list)
 
     def converted(self) -> dict[str, np.ndarray]:
@@ -199,8 +215,8 @@ class Sorted:
                     wrong.append(f"{name} has {list(claim.array.shape)} and must have {list(shape)}")
                 elif claim.array.dtype != np.float32:
                     wrong.append(f"{name} holds {claim.array.dtype} and must hold floating point numbers")
-        names = list(self.claims)
-        missing = {self.layout.name_of(path, names): None for path in expected if path not in given}
+        names = [without_wrappers(name).removeprefix(self.prefix) for name in self.claims]
+        missing = {self.prefix + self.layout.name_of(path, names): None for path in expected if path not in given}
         parts = [
             f"  {len(lines)} {what}:\n" + "\n".join(f"    {line}" for line in lines)
             for what, lines in (("missing", missing), ("unexpected", unexpected), ("of the wrong shape or type", wrong))
@@ -210,12 +226,14 @@ class Sorted:
             raise WeightsError(f"{source}:\n" + "\n".join(parts))
 
 
-def sort_tensors(tensors: Mapping[str, np.ndarray], layout: Layout) -> Sorted:
-    """Gives every tensor of a file to its rule."""
-    result = Sorted(layout)
+def sort_tensors(tensors: Mapping[str, np.ndarray], layout: Layout, prefix: str = "") -> Sorted:
+    """Gives every tensor of a file to its rule; the names of all that belong to the model begin with ``prefix``."""
+    result = Sorted(layout, prefix)
     for original, array in tensors.items():
-        name = layout.respelled(original)
-        if re.fullmatch(layout.ignored, name):
+        name = layout.respelled(original, prefix)
+        if prefix and not without_wrappers(original).startswith(prefix):
+            (result.ignored if _LEFTOVER.fullmatch(original) else result.outside).append(original)
+        elif re.fullmatch(layout.ignored, name):
             result.ignored.append(original)
         elif re.fullmatch(layout.aside, name):
             result.aside[name] = array

@@ -87,7 +87,15 @@ def _check_compatible(weights: ImportedWeights, config: ModelConfig) -> None:
                     "the configuration"
                 )
 
-    found = [*differences(weights.backbone, config.backbone, _BACKBONE_MUST_AGREE, "model.backbone.")]
+    found = [
+        f"  model.{name} is {there} in the checkpoint and {here} in the configuration"
+        for name, there, here in (
+            ("pixel_mean", weights.pixel_mean, config.pixel_mean),
+            ("pixel_std", weights.pixel_std, config.pixel_std),
+        )
+        if not np.allclose(there, here, rtol=1e-5)
+    ]
+    found += [*differences(weights.backbone, config.backbone, _BACKBONE_MUST_AGREE, "model.backbone.")]
     if weights.config is not None:
         found += differences(weights.config, config, _MUST_AGREE, "model.")
     if found:

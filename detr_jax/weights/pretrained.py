@@ -1,10 +1,10 @@
 """Pretrained detectors and backbones of other frameworks, read into this package's parameters."""
 
+import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,28 +12,35 @@ import numpy as np
 from flax import nnx
 
 from detr_jax.checkpoints import CheckpointError, find_checkpoint, load_class_names, load_model
-from detr_jax.config import BackboneConfig, ModelConfig
-from detr_jax.data.coco_classes import COCO_CLASSES, NUM_COCO_LABELS
+from detr_jax.config import IMAGENET_MEAN, IMAGENET_STD, BackboneConfig, DataConfig, ModelConfig
+from detr_jax.data.coco_classes import COCO_CLASSES
 from detr_jax.models.detr import DETR, abstract_model
-from detr_jax.models.resnet import PIXEL_MEAN, PIXEL_STD
-from detr_jax.weights import huggingface
+from detr_jax.weights import detectron2, facebook, huggingface, mmdetection, torchvision
 from detr_jax.weights.architecture import infer_backbone, infer_model
 from detr_jax.weights.class_rows import CONTIGUOUS_OUTPUTS, spread_over_coco_ids
-from detr_jax.weights.facebook import DETECTRON2, FACEBOOK
+from detr_jax.weights.detectron2 import DETECTRON2
+from detr_jax.weights.facebook import FACEBOOK
+from detr_jax.weights.facts import Facts
 from detr_jax.weights.files import TensorFile, WeightsError, read_file
 from detr_jax.weights.huggingface import HUGGINGFACE
-from detr_jax.weights.layout import Layout, Sorted, sort_tensors
+from detr_jax.weights.layout import Layout, Sorted
 from detr_jax.weights.mmdetection import MMDETECTION
+from detr_jax.weights.names import check_is_path
+from detr_jax.weights.recognition import recognise
 from detr_jax.weights.torchvision import TORCHVISION
 from detr_jax.weights.trees import by_path, with_leaves
 
-LAYOUTS = (FACEBOOK, DETECTRON2, HUGGINGFACE, MMDETECTION, TORCHVISION)
-
-_RELATIVES = {  # names that only a relative of DETR has
-    "sampling_offsets": "Deformable DETR or one of its heirs",
-    "ca_qcontent_proj": "Conditional DETR",
-    "denoising_generator": "DINO or DN-DETR",
+_FACTS: dict[str, Callable[[TensorFile], Facts]] = {
+    layout.kind: facts
+    for layout, facts in (
+        (FACEBOOK, facebook.facts),
+        (DETECTRON2, detectron2.facts),
+        (HUGGINGFACE, huggingface.facts),
+        (MMDETECTION, mmdetection.facts),
+        (TORCHVISION, torchvision.facts),
+    )
 }
+_STEM = "backbone/stem/conv/conv/kernel"
 
 
 @dataclass
@@ -45,7 +52,13 @@ class ImportedWeights:
     """"facebook", "detectron2", "huggingface", "mmdetection", "torchvision" or "detr_jax"."""
     backbone: BackboneConfig
     config: ModelConfig | None
-    """None where the checkpoint holds a backbone alone."""
+    """None if the checkpoint holds only a backbone."""
+    data: DataConfig
+    """How images are prepared: of its fields, only those of image sizes (`detr_jax.config.IMAGE_SIZES`) and
+    ``val_buckets`` say something."""
+    pixel_mean: tuple[float, float, float]
+    """By which images are normalised, of red, green and blue in 0..1; with a detector, ``config`` has it too."""
+    pixel_std: tuple[float, float, float]
     params: dict[str, np.ndarray]
     """Float32 arrays by path (`detr_jax.weights.trees`), frozen statistics included."""
     mask_head: dict[str, np.ndarray] = field(default_factory=dict)
@@ -87,34 +100,38 @@ def read_pretrained(
     Hugging Face, mmdetection 3.x, a torchvision or timm ResNet alone; or a workdir or checkpoint of this package.
 
     Args:
-      path: a ``.safetensors`` or PyTorch file, a directory as Hugging Face writes it, or one of this package.
-      dilation: the model is a DC5 one. Only a config.json or the arguments in a training checkpoint tell it as well.
+      path: a ``.safetensors`` or PyTorch file, a directory as Hugging Face writes it, or one of this package. What
+        stands beside the tensors is read too: config.json, preprocessor_config.json, config.yaml, and what a training
+        checkpoint holds of its settings.
+      dilation: the model is a DC5 one. Only a config.json, the arguments in a training checkpoint, or the name of a
+        released file tell it as well.
       mask_padding: goes into the configuration.
       num_heads: attention heads, which tensors do not show; by default what the checkpoint tells, else 8.
 
     Raises:
-      WeightsError: the checkpoint cannot be read, is of a kind or model that is not known here, or has tensors
-        missing, unexpected or of the wrong shape; all of them are in one message.
+      WeightsError: the checkpoint cannot be read, is of a kind or model that is not known here, prepares images in a
+        way that this package does not, or has tensors missing, unexpected or of the wrong shape; all of them are in
+        one message.
     """
+    check_is_path(path)
     if own := _read_own(Path(path)):
         return own
     file = read_file(path)
-    layout = recognise(file)
-    tensors = sort_tensors(file.tensors, layout)
-    told = _told(file, layout)
-    dilation = dilation or bool(told.get("dilation"))
-    num_heads = num_heads or told.get("num_heads") or ModelConfig().num_heads
+    tensors = recognise(file)
+    layout = tensors.layout
+    facts = _FACTS[layout.kind](file)
     shapes = {path: array.shape for path, array in tensors.converted().items()}
-    notes = _notes(tensors)
+    notes = [*_notes(tensors), *facts.notes]
 
+    dilation = dilation or facts.dilation
     if layout is TORCHVISION:
-        backbone = infer_backbone(shapes, dilation=dilation)
-        config, model = None, ModelConfig(backbone=backbone)
+        config, model = None, ModelConfig(backbone=infer_backbone(shapes, dilation=dilation))
     else:
+        num_heads = num_heads or facts.num_heads or ModelConfig().num_heads
         config = model = infer_model(shapes, num_heads=num_heads, dilation=dilation, mask_padding=mask_padding)
-        model.encoder_layers = told.get("encoder_layers", model.encoder_layers)
-        model.decoder_layers = told.get("decoder_layers", model.decoder_layers)
-    faults = [*_model_faults(file, layout, model)]
+        model.encoder_layers = _or(facts.encoder_layers, model.encoder_layers)
+        model.decoder_layers = _or(facts.decoder_layers, model.decoder_layers)
+    faults = [*facts.faults, *_model_faults(layout, model)]
     if faults:
         raise WeightsError(f"{file.source} cannot be imported:\n" + "\n".join(f"  {fault}" for fault in faults))
 
@@ -122,75 +139,81 @@ def read_pretrained(
     wanted = {path: leaf.shape for path, leaf in by_path(abstract).items() if config or path.startswith("backbone/")}
     tensors.check(wanted, f"{file.source} ({layout.kind}) is not the model that its tensors suggest")
     params = {path: np.ascontiguousarray(array) for path, array in tensors.converted().items()}
+    notes += _take_channels(facts, model, params)
+    class_names = facts.class_names
+    if config:
+        if layout.contiguous_coco and config.num_classes + 1 == CONTIGUOUS_OUTPUTS and not class_names:
+            class_names = dict(COCO_CLASSES)
+            notes.append(_spread_classes(config, params))
+        if strange := [label for label in class_names if not 0 <= label < config.num_classes]:
+            raise WeightsError(
+                f"{file.source} cannot be imported: class names are given for the labels {strange[:5]}, and the class "
+                f"head has only the labels 0 to {config.num_classes - 1}. The files are of different models."
+            )
+    data, more = _data(facts, model)
+    return ImportedWeights(
+        source=file.source,
+        kind=layout.kind,
+        backbone=model.backbone,
+        config=config,
+        data=data,
+        pixel_mean=model.pixel_mean,
+        pixel_std=model.pixel_std,
+        params=params,
+        mask_head=tensors.aside,
+        class_names=class_names,
+        notes=[*notes, *more],
+    )
 
-    class_names = told.get("class_names", {})
-    if config and layout.contiguous_coco and config.num_classes + 1 == CONTIGUOUS_OUTPUTS and not class_names:
-        params["class_head/kernel"], params["class_head/bias"] = spread_over_coco_ids(
-            params["class_head/kernel"], params["class_head/bias"]
-        )
-        config.num_classes = params["class_head/bias"].size - 1
-        class_names = dict(COCO_CLASSES)
+
+def _take_channels(facts: Facts, model: ModelConfig, params: dict[str, np.ndarray]) -> list[str]:
+    """Puts mean and deviation into the configuration, and makes a model for blue, green, red one for RGB."""
+    model.pixel_mean, model.pixel_std = facts.pixel_mean, facts.pixel_std
+    if not facts.bgr:
+        return []
+    model.pixel_mean, model.pixel_std = facts.pixel_mean[::-1], facts.pixel_std[::-1]
+    params[_STEM] = np.ascontiguousarray(params[_STEM][:, :, ::-1])
+    return ["It was trained on blue, green, red: its first convolution was turned to take red, green, blue."]
+
+
+def _spread_classes(config: ModelConfig, params: dict[str, np.ndarray]) -> str:
+    """Makes a class head for contiguous COCO classes one for raw ids, and says so."""
+    params["class_head/kernel"], params["class_head/bias"] = spread_over_coco_ids(
+        params["class_head/kernel"], params["class_head/bias"]
+    )
+    config.num_classes = params["class_head/bias"].size - 1
+    return (
+        f"The class head's {CONTIGUOUS_OUTPUTS} outputs (80 contiguous COCO classes and no object) became "
+        f"{config.num_classes + 1}: labels are COCO's raw ids now."
+    )
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _data(facts: Facts, model: ModelConfig) -> tuple[DataConfig, list[str]]:
+    """How images are prepared, and sentences about what of it differs from the paper."""
+    data, paper, notes = facts.data(), DataConfig(), []
+    if not data.val_short_side:
+        notes.append("Images are not resized.")
+    elif (data.val_short_side, data.max_long_side) != (paper.val_short_side, paper.max_long_side):
         notes.append(
-            f"The class head's {CONTIGUOUS_OUTPUTS} outputs (80 contiguous COCO classes and no object) became "
-            f"{config.num_classes + 1}: labels are COCO's raw ids now."
+            f"Images are resized to a short side of {data.val_short_side} pixels, and a long side of at most "
+            f"{data.max_long_side}."
         )
-    if config and layout is FACEBOOK and config.num_classes == NUM_COCO_LABELS:
-        class_names = dict(COCO_CLASSES)
-        notes.append(f"Its {NUM_COCO_LABELS} classes are taken for COCO's raw ids, as the original's are.")
-    return ImportedWeights(file.source, layout.kind, model.backbone, config, params, tensors.aside, class_names, notes)
-
-
-def recognise(file: TensorFile) -> Layout:
-    """The layout whose rules know the most of a file's tensors.
-
-    Raises:
-      WeightsError: a known relative of DETR, or nothing that is known here.
-    """
-    for name in file.tensors:
-        for mark, relative in _RELATIVES.items():
-            if mark in name:
-                raise WeightsError(f"{file.source} is a checkpoint of {relative} (it has {name}), not of DETR.")
-
-    def known(layout: Layout) -> int:
-        return len(sort_tensors(file.tensors, layout).claims)
-
-    best = max(LAYOUTS, key=known)
-    if 2 * known(best) <= len(file.tensors):
-        examples = ", ".join(list(file.tensors)[:3])
-        raise WeightsError(
-            f"{file.source} is no checkpoint of a kind that is known here ({', '.join(x.kind for x in LAYOUTS)}): "
-            f"it has {len(file.tensors)} tensors such as {examples}."
-        )
-    return best
-
-
-def _told(file: TensorFile, layout: Layout) -> dict[str, Any]:
-    """What the checkpoint says beside its tensors."""
-    told: dict[str, Any] = {}
-    if layout is HUGGINGFACE and file.config is not None:
-        config = file.config
-        told = {
-            "num_heads": config.get("encoder_attention_heads"),
-            "dilation": huggingface.is_dilated(config),
-            "class_names": {int(label): name for label, name in (config.get("id2label") or {}).items()},
-        }
-        told |= {name: config[name] for name in ("encoder_layers", "decoder_layers") if name in config}
-    if layout is FACEBOOK and "args" in file.metadata:  # the training command's arguments
-        arguments = vars(file.metadata["args"]) if hasattr(file.metadata["args"], "__dict__") else {}
-        told = {"num_heads": arguments.get("nheads"), "dilation": arguments.get("dilation")}
-    if layout is MMDETECTION:
-        names = _mmdetection_classes(file.metadata)
-        if names and names != tuple(COCO_CLASSES.values()):
-            told["class_names"] = dict(enumerate(names))
-    return told
-
-
-def _mmdetection_classes(metadata: dict[str, Any]) -> tuple[str, ...]:
-    meta = metadata.get("meta")
-    dataset = meta.get("dataset_meta") if isinstance(meta, dict) else None
-    if not isinstance(dataset, dict):
-        return ()
-    return tuple(dataset.get("classes") or dataset.get("CLASSES") or ())
+    if (model.pixel_mean, model.pixel_std) != (IMAGENET_MEAN, IMAGENET_STD):
+        notes.append(f"Images are normalised by mean {model.pixel_mean} and deviation {model.pixel_std}, in 0..1.")
+    if facts.canvas is None:
+        return data, notes
+    stride, padded = model.backbone.stride, f"{facts.canvas[0]} x {facts.canvas[1]}"
+    if any(side % stride for side in facts.canvas):
+        notes.append(f"It pads images to {padded} pixels, which are not multiples of {stride}: that is not followed.")
+        return data, notes
+    notes.append(f"Images are padded to {padded} pixels, as there.")
+    if model.mask_padding:
+        notes.append("Padding changes its answers there, and never here; mask_padding=False gives them to the digit.")
+    return dataclasses.replace(data, val_buckets=(facts.canvas,)), notes
 
 
 def _notes(tensors: Sorted) -> list[str]:
@@ -207,30 +230,32 @@ def _names(names: list[str]) -> str:
     return ", ".join(sorted({re.sub(r".*\.(?=\w+$)", "", name) for name in names}))
 
 
-def _model_faults(file: TensorFile, layout: Layout, model: ModelConfig) -> Iterator[str]:
-    """Sentences about what tensors do not show and this package does not model."""
-    if layout is HUGGINGFACE and file.config is not None:
-        yield from huggingface.config_faults(file.config)
+def _model_faults(layout: Layout, model: ModelConfig) -> Iterator[str]:
+    """Sentences about models that cannot be."""
     if model.hidden_dim % model.num_heads:
         yield f"Its width of {model.hidden_dim} cannot be split into {model.num_heads} heads: give num_heads."
     if model.backbone.dilation and (model.backbone.block == "basic" or len(model.backbone.blocks) < 2):
         yield "dilation=True needs a backbone of bottleneck blocks (ResNet-50 or 101), and this one has basic blocks."
-    if model.backbone.dilation and layout is MMDETECTION:
-        yield "dilation=True is the original's DC5; mmdetection's dilates the first block too and is not modelled."
-    for name, ours in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
-        if layout is DETECTRON2 and name in file.tensors:
-            theirs = np.asarray(file.tensors[name], np.float64).ravel() / 255
-            if theirs.shape != (3,) or not np.allclose(theirs, ours, atol=1e-3):
-                yield f"Its {name} is {theirs * 255}, and images are normalised with {np.array(ours) * 255} here."
+    if model.backbone.dilation and layout in (MMDETECTION, DETECTRON2):
+        yield f"dilation=True is the original's DC5; {layout.kind}'s dilates the first block too and is not modelled."
 
 
 def _read_own(path: Path) -> ImportedWeights | None:
-    """A workdir or checkpoint of this package; None where the path is something else."""
+    """A workdir or checkpoint of this package; None if the path is something else."""
     try:
         checkpoint = find_checkpoint(path)
     except CheckpointError:
         return None
     model, config = load_model(checkpoint)
     params = {name: np.asarray(leaf) for name, leaf in by_path(nnx.as_pure(nnx.state(model))).items()}
-    names = load_class_names(checkpoint)
-    return ImportedWeights(checkpoint, "detr_jax", config.model.backbone, config.model, params, class_names=names)
+    return ImportedWeights(
+        source=checkpoint,
+        kind="detr_jax",
+        backbone=config.model.backbone,
+        config=config.model,
+        data=config.data,
+        pixel_mean=config.model.pixel_mean,
+        pixel_std=config.model.pixel_std,
+        params=params,
+        class_names=load_class_names(checkpoint),
+    )

@@ -3,6 +3,9 @@
 Its names live on inside most detectors, so the rules here take a prefix.
 """
 
+from detr_jax.config import IMAGENET_MEAN, IMAGENET_STD
+from detr_jax.weights.facts import Facts
+from detr_jax.weights.files import TensorFile
 from detr_jax.weights.layout import Layout, Rule, batch_norm, convolution
 
 STAGES, CONVOLUTIONS = 4, 3
@@ -29,3 +32,14 @@ TORCHVISION = Layout(
     rules=tuple(resnet_rules()),
     ignored=r".*\.num_batches_tracked|fc\..*",
 )
+
+
+def facts(file: TensorFile) -> Facts:
+    """What timm's config.json says; torchvision's files have none."""
+    found = Facts()
+    config = file.config or {}
+    pretrained = config.get("pretrained_cfg") or {}
+    found.check_backbone(config.get("architecture"), "config.json has architecture")
+    mean, std = pretrained.get("mean") or IMAGENET_MEAN, pretrained.get("std") or IMAGENET_STD
+    found.normalise_by(mean, std, levels=1, where="pretrained_cfg of config.json")
+    return found

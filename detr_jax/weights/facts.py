@@ -1,0 +1,126 @@
+"""What the files of a checkpoint say beside its tensors and changes a model's answers.
+
+Each framework's module fills `Facts` from what its files hold. What this package does not model becomes a fault.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from detr_jax.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
+
+Channels = tuple[float, float, float]
+
+_PLACEHOLDER = re.compile(r"(?i)label_\d+|n/a|\s*")
+_PLAIN_RESNET = re.compile(r"(?:[\w.-]+/)?(?:(?:tv|ssl|swsl|gluon)_)*resnet-?\d+(?:_?v1b?)?(?:\..*)?")
+
+
+@dataclass
+class Facts:
+    """What is known of a model beside its tensors; by default, what the original does."""
+
+    num_heads: int | None = None
+    dilation: bool = False
+    encoder_layers: int | None = None
+    decoder_layers: int | None = None
+    class_names: dict[int, str] = field(default_factory=dict)
+    """Name by label, without placeholders."""
+    short_side: int = 800
+    """Of resized images, in pixels; 0: images are not resized."""
+    max_long_side: int = 1333
+    rounding: str = "original"
+    """A value of ``data.resize_rounding``."""
+    canvas: tuple[int, int] | None = None
+    """(height, width) in pixels to which every image is padded."""
+    pixel_mean: Channels = IMAGENET_MEAN
+    """In the order of the channels that the model takes, as is the next, in 0..1."""
+    pixel_std: Channels = IMAGENET_STD
+    bgr: bool = False
+    """The model takes blue, green, red."""
+    faults: list[str] = field(default_factory=list)
+    """Sentences about what cannot be imported."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences about what was assumed, changed or left out."""
+
+    def normalise_by(self, mean: Any, std: Any, *, levels: float, where: str) -> None:
+        """Takes mean and deviation, as three numbers or one for all channels, of values in 0..``levels``."""
+        try:
+            means, stds = _three(mean), _three(std)
+        except (TypeError, ValueError):
+            means = stds = (math.nan,) * 3
+        if not all(map(math.isfinite, (*means, *stds))) or min(stds) <= 0:
+            self.faults.append(
+                f"{where} normalises by mean {mean!r} and deviation {std!r}: three numbers each are needed."
+            )
+            return
+        self.pixel_mean, self.pixel_std = _scaled(means, levels), _scaled(stds, levels)
+
+    def name_classes(self, names: Mapping[int, Any], where: str) -> None:
+        """Takes names by label; placeholders such as LABEL_0 and N/A are none."""
+        self.class_names = {label: str(name) for label, name in names.items() if not is_placeholder(name)}
+        if names and not self.class_names:
+            first = next(iter(names.values()))
+            self.notes.append(f"{where} holds only placeholders such as {first!r}: classes have numbers, not names.")
+
+    def check_backbone(self, name: Any, where: str) -> None:
+        """Refuses residual networks that compute something else with the same tensors."""
+        if isinstance(name, str) and not _PLAIN_RESNET.fullmatch(name):
+            self.faults.append(
+                f"{where}={name!r} is not a plain ResNet such as 'resnet50', and only those are modelled."
+            )
+
+    def note_thresholds(self, values: Mapping[str, Any], where: str) -> None:
+        """Tells a threshold that files advise."""
+        for name in ("threshold", "score_threshold", "score_thr"):
+            value = values.get(name)
+            if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+                self.notes.append(f"{where} has {name}={value}: give it to predict as --threshold {value}.")
+
+    def data(self) -> DataConfig:
+        """The images as the model was trained with them; training sides keep the original's share of validation's."""
+        paper = DataConfig()
+        if not self.short_side:
+            sides: dict[str, Any] = {"train_short_sides": (), "crop_short_sides": ()}
+        else:
+            scale = self.short_side / paper.val_short_side
+            sides = {
+                name: _resized_sides(getattr(paper, name), scale)
+                for name in ("train_short_sides", "crop_short_sides", "crop_min", "crop_max")
+            }
+        return DataConfig(
+            val_short_side=self.short_side, max_long_side=self.max_long_side, resize_rounding=self.rounding, **sides
+        )
+
+
+def is_placeholder(name: Any) -> bool:
+    """Whether a class name says nothing: LABEL_0, N/A, or blank."""
+    return name is None or bool(_PLACEHOLDER.fullmatch(str(name)))
+
+
+def is_whole(value: Any, least: int = 1) -> bool:
+    """Whether a value from a file is an integer of at least ``least``, and small enough for pixels."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**31
+
+
+def _three(value: Any) -> tuple[float, ...]:
+    values = [value] * 3 if isinstance(value, int | float) else list(value)
+    if len(values) != 3 or any(isinstance(x, str | bool) for x in values):
+        raise ValueError
+    return tuple(float(x) for x in values)
+
+
+def _scaled(values: Iterable[float], levels: float) -> Channels:
+    """Values in 0..``levels`` in 0..1; those of ImageNet exactly so, however they were rounded."""
+    scaled = tuple(float(f"{value / levels:.9g}") for value in values)
+    for known in (IMAGENET_MEAN, IMAGENET_MEAN[::-1], IMAGENET_STD, IMAGENET_STD[::-1]):
+        if all(abs(a - b) < 2e-6 for a, b in zip(scaled, known, strict=True)):
+            return known
+    return scaled[0], scaled[1], scaled[2]
+
+
+def _resized_sides(sides: Any, scale: float) -> Any:
+    if isinstance(sides, tuple):
+        return tuple(dict.fromkeys(_resized_sides(side, scale) for side in sides))
+    return max(1, round(sides * scale))

@@ -1,0 +1,179 @@
+"""The released weights that this package reads: where they are, how large, under which licence, and their hashes.
+
+A hash is the beginning of the file's SHA-256, which PyTorch's convention puts at the end of the file's name.
+"""
+
+from typing import NamedTuple
+
+BASES = {
+    "facebook": "https://dl.fbaipublicfiles.com/detr",
+    "pytorch": "https://download.pytorch.org/models",
+    "openmmlab": "https://download.openmmlab.com/mmdetection/v3.0/detr/detr_r50_8xb2-150e_coco",
+}
+"""Where files are fetched from, by origin."""
+
+
+class Official(NamedTuple):
+    """Weights that can be fetched by name."""
+
+    name: str
+    origin: str
+    """A key of `BASES`."""
+    file: str
+    about: str
+    megabytes: int | None
+    """Size as its publisher gives it, 2**20 bytes; None if it gives none."""
+    licence: str
+    dilation: bool = False
+    backbone: bool = False
+    """A backbone without a detector."""
+    ap: float | None = None
+    """Box AP on COCO val2017 as published, with 500 epochs where nothing else is said."""
+    aliases: tuple[str, ...] = ()
+    """Other names for the same weights: on Hugging Face's Hub (converted from this file), in torch.hub."""
+
+    @property
+    def address(self) -> str:
+        return f"{BASES[self.origin]}/{self.file}"
+
+    @property
+    def sha256(self) -> str:
+        """The first eight digits of the file's SHA-256."""
+        return self.file.removesuffix(".pth").rsplit("-", 1)[1]
+
+
+_APACHE, _BSD = "Apache-2.0", "BSD-3-Clause"
+
+OFFICIAL = (
+    Official(
+        "detr-r50",
+        "facebook",
+        "detr-r50-e632da11.pth",
+        "DETR, ResNet-50, of the paper's authors",
+        159,
+        _APACHE,
+        ap=42.0,
+        aliases=("facebook/detr-resnet-50", "detr_resnet50"),
+    ),
+    Official(
+        "detr-r50-dc5",
+        "facebook",
+        "detr-r50-dc5-f0fb7ef5.pth",
+        "DETR-DC5, ResNet-50, of the paper's authors",
+        159,
+        _APACHE,
+        dilation=True,
+        ap=43.3,
+        aliases=("facebook/detr-resnet-50-dc5", "detr_resnet50_dc5"),
+    ),
+    Official(
+        "detr-r101",
+        "facebook",
+        "detr-r101-2c7b67e5.pth",
+        "DETR, ResNet-101, of the paper's authors",
+        232,
+        _APACHE,
+        ap=43.5,
+        aliases=("facebook/detr-resnet-101", "detr_resnet101"),
+    ),
+    Official(
+        "detr-r101-dc5",
+        "facebook",
+        "detr-r101-dc5-a2e86def.pth",
+        "DETR-DC5, ResNet-101, of the paper's authors",
+        232,
+        _APACHE,
+        dilation=True,
+        ap=44.9,
+        aliases=("facebook/detr-resnet-101-dc5", "detr_resnet101_dc5"),
+    ),
+    Official(
+        "detr-r50-panoptic",
+        "facebook",
+        "detr-r50-panoptic-00ce5173.pth",
+        "panoptic DETR, ResNet-50, of the paper's authors (its boxes are imported)",
+        165,
+        _APACHE,
+        ap=38.8,
+        aliases=("facebook/detr-resnet-50-panoptic", "detr_resnet50_panoptic"),
+    ),
+    Official(
+        "detr-r50-dc5-panoptic",
+        "facebook",
+        "detr-r50-dc5-panoptic-da08f1b1.pth",
+        "panoptic DETR-DC5, ResNet-50, of the paper's authors (its boxes are imported)",
+        165,
+        _APACHE,
+        dilation=True,
+        ap=40.2,
+        aliases=("facebook/detr-resnet-50-dc5-panoptic", "detr_resnet50_dc5_panoptic"),
+    ),
+    Official(
+        "detr-r101-panoptic",
+        "facebook",
+        "detr-r101-panoptic-40021d53.pth",
+        "panoptic DETR, ResNet-101, of the paper's authors (its boxes are imported)",
+        237,
+        _APACHE,
+        ap=40.1,
+        aliases=("facebook/detr-resnet-101-panoptic", "detr_resnet101_panoptic"),
+    ),
+    Official(
+        "detr-r50-mmdetection",
+        "openmmlab",
+        "detr_r50_8xb2-150e_coco_20221023_153551-436d03e8.pth",
+        "DETR, ResNet-50, trained by mmdetection for 150 epochs",
+        None,
+        _APACHE,
+        ap=39.9,
+    ),
+    Official(
+        "resnet18",
+        "pytorch",
+        "resnet18-f37072fd.pth",
+        "ResNet-18 for ImageNet, of torchvision",
+        45,
+        _BSD,
+        backbone=True,
+    ),
+    Official(
+        "resnet34",
+        "pytorch",
+        "resnet34-b627a593.pth",
+        "ResNet-34 for ImageNet, of torchvision",
+        83,
+        _BSD,
+        backbone=True,
+    ),
+    Official(
+        "resnet50",
+        "pytorch",
+        "resnet50-0676ba61.pth",
+        "ResNet-50 for ImageNet, of torchvision (V1, as in the paper)",
+        98,
+        _BSD,
+        backbone=True,
+    ),
+    Official(
+        "resnet101",
+        "pytorch",
+        "resnet101-63fe2227.pth",
+        "ResNet-101 for ImageNet, of torchvision (V1, as in the paper)",
+        171,
+        _BSD,
+        backbone=True,
+    ),
+)
+
+
+def find(name: str) -> Official | None:
+    """The listed weights of a name, alias, file name or address; None if they are not listed."""
+    for weights in OFFICIAL:
+        if name in (weights.name, weights.file, weights.address, *weights.aliases):
+            return weights
+    return None
+
+
+def by_file_name(name: str) -> Official | None:
+    """The listed weights of a file's name, None if it is not the name of a released file."""
+    return next((weights for weights in OFFICIAL if weights.file == name), None)
