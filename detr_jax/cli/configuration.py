@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from absl import flags
-from ml_collections import config_flags
 
 from detr_jax.config import Config, unknown_field
 
@@ -29,6 +27,9 @@ def read_config(
     Raises:
       click.ClickException: the file gives none, or a change is not understood.
     """
+    from absl import flags
+    from ml_collections import config_flags
+
     changes = [*changes, *(f"--config.data.{name}={value}" for name, value in data.items() if value is not None)]
     value_follows = False
     for change in changes:

@@ -1,4 +1,4 @@
-"""Judging a model."""
+"""``detr-jax evaluate``: COCO metrics of a checkpoint."""
 
 import json
 import sys
@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import click
-from absl import logging
 
-from detr_jax.checkpoints import find_checkpoint, load_class_names, load_config, load_model
 from detr_jax.cli.configuration import read_config
 from detr_jax.cli.output import check_writable, counted, write_text
 from detr_jax.config import Config, check, check_canvases
-from detr_jax.data import open_source
 
 
 @click.command(
@@ -40,6 +37,7 @@ def evaluate(
       detr-jax evaluate detr-r50 --root COCO --json numbers.json
       detr-jax evaluate runs/voc --root FOLDER --config.data.val_split=test
     """
+    from detr_jax.checkpoints import find_checkpoint, load_config
     from detr_jax.evaluation.coco import METRICS
 
     for change in changes:
@@ -70,9 +68,12 @@ def evaluate(
 
 def _metrics(checkpoint: Path, config: Config, ema: bool) -> dict[str, float]:
     """The metrics of a checkpoint's model, by the very program that a training validates with."""
+    from absl import logging
     from flax import nnx
 
+    from detr_jax.checkpoints import load_class_names, load_model
     from detr_jax.compilation_cache import keep_compiled_programs
+    from detr_jax.data import open_source
     from detr_jax.evaluation.validator import Validator
     from detr_jax.host_memory import keep_freed_memory
     from detr_jax.sharding import mesh_for_batch
