@@ -1,5 +1,6 @@
 """Words of messages that depend on values: numbers with their nouns, articles, names of images."""
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -17,3 +18,13 @@ def image_name(source: Any, index: int) -> str:
     """How pictures and reports call an image of a `detr_jax.data.Source`: by its file if it has one, or else its id."""
     file = source.file_name(index) if hasattr(source, "file_name") else ""
     return str(file) if file else f"image {source.image_ids[index]}"
+
+
+def fitting(beginning: str, items: Sequence[str], ending: str, width: int) -> str:
+    """A line of at most ``width`` characters: as many of the items as there is room for, separated by commas."""
+    shown = ", ".join(items)
+    kept = len(items)
+    while kept and len(beginning) + len(shown) + len(ending) > width:
+        kept -= 1
+        shown = ", ".join([*items[:kept], f"{len(items) - kept} more"])
+    return f"{beginning}{shown}{ending}"

@@ -16,6 +16,7 @@ from detr_jax.data.buckets import train_sizes, useful_share, val_sizes
 from detr_jax.data.checking import Progress, check_source
 from detr_jax.data.shapes import write_coco
 from detr_jax.visualization import LabelledBoxes, sample_sheet
+from detr_jax.wording import image_name
 
 _SAMPLES = 24  # images in a picture
 
@@ -120,7 +121,7 @@ def _samples(source: Source, split: str, number: int) -> list[tuple[str, np.ndar
             image, (boxes, labels) = source[int(index)]
         except DataError:
             continue
-        found.append((f"{split}, image {source.image_ids[index]}", image, LabelledBoxes(boxes, labels)))
+        found.append((f"{split}, {image_name(source, int(index))}", image, LabelledBoxes(boxes, labels)))
     return found
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from detr_jax.cli.configuration import read_config
+from detr_jax.cli.configuration import check_fields_named, read_config
 from detr_jax.cli.output import check_writable, counted, write_text
 from detr_jax.config import Config, check, check_canvases
 
@@ -40,11 +40,8 @@ def evaluate(
     from detr_jax.checkpoints import find_checkpoint, load_config
     from detr_jax.evaluation.coco import METRICS
 
-    for change in changes:
-        if change.startswith("--config.") and not change.startswith(("--config.data.", "--config.evaluation.")):
-            raise click.ClickException(
-                f"{change} cannot be changed: a checkpoint is evaluated as it is, on other data."
-            )
+    reason = "a checkpoint is evaluated as it is, on other data."
+    check_fields_named(changes, ("data.", "evaluation."), reason)
     if file is not None:
         check_writable(file, "--json")
     checkpoint = find_checkpoint(checkpoint)

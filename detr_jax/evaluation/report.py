@@ -25,7 +25,9 @@ from detr_jax.sharding import create_mesh
 from detr_jax.visualization import LabelledBoxes, charts
 from detr_jax.visualization.animation import training_animation
 from detr_jax.visualization.boxes import comparison
+from detr_jax.visualization.fonts import class_caption
 from detr_jax.visualization.page import write_page
+from detr_jax.wording import counted, image_name
 
 _WORST = 12
 _CLASS_CURVES = 10  # classes that a chart of precision and recall can tell apart
@@ -59,7 +61,7 @@ def write_report(workdir: Path, out: Path, root: str | None = None) -> Path:
 
     sections = {
         "Training": _training_charts(log, out),
-        "Precision": _precision_charts(evaluator, metrics, out),
+        "Precision": _precision_charts(evaluator, metrics, source, out),
         "Mistakes": [_confusion_chart(source, pairs, config.evaluation.picture_threshold, out)],
         "The worst images": _worst_images(source, pairs, out),
     }
@@ -67,7 +69,8 @@ def write_report(workdir: Path, out: Path, root: str | None = None) -> Path:
         animate(workdir, out / "training.webp", config, source)
         sections["Training"].append((out / "training.webp", "The first validation images over the training."))
     numbers = {name: "none" if metrics[name] < 0 else f"{metrics[name]:.3f}" for name in METRICS}
-    sentence = f"Step {found.step:,}, {len(found.image_ids)} validation images of {config.data.dataset}."
+    images = counted(len(found.image_ids), "validation image")
+    sentence = f"Step {found.step:,}, {images} of {config.data.dataset}."
     page = out / "index.html"
     write_page(page, f"DETR: {workdir.resolve().name}", sentence, numbers, sections)
     return page
@@ -158,7 +161,7 @@ def _training_charts(log: list[dict[str, float]], out: Path) -> list[Picture]:
     return pictures
 
 
-def _precision_charts(evaluator: CocoEvaluator, metrics: dict[str, float], out: Path) -> list[Picture]:
+def _precision_charts(evaluator: CocoEvaluator, metrics: dict[str, float], source: Source, out: Path) -> list[Picture]:
     precision, names = evaluator.precision()
     recall = np.linspace(0, 1, precision.shape[1])
     known = [k for k in range(len(names)) if precision[0, 0, k] > -1]
@@ -168,10 +171,12 @@ def _precision_charts(evaluator: CocoEvaluator, metrics: dict[str, float], out: 
     by_iou = {f"IoU {0.5 + 0.05 * t:.2f}": (recall, mean[t]) for t in (0, 5, 8, 9)}
     files = {name: out / f"{name}.png" for name in ("precision_recall", "precision_recall_classes", "class_ap")}
     charts.lines(files["precision_recall"], "Precision and recall", by_iou, x="recall", y="precision", unit=True)
+    captions = {name: class_caption(label, source.categories) for label, name in source.categories.items()}
     ap = {names[k]: metrics[f"AP/{names[k]}"] for k in known}
-    charts.bars(files["class_ap"], "AP of each class", ap, x="average precision")
+    by_caption = {captions[name]: value for name, value in ap.items()}
+    charts.bars(files["class_ap"], "AP of each class", by_caption, x="average precision")
     shown = sorted(known, key=lambda k: ap[names[k]])[:_CLASS_CURVES]
-    by_class = {names[k]: (recall, precision[0, :, k]) for k in shown}
+    by_class = {captions[names[k]]: (recall, precision[0, :, k]) for k in shown}
     which = "" if len(shown) == len(known) else f" of the {len(shown)} weakest classes"
     charts.lines(
         files["precision_recall_classes"], "Precision and recall at IoU 0.5", by_class, x="recall", y="precision",
@@ -245,7 +250,8 @@ def _confusion_chart(source: Source, pairs: list[Pair], threshold: float, out: P
             len(labels),
         )
     file = out / "confusion.png"
-    charts.confusion_matrix(file, "Confusion of classes", counts, [source.categories[label] for label in labels])
+    captions = [class_caption(label, source.categories) for label in labels]
+    charts.confusion_matrix(file, "Confusion of classes", counts, captions)
     return file, f"Objects (rows) and what was found there (columns), scores from {threshold:g}, IoU from {IOU:g}."
 
 
@@ -259,7 +265,8 @@ def _worst_images(source: Source, pairs: list[Pair], out: Path) -> list[Picture]
         file = out / f"worst_{rank:02d}.png"
         comparison(source[index].image, LabelledBoxes(*truth), sure, source.categories).save(file)
         caption = (
-            f"Image {source.image_ids[index]}: error {error:.2f} (1 - panoptic quality), {wrong} missed or spurious."
+            f"{image_name(source, index)} (id {source.image_ids[index]}): error {error:.2f} (1 - panoptic quality), "
+            f"{wrong} missed or spurious."
         )
         pictures.append((file, caption))
     return pictures

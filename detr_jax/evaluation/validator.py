@@ -19,6 +19,7 @@ from detr_jax.inference import check_scores, create_predict_step
 from detr_jax.postprocess import Detections
 from detr_jax.sharding import own_rows, place_rows
 from detr_jax.visualization import LabelledBoxes, comparison_sheet
+from detr_jax.wording import image_name
 
 Values = tuple[Any, ...]
 """Pure trees that make up a model's values."""
@@ -88,7 +89,8 @@ class Validator:
         if not is_main():
             return
         index_of = {image_id: index for index, image_id in enumerate(self.source.image_ids)}
-        samples = [self.source[index_of[image_id]] for image_id in found.image_ids.tolist()]
+        indices = [index_of[image_id] for image_id in found.image_ids.tolist()]
+        samples = [self.source[index] for index in indices]
         predictions = []
         for boxes, scores, labels in zip(*found[2:], strict=True):
             sure = scores >= self.config.evaluation.picture_threshold
@@ -98,7 +100,8 @@ class Validator:
                 [sample.image for sample in samples],
                 [LabelledBoxes(*sample.objects) for sample in samples],
             )
-            comparison_sheet(path, images, truths, predictions, self.source.categories)
+            names = [image_name(self.source, index) for index in indices]
+            comparison_sheet(path, images, truths, predictions, self.source.categories, names)
 
     def _batches(self) -> Iterator[tuple[PlannedBatch, Batch]]:
         """All batches as planned, and of each the rows of this process."""
