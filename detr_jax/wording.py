@@ -26,5 +26,5 @@ def fitting(beginning: str, items: Sequence[str], ending: str, width: int) -> st
     kept = len(items)
     while kept and len(beginning) + len(shown) + len(ending) > width:
         kept -= 1
-        shown = ", ".join([*items[:kept], f"{len(items) - kept} more"])
+        shown = ", ".join([*items[:kept], "..."])
     return f"{beginning}{shown}{ending}"

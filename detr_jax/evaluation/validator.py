@@ -14,6 +14,7 @@ from detr_jax.data import Batch, Source, ValPlan, batches
 from detr_jax.data.batching import PlannedBatch
 from detr_jax.distributed import is_main
 from detr_jax.evaluation.coco import CocoEvaluator
+from detr_jax.evaluation.sameness import sameness
 from detr_jax.evaluation.stored import StoredDetections
 from detr_jax.inference import check_scores, create_predict_step
 from detr_jax.postprocess import Detections
@@ -64,6 +65,12 @@ class Validator:
         evaluator = CocoEvaluator(self.source.ground_truth())
         evaluator.add(found.image_ids.tolist(), found.boxes, found.scores, found.labels)
         return evaluator.metrics()
+
+    def sameness(self, found: StoredDetections) -> str | None:
+        """What `detr_jax.evaluation.sameness.sameness` says of detections."""
+        index_of = {image_id: index for index, image_id in enumerate(self.source.image_ids)}
+        sizes = self.source.sizes[[index_of[image_id] for image_id in found.image_ids.tolist()]]
+        return sameness(found, sizes, self.source.categories)
 
     def snapshot(self, values: Values, step: int) -> StoredDetections:
         """What a model, that of ``step``, finds in the first ``evaluation.pictures`` validation images of the plan.
