@@ -61,8 +61,15 @@ def _open(data: DataConfig, split: str, strict: bool) -> Source:
     if data.dataset == "shapes":
         return ShapesDataset(data.shapes, split)
     if data.dataset == "tfds":
-        from detr_jax.data.tfds import TfdsDataset  # takes a second to import, and much memory
-
+        try:
+            from detr_jax.data.tfds import TfdsDataset  # takes a second to import, and much memory
+        except Exception as error:  # it is missing, or another package's protobuf does not fit: any kind of error
+            reason = str(error).strip().partition("\n")[0]
+            raise DataError(
+                f"data.dataset=tfds needs the package tensorflow-datasets, which cannot be imported "
+                f"({type(error).__name__}: {reason}): install it again with pip install --upgrade tensorflow-datasets, "
+                "or use another data set; everything else works without it."
+            ) from error
         name = data.train_split if train else data.val_split or "validation"
         official = "" if train or not data.tfds_val_annotations else root / data.tfds_val_annotations
         return TfdsDataset(data.root, data.tfds_name, name, annotation_file=official, strict=strict, skip=skip)
