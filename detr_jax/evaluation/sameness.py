@@ -35,7 +35,7 @@ def sameness(found: StoredDetections, sizes: np.ndarray, categories: Mapping[int
         return None
     box = " with the same box" if same_box else ""
     return (
-        f"All queries of {counted(len(found.scores), 'validation image')} say {answer}{box}. In the first epochs this is "
-        "usual. If it stays, the learning rate is usually too high, the training too short for a start without "
+        f"All queries of {counted(len(found.scores), 'validation image')} say {answer}{box}. In the first epochs this "
+        "is usual. If it stays, the learning rate is usually too high, the training too short for a start without "
         "pretrained weights, or the labels are wrong (detr-jax check-data)."
     )
