@@ -1,5 +1,6 @@
 """Prediction: the compiled step, and `Detector`, from a checkpoint and any images to what is in them."""
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +18,7 @@ from PIL import Image
 
 from detr_jax.checkpoints import CheckpointError, load_category_ids, load_class_names, load_model
 from detr_jax.compilation_cache import keep_compiled_programs
-from detr_jax.config import Config, DataConfig
+from detr_jax.config import Config, DataConfig, check_prediction
 from detr_jax.data.batching import usable_cores
 from detr_jax.data.canvases import Placement, lay, place, prediction_canvases
 from detr_jax.data.images import ImageLike, decode, exif_rule, has_more_frames, open_image
@@ -30,6 +31,7 @@ from detr_jax.models.detr import DETR
 from detr_jax.postprocess import Detections, detections
 from detr_jax.results import ImageAttention, ImageDetections
 from detr_jax.sharding import mesh_for_batch, replicated, shared_out
+from detr_jax.wording import counted, one_line
 
 PredictStep = Callable[[tuple[Any, ...], ArrayLike, ArrayLike, ArrayLike], Detections]
 
@@ -139,8 +141,24 @@ class Detector:
         self._graph = graph
         self._predict = create_predict_step(graph, mesh)
 
+    def __repr__(self) -> str:
+        backbone, queries = self.config.model.backbone, counted(self.config.model.num_queries, "query", "queries")
+        kind = f"ResNet-{2 + sum(backbone.blocks) * (2 if backbone.block == 'basic' else 3)}"
+        canvases, largest = counted(len(self.canvases), "canvas", "canvases"), "{} x {}".format(*self.canvases[-1])
+        ending = f"; {kind}, {queries}; {canvases} up to {largest}; batch_size={self.batch_size})"
+        names = [" ".join(name.split()) for _, name in sorted(self.class_names.items())]
+        classes = counted(len(names) or self.config.model.num_classes, "class", "classes")
+        return one_line(f"Detector({classes}{': ' if names else ''}", names, ending, 100)
+
     @classmethod
-    def from_checkpoint(cls, path: str | os.PathLike[str], ema: bool = True, *, batch_size: int = 1) -> Self:
+    def from_checkpoint(
+        cls,
+        path: str | os.PathLike[str],
+        ema: bool = True,
+        *,
+        batch_size: int = 1,
+        data: DataConfig | None = None,
+    ) -> Self:
         """The detector of a checkpoint; on a CPU, JAX and the C library are told to keep memory (`keep_freed_memory`).
 
         Args:
@@ -149,13 +167,18 @@ class Detector:
           batch_size: images predicted together: 1 for the least delay of a single image; more keep an accelerator
             busy on many. A batch that is not full costs as much as a full one. Of several devices, as many are used
             as share a batch evenly.
+          data: how images are prepared, such as ``val_short_side``, instead of as in training.
 
         Raises:
           CheckpointError: there is no checkpoint.
+          ConfigError: ``data`` does not fit the model.
           OutOfMemoryError: the model does not fit into memory.
         """
         keep_freed_memory()
         model, config = load_model(Path(path), ema=ema)
+        if data is not None:
+            config = dataclasses.replace(config, data=data)
+            check_prediction(config)
         names, ids = load_class_names(Path(path)), load_category_ids(Path(path))
         return cls(model, config, names, category_ids=ids, batch_size=batch_size)
 

@@ -1,14 +1,33 @@
 """What was found in one image, the forms in which other programs take it, and where the model looked."""
 
-from dataclasses import dataclass
+import base64
+import html
+import io
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
+
+from detr_jax.data.images import ImageLike, decode, open_image
+from detr_jax.visualization.attention import MOST_OBJECTS, attention_sheet
+from detr_jax.visualization.boxes import LabelledBoxes, draw_boxes
+from detr_jax.wording import counted, one_line
+
+_LEAST_SIDE = 320  # pixels of the longer side of a picture; smaller images are enlarged, or captions would hide them
+_TABLE_ROWS = 20  # objects in the table of a notebook
+_LINE = 100  # characters of a repr
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageDetections:
-    """The objects found in one image, the surest first. Dimension: ``n`` objects."""
+    """The objects found in one image, by falling score. Dimension: ``n`` objects.
+
+    In a notebook it is shown as a table. `draw` gives a picture.
+    """
 
     boxes: np.ndarray
     """[n, 4] float32, xyxy in pixels of the original image (0, 0 is its upper left corner); not clipped to it."""
@@ -26,6 +45,69 @@ class ImageDetections:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        beginning = f"ImageDetections({counted(len(self), 'object')} in {width} x {height} pixels"
+        notes = f"; {counted(len(self.notes), 'note')}" if self.notes else ""
+        if not len(self):
+            return f"{beginning}{notes})"
+        each = [f"{number} {_on_one_line(name)}" for name, number in Counter(self.names).most_common()]
+        scores = f"; scores {self.scores.max():.2f} to {self.scores.min():.2f}"
+        return one_line(f"{beginning}: ", each, f"{scores}{notes})", _LINE)
+
+    def _repr_html_(self) -> str:
+        """A table of the objects, for notebooks."""
+        rows = [
+            f"<tr><td>{html.escape(name)}</td><td>{score:.3f}</td><td>{', '.join(f'{x:.1f}' for x in box)}</td></tr>"
+            for name, score, box in zip(self.names, self.scores.tolist(), self.boxes.tolist(), strict=True)
+        ]
+        more = f"<p>and {len(rows) - _TABLE_ROWS} more</p>" if len(rows) > _TABLE_ROWS else ""
+        notes = "".join(f"<p>The image {html.escape(note)}.</p>" for note in self.notes)
+        head = "<tr><th>class</th><th>score</th><th>box: x0, y0, x1, y1 in pixels</th></tr>"
+        size = f"{self.size[1]} x {self.size[0]} pixels"
+        return (
+            f"<div><p>{counted(len(self), 'object')} in an image of {size}</p>{notes}"
+            f"<table>{head}{''.join(rows[:_TABLE_ROWS])}</table>{more}</div>"
+        )
+
+    def only(self, labels: Collection[int] | None = None, *, max_detections: int | None = None) -> "ImageDetections":
+        """Some of the objects.
+
+        Args:
+          labels: those of the classes to keep; None for all.
+          max_detections: the most objects to keep, those of the highest scores; None for all.
+
+        Raises:
+          ValueError: ``max_detections`` is negative.
+        """
+        if max_detections is not None and max_detections < 0:
+            raise ValueError(f"max_detections={max_detections} must not be negative.")
+        kept = [i for i, label in enumerate(self.labels.tolist()) if labels is None or label in labels]
+        kept = kept[:max_detections]
+        names = tuple(self.names[i] for i in kept)
+        return replace(self, boxes=self.boxes[kept], scores=self.scores[kept], labels=self.labels[kept], names=names)
+
+    def draw(self, image: ImageLike) -> Image.Image:
+        """The image with boxes, names and scores; images below 320 pixels are enlarged, as captions would hide them.
+
+        Args:
+          image: the predicted image: a path, a picture of PIL or an array. A file is turned as its EXIF data say.
+
+        Raises:
+          DataError: the image cannot be read.
+          ValueError: it has another size than the predicted one.
+        """
+        opened, size = open_image(image, "The image")
+        if size != tuple(self.size):
+            raise ValueError(
+                f"The image has {size[1]} x {size[0]} pixels, and these objects were found in one of "
+                f"{self.size[1]} x {self.size[0]} (width x height): give the image that was predicted."
+            )
+        picture = decode(opened) if isinstance(opened, Path) else opened
+        names = dict(zip(self.labels.tolist(), self.names, strict=True))
+        scale = max(1, round(_LEAST_SIDE / max(size)))
+        return draw_boxes(np.asarray(picture), LabelledBoxes(self.boxes, self.labels, self.scores), names, scale=scale)
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
         """The objects as result dictionaries of COCO: ``bbox`` is [x, y, width, height] in pixels."""
@@ -54,9 +136,11 @@ class ImageDetections:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageAttention:
     """Where a model looked in one image (DETR, figures 3 and 6): weights of the last layers, the mean over the heads.
+
+    In a notebook it is shown as the picture that `draw` gives.
 
     Dimensions: ``n`` objects; ``h, w`` cells of the feature map that hold image. A map over ``h, w`` sums to 1.
     """
@@ -64,13 +148,31 @@ class ImageAttention:
     image: np.ndarray
     """[H, W, 3] uint8, RGB."""
     found: ImageDetections
-    """The objects, the surest first."""
+    """The objects, by falling score."""
     decoder: np.ndarray
     """[n, h, w] float32, from the query of each object: cross-attention."""
     encoder: np.ndarray | None
     """[h, w, h, w] float32, from each cell (first two) to all (last two): self-attention; None without an encoder."""
     cells: tuple[float, float]
     """(height, width) of the image in cells: the last row and column of cells may reach past its border."""
+
+    def __repr__(self) -> str:
+        cells = f"{self.decoder.shape[2]} x {self.decoder.shape[1]} cells"
+        end = "" if self.encoder is not None else ", no encoder"
+        width, height = self.found.size[1], self.found.size[0]
+        return f"ImageAttention({counted(len(self.found), 'object')} in {width} x {height} pixels, {cells}{end})"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        """The picture, for notebooks."""
+        content = io.BytesIO()
+        self.draw().save(content, "PNG")
+        return {"image/png": base64.b64encode(content.getvalue()).decode(), "text/plain": repr(self)}
+
+    def draw(
+        self, points: Sequence[tuple[float, float]] | None = None, *, max_detections: int = MOST_OBJECTS
+    ) -> Image.Image:
+        """The picture of `detr_jax.visualization.attention.attention_sheet`: a heat map for each object and point."""
+        return attention_sheet(self, points, max_detections=max_detections)
 
     def of_point(self, x: float, y: float) -> np.ndarray:
         """The encoder's attention [h, w] from the cell that holds the point (x, y), in pixels of the image.
@@ -84,3 +186,9 @@ class ImageAttention:
         if self.encoder is None:
             raise ValueError("The model has no encoder whose attention a point could have.")
         return self.encoder[int(y / height * self.cells[0]), int(x / width * self.cells[1])]
+
+
+def _on_one_line(name: str) -> str:
+    """A name without line breaks, of at most 24 characters."""
+    name = " ".join(name.split())
+    return name if len(name) <= 24 else f"{name[:21]}..."

@@ -1,51 +1,75 @@
-"""The ``detr-jax`` command, the same program as ``python -m detr_jax``; one file for each group of subcommands."""
+"""The ``detr-jax`` command, the same program as ``python -m detr_jax``; one file for each group of subcommands.
 
+A subcommand's file is imported when the subcommand is called, and files import what is heavy inside of the function
+that needs it, so that help and mistyped commands answer at once.
+"""
+
+import importlib
+import sys
 from typing import Any
 
 import click
 
 import detr_jax
-from detr_jax.checkpoints import CheckpointError
-from detr_jax.cli.buckets import buckets
-from detr_jax.cli.data import check_data_command, make_shapes
-from detr_jax.cli.evaluate import evaluate
-from detr_jax.cli.export import export_command
 from detr_jax.cli.output import STOPPED
-from detr_jax.cli.plot import plot
-from detr_jax.cli.predict import predict
-from detr_jax.cli.train import train_command
-from detr_jax.cli.weights import import_weights
-from detr_jax.config import ConfigError
-from detr_jax.data import DataError
-from detr_jax.data.batching import LoaderError
-from detr_jax.export import ExportError
-from detr_jax.memory import OutOfMemoryError, does_not_fit, is_out_of_memory
-from detr_jax.visualization.charts import MissingMatplotlib
-from detr_jax.weights import WeightsError
 
-_SENTENCES = (
-    *(CheckpointError, ConfigError, DataError, ExportError, LoaderError),
-    *(MissingMatplotlib, OutOfMemoryError, WeightsError),
-)
-"""Errors whose messages say what is wrong and what would be right."""
+_ERRORS = {
+    "detr_jax.checkpoints": "CheckpointError",
+    "detr_jax.config": "ConfigError",
+    "detr_jax.data.batching": "LoaderError",
+    "detr_jax.data.source": "DataError",
+    "detr_jax.export": "ExportError",
+    "detr_jax.memory": "OutOfMemoryError",
+    "detr_jax.visualization.charts": "MissingMatplotlib",
+    "detr_jax.weights.files": "WeightsError",
+}
+"""Errors whose message is a sentence for the user, by module; not imported, as only imported modules raise them."""
+
+
+class _Subcommand(click.Command):
+    """A subcommand whose module ``detr_jax.cli.MODULE`` is imported when it is called or asked for help."""
+
+    def __init__(self, name: str, module: str, function: str, short_help: str):
+        super().__init__(name, short_help=short_help)
+        self._module, self._function = module, function
+
+    def load(self) -> click.Command:
+        """The command itself."""
+        command: click.Command = getattr(importlib.import_module(f"detr_jax.cli.{self._module}"), self._function)
+        return command
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        return self.load().make_context(info_name, args, parent, **extra)
 
 
 class _Sentences(click.Group):
-    """Commands that end with a sentence where what they are given cannot be used (exit code 1), or after Ctrl-C."""
+    """Commands that end with a sentence if their input cannot be used (exit code 1), or after Ctrl-C."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except _SENTENCES as error:
-            raise click.ClickException(str(error)) from None
         except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            what, advice = f"What detr-jax {ctx.invoked_subcommand} needs", "Use a machine with more memory."
-            raise click.ClickException(does_not_fit(what, advice, error)) from None
+            raise click.ClickException(_sentence(error, ctx.invoked_subcommand)) from None
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
             ctx.exit(STOPPED)
+
+
+def _sentence(error: Exception, subcommand: str | None) -> str:
+    """What to tell the user of an error; raises it again if it is not the user's to correct."""
+    if any(
+        isinstance(error, getattr(sys.modules[module], name, ()))
+        for module, name in _ERRORS.items()
+        if module in sys.modules
+    ):
+        return str(error)
+    from detr_jax.memory import does_not_fit, is_out_of_memory
+
+    if is_out_of_memory(error):
+        return does_not_fit(f"What detr-jax {subcommand} needs", "Use a machine with more memory.", error)
+    raise error
 
 
 @click.group(cls=_Sentences, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -54,12 +78,15 @@ def main() -> None:
     """DETR, end-to-end object detection with transformers, in JAX."""
 
 
-main.add_command(train_command)
-main.add_command(evaluate)
-main.add_command(predict)
-main.add_command(buckets)
-main.add_command(export_command)
-main.add_command(import_weights)
-main.add_command(check_data_command)
-main.add_command(make_shapes)
-main.add_command(plot)
+for _command in (
+    _Subcommand("train", "train", "train_command", "Train a model, or continue a run."),
+    _Subcommand("evaluate", "evaluate", "evaluate", "COCO metrics of a checkpoint."),
+    _Subcommand("predict", "predict", "predict", "Find objects in images."),
+    _Subcommand("buckets", "buckets", "buckets", "Canvases of a data set, and memory."),
+    _Subcommand("export", "export", "export_command", "StableHLO that runs without this package."),
+    _Subcommand("import-weights", "weights", "import_weights", "A checkpoint from PyTorch weights."),
+    _Subcommand("check-data", "data", "check_data_command", "What is wrong with a data set."),
+    _Subcommand("make-shapes", "data", "make_shapes", "A COCO folder of drawn shapes."),
+    _Subcommand("plot", "plot", "plot", "Report, animation, attention."),
+):
+    main.add_command(_command)

@@ -10,10 +10,49 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from absl import flags
-from ml_collections import config_flags
 
 from detr_jax.config import Config, unknown_field
+
+
+class ConfigurableCommand(click.Command):
+    """A command that takes ``--config.FIELD=VALUE`` anywhere, and gives them to its function as ``changes``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        changes, others, remaining = [], [], list(args)
+        while remaining:
+            argument = remaining.pop(0)
+            if argument == "--":
+                others += [argument, *remaining]
+                break
+            if not argument.startswith("--config."):
+                others.append(argument)
+                continue
+            changes.append(argument)
+            if "=" not in argument and remaining and not remaining[0].startswith("--"):
+                changes.append(remaining.pop(0))
+        rest = super().parse_args(ctx, others)
+        ctx.params["changes"] = tuple(changes)
+        return rest
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "[--config.FIELD=VALUE]..."]
+
+
+def check_fields_named(changes: Sequence[str], allowed: Sequence[str], reason: str) -> None:
+    """Refuses changes of other fields than the allowed ones.
+
+    Args:
+      changes: those of a `ConfigurableCommand`.
+      allowed: fields such as ``data.val_short_side``, or beginnings such as ``data.``.
+      reason: why the others cannot be changed, as the rest of the sentence.
+
+    Raises:
+      click.ClickException: a change is not allowed.
+    """
+    for change in changes:
+        field = change.removeprefix("--config.").partition("=")[0]
+        if change.startswith("--config.") and not unknown_field(field) and not field.startswith(tuple(allowed)):
+            raise click.ClickException(f"{change} cannot be changed: {reason}")
 
 
 def read_config(
@@ -29,6 +68,9 @@ def read_config(
     Raises:
       click.ClickException: the file gives none, or a change is not understood.
     """
+    from absl import flags
+    from ml_collections import config_flags
+
     changes = [*changes, *(f"--config.data.{name}={value}" for name, value in data.items() if value is not None)]
     value_follows = False
     for change in changes:

@@ -2,13 +2,13 @@
 
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 import numpy as np
 
-from detr_jax.cli.configuration import read_config
+from detr_jax.cli.configuration import ConfigurableCommand, read_config
 from detr_jax.cli.output import check_writable, counted
 from detr_jax.config import Config, ModelConfig, ShapesConfig, check_data
 from detr_jax.data import DataError, Source, TrainPlan, ValPlan, check_classes, find_layout
@@ -18,11 +18,12 @@ from detr_jax.data.checking import Progress, Report, check_source, note_leaks
 from detr_jax.data.opening import open_to_check
 from detr_jax.data.shapes import write_coco
 from detr_jax.visualization import LabelledBoxes, sample_sheet
+from detr_jax.wording import image_name
 
 _SAMPLES = 24  # images in a picture
 
 
-@click.command("check-data", short_help="Check a data set.", context_settings={"ignore_unknown_options": True})
+@click.command("check-data", cls=ConfigurableCommand, short_help="Check a data set.")
 @click.option("--config", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="As for train.py.")
 @click.option(
     "--dataset", help="coco, yolo, voc, tfds or shapes: short for --config.data.dataset. Default: recognised."
@@ -34,7 +35,7 @@ _SAMPLES = 24  # images in a picture
 )
 @click.option("--pixels/--no-pixels", default=True, show_default=True, help="Read and decode every image.")
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw sample images into this file.")
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[FOLDER] [--config.FIELD=VALUE]...")
+@click.argument("folder", required=False)
 def check_data_command(
     file: Path | None,
     dataset: str | None,
@@ -43,7 +44,8 @@ def check_data_command(
     threads: int,
     pixels: bool,
     picture: Path | None,
-    arguments: tuple[str, ...],
+    folder: str | None,
+    changes: tuple[str, ...],
 ) -> None:
     """Read a data set from end to end, and report what is wrong with it and what it is like.
 
@@ -57,7 +59,6 @@ def check_data_command(
       detr-jax check-data --config configs/coco.py --config.data.root=FOLDER
       detr-jax check-data --dataset tfds --config.data.tfds_name=voc/2007
     """
-    folder, changes = split_folder(arguments)
     if folder is not None and root is not None:
         raise click.ClickException(f"Give the data set once: as FOLDER ({folder}) or as --root={root}.")
     config = read_config(file, changes, dataset=dataset, root=folder if root is None else root)
@@ -107,22 +108,6 @@ def check_data_command(
     raise SystemExit(0 if fine else 1)
 
 
-def split_folder(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """A folder among arguments such as ``--config.field=value`` or ``--config.field value``, and the others.
-
-    Raises:
-      click.ClickException: there are two.
-    """
-    folders: list[str] = []
-    changes: list[str] = []
-    for argument in arguments:
-        value_follows = bool(changes) and changes[-1].startswith("--") and "=" not in changes[-1]
-        (changes if argument.startswith("--") or value_follows else folders).append(argument)
-    if len(folders) > 1:
-        raise click.ClickException(f"Give one folder; {folders[0]} and {folders[1]} are two.")
-    return (folders[0] if folders else None), changes
-
-
 def _canvases(source: Source, split: str, config: Config) -> str:
     """The canvases that the sizes imply, or that are configured, as a training would use them."""
     data, stride = config.data, config.model.backbone.stride
@@ -153,7 +138,7 @@ def _samples(source: Source, split: str, number: int) -> list[tuple[str, np.ndar
             image, (boxes, labels) = source[int(index)]
         except DataError:
             continue
-        found.append((f"{split}, {_title(source, int(index))}", image, LabelledBoxes(boxes, labels)))
+        found.append((f"{split}, {image_name(source, int(index))}", image, LabelledBoxes(boxes, labels)))
     return found
 
 

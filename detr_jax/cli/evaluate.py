@@ -1,4 +1,4 @@
-"""Judging a model."""
+"""``detr-jax evaluate``: COCO metrics of a checkpoint."""
 
 import dataclasses
 import json
@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from absl import logging
 
-from detr_jax.checkpoints import find_checkpoint, load_category_ids, load_class_names, load_config, load_model
-from detr_jax.cli.configuration import read_config
+from detr_jax.cli.configuration import check_fields_named, read_config
 from detr_jax.cli.output import check_writable, counted, write_text
 from detr_jax.config import Config, check, check_canvases
 from detr_jax.config.effects import without_format
-from detr_jax.data import find_layout, open_source
 
 if TYPE_CHECKING:
     from detr_jax.evaluation.coco import Metrics
@@ -47,13 +44,11 @@ def evaluate(
       detr-jax evaluate detr-r50 --root COCO --json numbers.json
       detr-jax evaluate runs/voc --root FOLDER --config.data.val_split=test
     """
+    from detr_jax.checkpoints import find_checkpoint, load_config
     from detr_jax.evaluation.coco import METRICS
 
-    for change in changes:
-        if change.startswith("--config.") and not change.startswith(("--config.data.", "--config.evaluation.")):
-            raise click.ClickException(
-                f"{change} cannot be changed: a checkpoint is evaluated as it is, on other data."
-            )
+    reason = "a checkpoint is evaluated as it is, on other data."
+    check_fields_named(changes, ("data.", "evaluation."), reason)
     if file is not None:
         check_writable(file, "--json")
     checkpoint = find_checkpoint(checkpoint)
@@ -82,9 +77,12 @@ def evaluate(
 
 def _metrics(checkpoint: Path, config: Config, ema: bool) -> "Metrics":
     """The metrics of a checkpoint's model, by the very program that a training validates with."""
+    from absl import logging
     from flax import nnx
 
+    from detr_jax.checkpoints import load_category_ids, load_class_names, load_model
     from detr_jax.compilation_cache import keep_compiled_programs
+    from detr_jax.data import find_layout, open_source
     from detr_jax.evaluation.validator import Validator
     from detr_jax.host_memory import keep_freed_memory
     from detr_jax.sharding import mesh_for_batch

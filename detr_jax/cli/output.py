@@ -7,6 +7,8 @@ from typing import NoReturn
 
 import click
 
+from detr_jax.wording import counted as counted
+
 STOPPED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
@@ -41,8 +43,3 @@ def fail(message: object, code: int = 1) -> NoReturn:
     """Ends the process with a sentence."""
     print(message, file=sys.stderr)
     sys.exit(code)
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: 1 image, 2 images."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

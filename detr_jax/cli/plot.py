@@ -1,12 +1,10 @@
-"""Pictures of a run and of what a model looks at."""
+"""``detr-jax plot``: the report of a run, its animation, and attention pictures."""
 
 from pathlib import Path
 
 import click
 
 from detr_jax.cli.output import check_writable
-from detr_jax.data import open_source
-from detr_jax.visualization.animation import SUFFIXES
 
 
 @click.command("plot", short_help="Report, animation, attention.")
@@ -20,13 +18,18 @@ from detr_jax.visualization.animation import SUFFIXES
 @click.option(
     "--attention", type=click.Path(path_type=Path), metavar="IMAGE", help="Draw where the model looks in this image."
 )
-@click.option("--root", help="Folder of the run's data set, where that is another one now.")
+@click.option("--root", help="Folder of the run's data set, if it has moved.")
 @click.option(
     "--point", "points", type=(float, float), multiple=True, metavar="X Y",
     help="With --attention: pixel whose encoder attention to show; default: the centres of the detections.",
 )  # fmt: skip
 @click.option(
     "--threshold", type=click.FloatRange(0, 1), help="With --attention: the lowest score of a detection; default: 0.5."
+)
+@click.option(
+    "--max-detections",
+    type=click.IntRange(1),
+    help="With --attention: the most detections to draw, those of the highest scores; default: 8.",
 )
 def plot(
     path: Path,
@@ -36,6 +39,7 @@ def plot(
     root: str | None,
     points: tuple[tuple[float, float], ...],
     threshold: float | None,
+    max_detections: int | None,
 ) -> None:
     """Draw the report of a run, a training as an animation, or a model's attention.
 
@@ -48,7 +52,7 @@ def plot(
       detr-jax plot runs/shapes --animation training.webp
       detr-jax plot runs/shapes --attention image.png --out attention.png
     """
-    from detr_jax.evaluation.report import animate, read_run, write_report
+    from detr_jax.visualization.animation import SUFFIXES
 
     if animation is not None and attention is not None:
         raise click.ClickException("--animation and --attention are different pictures: give one of them.")
@@ -56,8 +60,9 @@ def plot(
         raise click.ClickException(f"--animation={animation} says where it goes: leave --out away.")
     if attention is not None and root is not None:
         raise click.ClickException("--root is for the report and --animation: --attention needs no data set.")
-    if attention is None and (points or threshold is not None):
-        raise click.ClickException(f"{'--point' if points else '--threshold'} is for --attention=IMAGE alone.")
+    for option, given in (("--point", points), ("--threshold", threshold), ("--max-detections", max_detections)):
+        if attention is None and given not in ((), None):
+            raise click.ClickException(f"{option} is for --attention=IMAGE alone.")
     if animation is not None and animation.suffix.lower() not in SUFFIXES:
         raise click.ClickException(f"--animation={animation} must end in one of {', '.join(SUFFIXES)}.")
     for option, file in (("--animation", animation), ("--out", out if attention is not None else None)):
@@ -66,15 +71,20 @@ def plot(
     try:
         if attention is not None:
             written = out or Path("attention.png")
-            _draw_attention(path, attention, written, points, 0.5 if threshold is None else threshold)
+            _draw_attention(path, attention, written, points, 0.5 if threshold is None else threshold, max_detections)
         elif animation is not None:
+            from detr_jax.data import open_source
+            from detr_jax.evaluation.report import animate, read_run
+
             written = animation
             config, _ = read_run(path, root)
             animate(path, animation, config, open_source(config, "val"))
         else:
+            from detr_jax.evaluation.report import write_report
+
             if not (path / "metrics.jsonl").is_file():
                 click.echo(f"{path} has no metrics.jsonl: the report comes without the charts of a training.", err=True)
-            click.echo("judging what the last validation found ...", err=True)
+            click.echo("evaluating the detections of the last validation ...", err=True)
             written = write_report(path, out or path / "report", root)
     except OSError as error:
         raise click.ClickException(f"{error.filename or path} cannot be written ({error.strerror}).") from None
@@ -82,18 +92,23 @@ def plot(
 
 
 def _draw_attention(
-    checkpoint: Path, image: Path, out: Path, points: tuple[tuple[float, float], ...], threshold: float
+    checkpoint: Path,
+    image: Path,
+    out: Path,
+    points: tuple[tuple[float, float], ...],
+    threshold: float,
+    max_detections: int | None,
 ) -> None:
     from PIL import Image
 
     from detr_jax.inference import Detector
-    from detr_jax.visualization.attention import attention_sheet
+    from detr_jax.visualization.attention import MOST_OBJECTS
 
     if out.suffix.lower() not in Image.registered_extensions():
         raise click.ClickException(f"--out={out} must end in the name of a picture format, such as .png.")
     looked = Detector.from_checkpoint(checkpoint).attention(image, threshold)
     try:
-        sheet = attention_sheet(looked, points or None)
+        sheet = looked.draw(points or None, max_detections=max_detections or MOST_OBJECTS)
     except ValueError as error:
         raise click.ClickException(f"--point: {error}") from None
     sheet.save(out)

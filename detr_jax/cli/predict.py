@@ -1,33 +1,30 @@
-"""Using a model."""
+"""``detr-jax predict``: objects in image files, as JSON and as pictures."""
 
-import glob
+import difflib
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import numpy as np
-from PIL import Image
 
-from detr_jax.checkpoints import find_checkpoint
+from detr_jax.cli.configuration import ConfigurableCommand, check_fields_named, read_config
 from detr_jax.cli.output import STOPPED, counted, fail, write_text
-from detr_jax.data import DataError
-from detr_jax.data.images import IMAGE_SUFFIXES
-from detr_jax.data.source import Faults
-from detr_jax.host_memory import keep_freed_memory
-from detr_jax.inference import Detector
-from detr_jax.memory import OutOfMemoryError, fitting
-from detr_jax.results import ImageDetections
-from detr_jax.visualization import LabelledBoxes, draw_boxes
+from detr_jax.config import unknown_field
 
-_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
+if TYPE_CHECKING:  # imported when a prediction begins, so that help answers at once
+    from PIL import Image
+
+    from detr_jax.results import ImageDetections
+
 _PICTURES = (".jpg", ".jpeg", ".png")  # formats that a picture keeps; others become .png
 _PREDICTIONS = "predictions.json"
-_LEAST_SIDE = 320  # pixels of the longer side of a picture; smaller images are enlarged, or captions would hide them
+_FIELDS = ("data.exif", "data.max_level", "data.max_long_side", "data.val_buckets", "data.val_short_side")
+"""The fields that change how an image is prepared for prediction."""
 
 
-@click.command("predict", short_help="Find objects in images.")
+@click.command("predict", cls=ConfigurableCommand, short_help="Find objects in images.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option(
@@ -40,17 +37,29 @@ _LEAST_SIDE = 320  # pixels of the longer side of a picture; smaller images are 
 @click.option(
     "--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Lowest score of a detection."
 )
+@click.option(
+    "--classes",
+    multiple=True,
+    metavar="NAME,...",
+    help="Names or labels of the classes to keep, separated by commas; may be given several times. Default: all.",
+)
+@click.option(
+    "--max-detections", type=click.IntRange(1), help="Most detections of an image: those of the highest scores."
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Images predicted together; default: 8, on a CPU 1.")
 @click.option("--pictures/--no-pictures", default=True, show_default=True, help="Draw what was found in each image.")
-@click.option("--ema/--no-ema", default=True, show_default=True, help="Take the moving average where there is one.")
+@click.option("--ema/--no-ema", default=True, show_default=True, help="Use the moving average if there is one.")
 def predict(
     checkpoint: Path,
     images: tuple[str, ...],
     out: Path,
     threshold: float,
+    classes: tuple[str, ...],
+    max_detections: int | None,
     batch_size: int | None,
     pictures: bool,
     ema: bool,
+    changes: tuple[str, ...],
 ) -> None:
     """Find objects in images, and write them as JSON and as pictures.
 
@@ -62,11 +71,24 @@ def predict(
     written over. Photos are turned as their EXIF data say. What cannot be read is named, the
     other images are still done, and the exit code is 1. Ctrl-C writes what has been found so far.
 
+    Images are prepared as in training. Fields of data change that, such as --config.data.val_short_side=480, which
+    is faster and finds fewer small objects.
+
     \b
     Examples:
       detr-jax predict runs/shapes photo.jpg
       detr-jax predict detr-r50 photos --out found --threshold 0.7
+      detr-jax predict detr-r50 photos --classes person,car --max-detections 10
     """
+    from detr_jax.checkpoints import find_checkpoint, load_category_ids, load_class_names, load_config
+    from detr_jax.cli.image_files import find_images
+    from detr_jax.data.source import Faults
+    from detr_jax.host_memory import keep_freed_memory
+    from detr_jax.inference import Detector
+    from detr_jax.memory import OutOfMemoryError, fitting
+    from detr_jax.results import ImageDetections
+
+    check_fields_named(changes, _FIELDS, f"of its fields, a prediction uses {', '.join(_known(_FIELDS))}.")
     checkpoint = find_checkpoint(checkpoint)
     files, faults = find_images(images)
     if not files:
@@ -76,12 +98,16 @@ def predict(
     names = _picture_names(files, _others(out))
     if pictures and (own := [file for file in files if out.resolve() == file.resolve().parent]):
         raise click.ClickException(f"The pictures would go where {own[0]} lies: give another --out, or --no-pictures.")
-    keep_freed_memory()  # before jax starts
+    keep_freed_memory()  # before reading the checkpoint starts jax
+    config = read_config(None, changes, base=load_config(checkpoint))
+    ids = load_category_ids(checkpoint)
+    class_names = {ids.get(label, label): name for label, name in load_class_names(checkpoint).items()}
+    labels = find_labels(classes, class_names, config.model.num_classes) if classes else None
     if batch_size is None:
         import jax
 
         batch_size = 1 if jax.default_backend() == "cpu" else 8
-    detector = Detector.from_checkpoint(checkpoint, ema, batch_size=batch_size)
+    detector = Detector.from_checkpoint(checkpoint, ema, batch_size=batch_size, data=config.data)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -97,10 +123,11 @@ def predict(
                 if image is None or not isinstance(result, ImageDetections):
                     unreadable[index] = str(result)
                 else:
+                    result = result.only(labels, max_detections=max_detections)
                     if pictures:
                         try:
                             with fitting(f"The picture of {files[index]}", "Use --no-pictures."):
-                                _save(draw(image, result), out / names[index])
+                                _save(result.draw(image), out / names[index])
                         except OutOfMemoryError as error:
                             faults.append(str(error))
                     found[index] = result
@@ -122,47 +149,45 @@ def predict(
     where = f"; see {out / _PREDICTIONS}" if found else "; nothing is written"
     click.echo(f"{objects} found in {counted(len(found), 'image')}{unread}{where}")
     if stopped:
-        fail(f"Stopped before the other {len(files) - len(found) - len(unreadable)} images.", STOPPED)
+        left = len(files) - len(found) - len(unreadable)
+        fail(f"Stopped before the other {counted(left, 'image')}.", STOPPED)
     raise SystemExit(1 if faults or unreadable else 0)
 
 
-def find_images(given: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """The files that paths, folders and patterns stand for, each once and in order.
+def find_labels(classes: Sequence[str], names: Mapping[int, str], num_classes: int) -> set[int]:
+    """The labels of classes that are given by name or label, several in one text with commas between them.
 
-    Returns:
-      The files, and a sentence for each path, folder or pattern that stands for none.
+    A name is taken before a label, and as it is written before other spellings in capitals and small letters. A text
+    that is a name with a comma in it is that name.
+
+    Args:
+      classes: what the user gave.
+      names: name by label; empty if the checkpoint holds none.
+      num_classes: classes of the model.
+
+    Raises:
+      click.ClickException: a class is not known.
     """
-    files: dict[Path, None] = {}
-    faults = []
-    for name in given:
-        try:
-            files |= dict.fromkeys(_files_of(name))
-        except OSError as error:
-            faults.append(f"{name} cannot be read ({error.strerror}).")
-        except DataError as error:
-            faults.append(str(error))
-    return list(files), faults
+    labels = set()
+    for text in classes:
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        for wanted in [text] if text in names.values() or not parts else parts:
+            same = {label for label, name in names.items() if name == wanted}
+            same = same or {label for label, name in names.items() if name.casefold() == wanted.casefold()}
+            if not same and wanted.isdecimal() and int(wanted) in (names or range(num_classes)):
+                same = {int(wanted)}
+            if not same:
+                known = ", ".join(f"{label} {name}" for label, name in sorted(names.items()))
+                known = known or f"labels from 0 to {num_classes - 1}, as the checkpoint holds no names"
+                close = difflib.get_close_matches(wanted, names.values(), n=1)
+                hint = f" (did you mean {close[0]!r}?)" if close else ""
+                raise click.ClickException(f"--classes: the model has no class {wanted!r}{hint}. It has: {known}.")
+            labels |= same
+    return labels
 
 
-def _files_of(name: str) -> list[Path]:
-    """The files that a path, folder or pattern stands for; a DataError says that it stands for none."""
-    path = Path(name)
-    if path.is_dir():
-        found = [child for child in sorted(path.iterdir()) if child.is_file() and _is_image(child)]
-        absent = f"The folder {path} holds no image ({', '.join(_SUFFIXES)})."
-    elif path.exists():
-        return [path]
-    else:
-        matching = [match for match in map(Path, sorted(glob.glob(name, recursive=True))) if match.is_file()]
-        found = [match for match in matching if _is_image(match)] or matching
-        absent = f"No file matches {name}." if glob.has_magic(name) else f"{path} does not exist."
-    if not found:
-        raise DataError(absent)
-    return found
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES
+def _known(fields: Sequence[str]) -> list[str]:
+    return [field for field in fields if unknown_field(field) is None]
 
 
 def _others(out: Path) -> list[str]:
@@ -189,14 +214,7 @@ def _picture_names(files: Sequence[Path], others: Iterable[str]) -> list[str]:
     return names
 
 
-def draw(image: np.ndarray, found: ImageDetections) -> Image.Image:
-    """An image [H, W, 3] uint8 with what was found in it, enlarged where it is small."""
-    categories = dict(zip(found.labels.tolist(), found.names, strict=True))
-    scale = max(1, round(_LEAST_SIDE / max(image.shape[:2])))
-    return draw_boxes(image, LabelledBoxes(found.boxes, found.labels, found.scores), categories, scale=scale)
-
-
-def _save(picture: Image.Image, path: Path) -> None:
+def _save(picture: "Image.Image", path: Path) -> None:
     try:
         picture.save(path, quality=92)  # of JPEG; PNG passes over it
     except (OSError, ValueError) as error:
@@ -204,15 +222,18 @@ def _save(picture: Image.Image, path: Path) -> None:
 
 
 def _write_predictions(
-    path: Path, found: dict[int, ImageDetections], files: Sequence[Path], pictures: Sequence[str] | None
+    path: Path, found: "dict[int, ImageDetections]", files: Sequence[Path], pictures: Sequence[str] | None
 ) -> None:
-    """Writes predictions.json, an image a line, in the order of the files; ``pictures`` are the names of theirs."""
+    """Writes predictions.json, one line per image in the order of the files; ``pictures`` are the pictures' names.
+
+    Pixels have one decimal (and no negative zero), scores four.
+    """
     lines = []
     for index in sorted(found):
         height, width = found[index].size
         columns = (found[index].boxes.tolist(), found[index].scores.tolist(), found[index].labels.tolist())
         rows = [
-            {"box": box, "score": score, "label": label, "name": name}
+            {"box": [round(x, 1) + 0.0 for x in box], "score": round(score, 4), "label": label, "name": name}
             for box, score, label, name in zip(*columns, found[index].names, strict=True)
         ]
         names = {"file": str(files[index])} | ({"picture": pictures[index]} if pictures else {})

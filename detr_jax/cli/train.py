@@ -1,17 +1,13 @@
-"""Training a model."""
+"""``detr-jax train``."""
 
 import traceback
 from pathlib import Path
 
 import click
-from absl import logging
 
-from detr_jax.checkpoints import CheckpointError
 from detr_jax.cli.configuration import read_config
 from detr_jax.cli.output import fail
 from detr_jax.config import Config, ConfigError
-from detr_jax.data import DataError
-from detr_jax.weights import WeightsError
 
 
 def run_training(config: Config, workdir: str | Path) -> None:
@@ -19,8 +15,13 @@ def run_training(config: Config, workdir: str | Path) -> None:
 
     Where there are other processes, what ends one of them ends all.
     """
+    from absl import logging
+
+    from detr_jax.checkpoints import CheckpointError
+    from detr_jax.data import DataError
     from detr_jax.training.loop import TrainingError, train
     from detr_jax.training.signals import Interrupted
+    from detr_jax.weights import WeightsError
 
     logging.set_verbosity(logging.ERROR)
     try:
@@ -47,7 +48,7 @@ def _end_others(error: BaseException, shown: str = "") -> None:
 
 @click.command(
     "train",
-    short_help="Train a model, or go on with a run.",
+    short_help="Train a model, or continue a run.",
     context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]},
 )
 @click.option("--config", "file", metavar="FILE", help="Configuration file, such as configs/shapes.py.")

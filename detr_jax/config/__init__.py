@@ -9,6 +9,7 @@ from detr_jax.config.checks import check as check
 from detr_jax.config.checks import check_canvases as check_canvases
 from detr_jax.config.checks import check_data as check_data
 from detr_jax.config.checks import check_fields as check_fields
+from detr_jax.config.checks import check_prediction as check_prediction
 from detr_jax.config.fields import IMAGE_SIZES as IMAGE_SIZES
 from detr_jax.config.fields import IMAGENET_MEAN as IMAGENET_MEAN
 from detr_jax.config.fields import IMAGENET_STD as IMAGENET_STD

@@ -137,14 +137,7 @@ def _relation_faults(config: Config) -> typing.Iterator[str]:
         )
     if training.steps is None and training.epochs is None:
         yield "training.steps and training.epochs are both unset: give one of them."
-    for name in ("train_buckets", "val_buckets"):
-        for bucket in getattr(data, name):
-            if len(bucket) != 2 or any(side < 1 or side % model.backbone.stride for side in bucket):
-                yield (
-                    f"data.{name} holds {bucket}: each must be a (height, width) of positive multiples of "
-                    f"{model.backbone.stride}, the stride of the backbone."
-                )
-    yield from _position_faults(model, (*data.train_buckets, *data.val_buckets))
+    yield from _bucket_faults(model, data)
     if data.crop_short_sides and min(data.crop_short_sides) < data.crop_min:
         yield (
             f"data.crop_min={data.crop_min} must not be above the smallest of "
@@ -178,6 +171,28 @@ def check_data(data: DataConfig) -> None:
     faults = list(_field_faults(data, "data.")) or list(_source_faults(data))
     if faults:
         raise ConfigError("\n".join(faults))
+
+
+def check_prediction(config: Config) -> None:
+    """Checks the fields of ``data`` for prediction, which needs no data set.
+
+    Raises:
+      ConfigError: a value is wrong, or does not fit the model; one sentence a fault.
+    """
+    faults = list(_field_faults(config.data, "data.")) or list(_bucket_faults(config.model, config.data))
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _bucket_faults(model: ModelConfig, data: DataConfig) -> typing.Iterator[str]:
+    for name in ("train_buckets", "val_buckets"):
+        for bucket in getattr(data, name):
+            if len(bucket) != 2 or any(side < 1 or side % model.backbone.stride for side in bucket):
+                yield (
+                    f"data.{name} holds {bucket}: each must be a (height, width) of positive multiples of "
+                    f"{model.backbone.stride}, the stride of the backbone."
+                )
+    yield from _position_faults(model, (*data.train_buckets, *data.val_buckets))
 
 
 def _source_faults(data: DataConfig) -> typing.Iterator[str]:

@@ -77,7 +77,7 @@ def group_all(sizes: np.ndarray, buckets: Sequence[Bucket], batch_size: int) -> 
 
 def _placed(sizes: np.ndarray, order: np.ndarray, buckets: Sequence[Bucket], batch_size: int) -> list[np.ndarray]:
     """For each bucket, the images (of the indices ``order`` into ``sizes``) that go on it."""
-    holds = (np.asarray(buckets) >= sizes[order, None]).all(axis=-1)  # [images, buckets]
+    holds = np.asarray((np.asarray(buckets) >= sizes[order, None]).all(axis=-1))  # [images, buckets]
     kinds, kind_of = _distinct_rows(holds)  # images that fit the same buckets are alike
     steps = -(-len(order) // batch_size)
     shares = _shares(kinds, np.bincount(kind_of), np.prod(buckets, axis=1), batch_size, steps)

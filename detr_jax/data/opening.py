@@ -176,8 +176,15 @@ def _open(data: DataConfig, layout: Layout | None, split: str, strict: bool, *, 
     skip = strict and split == "train" and data.on_error == "skip"
     given = data.train_split if split == "train" else data.val_split
     if layout is None:
-        from detr_jax.data.tfds import open_tfds  # takes a second to import, and much memory
-
+        try:
+            from detr_jax.data.tfds import open_tfds  # takes a second to import, and much memory
+        except Exception as error:  # it is missing, or another package's protobuf does not fit: any kind of error
+            reason = str(error).strip().partition("\n")[0]
+            raise DataError(
+                "data.dataset=tfds needs the package tensorflow-datasets, which cannot be imported "
+                f"({type(error).__name__}: {reason}): install it again with pip install --upgrade tensorflow-datasets, "
+                "or use another data set; everything else works without it."
+            ) from error
         return open_tfds(data, split, strict=strict, skip=skip)
     if (name := layout.find(split, given)) is not None:
         source = _read(data, layout, name, strict, skip)
@@ -256,8 +263,8 @@ def _relabel(config: Config, sources: list[Source], category_ids: Mapping[int, i
             one.relabel(label_of)
         elif (largest := max(one.categories, default=0)) >= 2**31:
             raise DataError(
-                f"{one.faults.where} has category {largest}, and the labels of this model are category ids below 2**31: "
-                "give the categories smaller ids."
+                f"{one.faults.where} has category {largest}, and the labels of this model are category ids below "
+                "2**31: give the categories smaller ids."
             )
     if strict and config.model.num_classes:
         for source in sources:

@@ -26,7 +26,9 @@ from detr_jax.sharding import create_mesh
 from detr_jax.visualization import LabelledBoxes, charts
 from detr_jax.visualization.animation import training_animation
 from detr_jax.visualization.boxes import comparison
+from detr_jax.visualization.fonts import class_caption
 from detr_jax.visualization.page import write_page
+from detr_jax.wording import counted, image_name
 
 _WORST = 12
 _CLASS_CURVES = 10  # classes that a chart of precision and recall can tell apart
@@ -60,7 +62,7 @@ def write_report(workdir: Path, out: Path, root: str | None = None) -> Path:
 
     sections = {
         "Training": _training_charts(log, out),
-        "Precision": _precision_charts(evaluator, metrics, out),
+        "Precision": _precision_charts(evaluator, metrics, source, out),
         "Mistakes": [_confusion_chart(source, pairs, config.evaluation.picture_threshold, out)],
         "The worst images": _worst_images(source, pairs, out),
     }
@@ -68,7 +70,8 @@ def write_report(workdir: Path, out: Path, root: str | None = None) -> Path:
         animate(workdir, out / "training.webp", config, source)
         sections["Training"].append((out / "training.webp", "The first validation images over the training."))
     numbers = {name: "none" if (value := metrics[name]) is None else f"{value:.3f}" for name in METRICS}
-    sentence = f"Step {found.step:,}, {len(found.image_ids)} validation images of {config.data.dataset}."
+    images = counted(len(found.image_ids), "validation image")
+    sentence = f"Step {found.step:,}, {images} of {config.data.dataset}."
     page = out / "index.html"
     write_page(page, f"DETR: {workdir.resolve().name}", sentence, numbers, sections)
     return page
@@ -160,7 +163,7 @@ def _training_charts(log: list[dict[str, Any]], out: Path) -> list[Picture]:
     return pictures
 
 
-def _precision_charts(evaluator: CocoEvaluator, metrics: Metrics, out: Path) -> list[Picture]:
+def _precision_charts(evaluator: CocoEvaluator, metrics: Metrics, source: Source, out: Path) -> list[Picture]:
     precision, names = evaluator.precision()
     recall = np.linspace(0, 1, precision.shape[1])
     known = [k for k in range(len(names)) if precision[0, 0, k] > -1]
@@ -171,9 +174,11 @@ def _precision_charts(evaluator: CocoEvaluator, metrics: Metrics, out: Path) -> 
     files = {name: out / f"{name}.png" for name in ("precision_recall", "precision_recall_classes", "class_ap")}
     charts.lines(files["precision_recall"], "Precision and recall", by_iou, x="recall", y="precision", unit=True)
     ap = {names[k]: value for k in known if (value := metrics[f"AP/{names[k]}"]) is not None}
-    charts.bars(files["class_ap"], "AP of each class", ap, x="average precision")
+    captions = {name: class_caption(label, source.categories) for label, name in source.categories.items()}
+    by_caption = {captions[name]: value for name, value in ap.items()}
+    charts.bars(files["class_ap"], "AP of each class", by_caption, x="average precision")
     shown = sorted(known, key=lambda k: ap[names[k]])[:_CLASS_CURVES]
-    by_class = {names[k]: (recall, precision[0, :, k]) for k in shown}
+    by_class = {captions[names[k]]: (recall, precision[0, :, k]) for k in shown}
     which = "" if len(shown) == len(known) else f" of the {len(shown)} weakest classes"
     charts.lines(
         files["precision_recall_classes"], "Precision and recall at IoU 0.5", by_class, x="recall", y="precision",
@@ -247,7 +252,8 @@ def _confusion_chart(source: Source, pairs: list[Pair], threshold: float, out: P
             len(labels),
         )
     file = out / "confusion.png"
-    charts.confusion_matrix(file, "Confusion of classes", counts, [source.categories[label] for label in labels])
+    captions = [class_caption(label, source.categories) for label in labels]
+    charts.confusion_matrix(file, "Confusion of classes", counts, captions)
     return file, f"Objects (rows) and what was found there (columns), scores from {threshold:g}, IoU from {IOU:g}."
 
 
@@ -261,7 +267,8 @@ def _worst_images(source: Source, pairs: list[Pair], out: Path) -> list[Picture]
         file = out / f"worst_{rank:02d}.png"
         comparison(source[index].image, LabelledBoxes(*truth), sure, source.categories).save(file)
         caption = (
-            f"Image {source.image_ids[index]}: error {error:.2f} (1 - panoptic quality), {wrong} missed or spurious."
+            f"{image_name(source, index)} (id {source.image_ids[index]}): error {error:.2f} (1 - panoptic quality), "
+            f"{wrong} missed or spurious."
         )
         pictures.append((file, caption))
     return pictures

@@ -16,12 +16,14 @@ from detr_jax.data import Batch, Source, ValPlan, batches
 from detr_jax.data.batching import PlannedBatch
 from detr_jax.distributed import is_main
 from detr_jax.evaluation.coco import CocoEvaluator, Metrics
+from detr_jax.evaluation.sameness import sameness
 from detr_jax.evaluation.stored import StoredDetections
 from detr_jax.inference import check_scores, create_predict_step
 from detr_jax.memory import fitting
 from detr_jax.postprocess import Detections
 from detr_jax.sharding import own_rows, place_rows
 from detr_jax.visualization import LabelledBoxes, comparison_sheet
+from detr_jax.wording import image_name
 
 Values = tuple[Any, ...]
 """Pure trees that make up a model's values."""
@@ -71,6 +73,12 @@ class Validator:
         evaluator.add(found.image_ids.tolist(), found.boxes, found.scores, found.labels)
         return evaluator.metrics()
 
+    def sameness(self, found: StoredDetections) -> str | None:
+        """What `detr_jax.evaluation.sameness.sameness` says of detections."""
+        index_of = {image_id: index for index, image_id in enumerate(self.source.image_ids)}
+        sizes = self.source.sizes[[index_of[image_id] for image_id in found.image_ids.tolist()]]
+        return sameness(found, sizes, self.source.categories)
+
     def snapshot(self, values: Values, step: int) -> StoredDetections:
         """What a model, that of ``step``, finds in the first ``evaluation.pictures`` validation images of the plan.
 
@@ -96,7 +104,8 @@ class Validator:
         if not is_main():
             return
         index_of = {image_id: index for index, image_id in enumerate(self.source.image_ids)}
-        samples = [self.source[index_of[image_id]] for image_id in found.image_ids.tolist()]
+        indices = [index_of[image_id] for image_id in found.image_ids.tolist()]
+        samples = [self.source[index] for index in indices]
         predictions = []
         for boxes, scores, labels in zip(*found[2:], strict=True):
             sure = scores >= self.config.evaluation.picture_threshold
@@ -106,7 +115,8 @@ class Validator:
                 [sample.image for sample in samples],
                 [LabelledBoxes(*sample.objects) for sample in samples],
             )
-            comparison_sheet(path, images, truths, predictions, self.source.categories)
+            names = [image_name(self.source, index) for index in indices]
+            comparison_sheet(path, images, truths, predictions, self.source.categories, names)
 
     def _fitting(self) -> AbstractContextManager[None]:
         """Says, if memory runs out inside, that the validation batches do not fit, and what helps."""

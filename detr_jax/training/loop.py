@@ -170,6 +170,7 @@ class Run:
         planned = itertools.islice(self._stream, self.total_steps - self.step)
         self._feed = Feed(planned, mesh, start.train_source, config.data, self._log.say_anywhere)
         self._pace = Pace(batch_size, config.data)
+        self._same_said = False
         self._pending: list[dict[str, jax.Array]] = []  # terms of the steps since the last line of the log
 
     def to_the_end(self, stop: StopSignals) -> None:
@@ -281,6 +282,9 @@ class Run:
                 self.metrics = self._validator.judge(found)
                 self._store(self.workdir / DETECTIONS, found)
             self._log.validation(self.step, self.metrics)
+            if not self._same_said and (sentence := self._validator.sameness(found)):
+                self._log.say(sentence)
+                self._same_said = True
         self._best.add(self.step, self.metrics["AP"])
 
     def _take_snapshot(self) -> None:

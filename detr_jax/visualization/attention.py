@@ -1,16 +1,24 @@
-"""The paper's attention pictures: each detected object's in the decoder, chosen points' in the encoder."""
+"""The paper's attention pictures: the decoder's for each detected object, the encoder's for chosen points."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from detr_jax.results import ImageAttention, ImageDetections
-from detr_jax.visualization.boxes import LabelledBoxes, draw_boxes, resize_to
+from detr_jax.visualization.boxes import LabelledBoxes, class_color, clipped, draw_boxes, draw_title, resize_to
+from detr_jax.visualization.fonts import class_caption
+
+if TYPE_CHECKING:  # the results stand above their pictures
+    from detr_jax.results import ImageAttention, ImageDetections
+
+MOST_OBJECTS = 8
+"""The most objects that a picture shows unless it is asked for more."""
 
 _TILE = 300  # longer side of an image, in pixels
 _GAP = 8
 _TITLE = 22
+_LEAST_WIDTH = 160  # of a cell, in pixels, so that its title fits
 _HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], float)  # "inferno"
 
 
@@ -30,48 +38,59 @@ def heat_map(image: np.ndarray, weights: np.ndarray, cells: tuple[float, float],
 
 
 def attention_sheet(
-    attention: ImageAttention, points: Sequence[tuple[float, float]] | None = None, *, columns: int = 4
+    attention: "ImageAttention",
+    points: Sequence[tuple[float, float]] | None = None,
+    *,
+    max_detections: int = MOST_OBJECTS,
+    columns: int = 4,
 ) -> Image.Image:
     """One picture: an image, its objects each with the decoder's attention, and points with the encoder's.
 
     Args:
       attention: of the image.
-      points: (x, y) in pixels of the image; by default the centres of the four surest objects.
+      points: (x, y) in pixels of the image; by default the centres of the four objects of the highest scores.
+      max_detections: the most objects to show, those of the highest scores.
+      columns: pictures in a row.
 
     Raises:
       ValueError: a point lies outside of the image, or the model has no encoder.
     """
-    image, found, scale = attention.image, attention.found, _TILE / max(attention.image.shape[:2])
-    categories = dict(zip(found.labels.tolist(), found.names, strict=True))
-    items = LabelledBoxes(found.boxes, found.labels, found.scores)
+    image, every, scale = attention.image, attention.found, _TILE / max(attention.image.shape[:2])
+    found = every.only(max_detections=max_detections)
     if points is None:
         points = [] if attention.encoder is None else _centres(found)[:4]
-    cells = [("detections", draw_boxes(image, items, categories, scale=scale))]
-    for i, weights in enumerate(attention.decoder):
-        heated = np.asarray(heat_map(image, weights, attention.cells, scale))
-        one = LabelledBoxes(found.boxes[i : i + 1] * scale, found.labels[i : i + 1], found.scores[i : i + 1])
-        cells.append(("decoder, the object's query", draw_boxes(heated, one, categories)))
+    number = f"{len(found)} of {len(every)}" if len(found) < len(every) else str(len(found))
+    names = dict(zip(found.labels.tolist(), found.names, strict=True))
+    items = LabelledBoxes(found.boxes, found.labels, found.scores)
+    cells = [(f"detections: {number}", draw_boxes(image, items, names, scale=scale))]
+    for box, score, label, weights in zip(
+        found.boxes, found.scores, found.labels.tolist(), attention.decoder, strict=False
+    ):
+        picture = heat_map(image, weights, attention.cells, scale)
+        ImageDraw.Draw(picture).rectangle(clipped(box * scale, picture.size), outline=class_color(label), width=2)
+        cells.append((f"decoder: {class_caption(label, names)} {score:.2f}", picture))
     for x, y in points:
         picture = heat_map(image, attention.of_point(x, y), attention.cells, scale)
         pen, at = ImageDraw.Draw(picture), (x * scale, y * scale)
         for radius, color in ((7, "black"), (5, "#00e5ff")):
             pen.ellipse((at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius), outline=color, width=3)
-        cells.append((f"encoder, point {x:.0f}, {y:.0f}", picture))
+        cells.append((f"encoder: point {x:.0f}, {y:.0f}", picture))
 
     columns = min(columns, len(cells))
     width, height = cells[0][1].size
     rows = -(-len(cells) // columns)
-    size = (columns * (width + _GAP) + _GAP, rows * (height + _TITLE + _GAP))
+    cell_width = max(width, _LEAST_WIDTH)
+    size = (columns * (cell_width + _GAP) + _GAP, rows * (height + _TITLE + _GAP))
     sheet = Image.new("RGB", size, "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    pen = ImageDraw.Draw(sheet)
     for i, (title, picture) in enumerate(cells):
-        left, top = _GAP + i % columns * (width + _GAP), i // columns * (height + _TITLE + _GAP)
-        pen.text((left, top + 3), title, fill="black", font=font)
+        left, top = _GAP + i % columns * (cell_width + _GAP), i // columns * (height + _TITLE + _GAP)
+        draw_title(pen, (left, top + 3), title, cell_width)
         sheet.paste(picture, (left, top + _TITLE))
     return sheet
 
 
-def _centres(found: ImageDetections) -> list[tuple[float, float]]:
+def _centres(found: "ImageDetections") -> list[tuple[float, float]]:
     """The centres (x, y) of objects, in pixels, moved into the image."""
     height, width = found.size
     centres = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2

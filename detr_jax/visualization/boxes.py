@@ -1,12 +1,15 @@
 """Images with boxes, alone and side by side."""
 
 import colorsys
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
+
+from detr_jax.visualization.fonts import Font, class_caption, font_for, legible
 
 _PALETTE = (
     "#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324", "#808000", "#000075",
@@ -14,6 +17,8 @@ _PALETTE = (
 _TILE = 320  # longer side of an image in a sheet, in pixels
 _MARGIN = 8
 _TITLE = 22
+_TITLE_SIZE = 14  # of its letters, in pixels
+_PADDING = 2  # pixels of colour around the letters of a caption
 
 Color = tuple[int, int, int]
 """Red, green and blue in 0..255."""
@@ -54,12 +59,13 @@ def draw_boxes(
 ) -> Image.Image:
     """An image [H, W, 3] uint8, enlarged by ``scale``, with its boxes, names and scores.
 
-    A box has the colour of its class. The surest boxes are drawn last; captions lie above all boxes, within the picture
-    and, where there is room, not on one another.
+    A box has the colour of its class. The boxes of the highest scores are drawn last. Captions lie above all boxes,
+    within the picture and, if there is room, not on one another. A name that no font can show is drawn as the number of
+    its label (`detr_jax.visualization.fonts`), and a name that is wider than the picture is cut.
     """
     picture = resize_to(image, scale)
     pen = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size=float(np.clip(max(picture.size) / 24, 11, 24)))
+    font_size = float(np.clip(max(picture.size) / 24, 11, 24))
     thickness = 2 if max(picture.size) < 800 else 3
     scores = np.full(len(items.labels), np.nan) if items.scores is None else np.asarray(items.scores, float)
     order = np.argsort(scores, kind="stable")
@@ -67,12 +73,22 @@ def draw_boxes(
     labels = items.labels.tolist()
     for i in order:
         pen.rectangle(corners[i], outline=class_color(labels[i]), width=thickness)
-    taken: list[tuple[float, float, float, float]] = []
+    taken: list[tuple[int, int, int, int]] = []
     for i in order[::-1]:
-        name = categories.get(labels[i], str(labels[i]))
-        caption = name if np.isnan(scores[i]) else f"{name} {scores[i]:.2f}"
+        name = class_caption(labels[i], categories)
+        font = font_for(name, font_size)
+        caption = _cut(name, "" if np.isnan(scores[i]) else f" {scores[i]:.2f}", font, picture.width - 2 * _PADDING)
         taken.append(_draw_caption(pen, picture.size, corners[i], caption, class_color(labels[i]), font, taken))
     return picture
+
+
+def _cut(name: str, score: str, font: Font, width: float) -> str:
+    """A caption of at most ``width`` pixels, if it can be: the name, cut if it must be, and the score."""
+    caption, kept = name + score, len(name)
+    while kept > 1 and font.getlength(caption) > width:
+        kept -= 1
+        caption = f"{name[:kept].rstrip()}...{score}"
+    return caption
 
 
 def clipped(box: np.ndarray, size: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -89,25 +105,30 @@ def _draw_caption(
     corners: tuple[float, float, float, float],
     caption: str,
     color: Color,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    taken: Sequence[tuple[float, float, float, float]],
-) -> tuple[float, float, float, float]:
-    """Writes a caption on its colour, at the first free place of: above, inside the top, inside the bottom, below."""
+    font: Font,
+    taken: Sequence[tuple[int, int, int, int]],
+) -> tuple[int, int, int, int]:
+    """Writes a caption on its colour, at the first free place of: above, inside the top, inside the bottom, below.
+
+    Returns its place in whole pixels, xyxy, as a letter between two rows of pixels would lose one of them.
+    """
     left, top, right, bottom = pen.textbbox((0, 0), caption, font=font)
-    width, height = right - left + 4, bottom - top + 4
-    x = max(0, min(corners[0], size[0] - width))
+    left, top = math.floor(left), math.floor(top)
+    width, height = math.ceil(right) - left + 2 * _PADDING, math.ceil(bottom) - top + 2 * _PADDING
+    x = max(0, min(math.floor(corners[0]), size[0] - width))
+    upper, lower = math.floor(corners[1]), math.floor(corners[3])
     places = [
         (x, y, x + width, y + height)
-        for y in (corners[1] - height, corners[1], corners[3] - height, corners[3])
+        for y in (upper - height, upper, lower - height, lower)
         if 0 <= y <= size[1] - height
     ] or [(x, 0, x + width, height)]
     place = next((p for p in places if not any(_overlap(p, other) for other in taken)), places[0])
-    pen.rectangle(place, fill=color)
-    pen.text((place[0] + 2 - left, place[1] + 2 - top), caption, fill="white", font=font)
+    pen.rectangle((place[0], place[1], place[2] - 1, place[3] - 1), fill=color)
+    pen.text((place[0] + _PADDING - left, place[1] + _PADDING - top), caption, fill="white", font=font)
     return place
 
 
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
@@ -117,6 +138,7 @@ def comparison_sheet(
     truths: Sequence[LabelledBoxes],
     predictions: Sequence[LabelledBoxes],
     categories: dict[int, str],
+    names: Sequence[str] | None = None,
     *,
     columns: int = 3,
 ) -> None:
@@ -127,10 +149,12 @@ def comparison_sheet(
       images: [H, W, 3] uint8 each.
       truths, predictions: boxes in pixels of the respective image.
       categories: names of the labels.
+      names: of the images, as their titles.
       columns: pairs in a row.
     """
-    both = zip(images, truths, predictions, strict=True)
-    _sheet([_compared(*one, categories) for one in both], columns).save(path)
+    each = zip(images, truths, predictions, names or [""] * len(images), strict=True)
+    cells = [_compared(image, truth, found, categories, name) for image, truth, found, name in each]
+    _sheet(cells, columns).save(path)
 
 
 def comparison(
@@ -141,9 +165,10 @@ def comparison(
 
 
 def _compared(
-    image: np.ndarray, truth: LabelledBoxes, found: LabelledBoxes, categories: dict[int, str]
+    image: np.ndarray, truth: LabelledBoxes, found: LabelledBoxes, categories: dict[int, str], name: str = ""
 ) -> list[tuple[str, Image.Image]]:
-    return [("ground truth", _fitted(image, truth, categories)), ("predictions", _fitted(image, found, categories))]
+    title = f"{name}: ground truth" if name else "ground truth"
+    return [(title, _fitted(image, truth, categories)), ("predictions", _fitted(image, found, categories))]
 
 
 def sample_sheet(
@@ -162,6 +187,17 @@ def sample_sheet(
     _sheet(cells, columns).save(path)
 
 
+def draw_title(pen: ImageDraw.ImageDraw, at: tuple[int, int], title: str, width: int) -> None:
+    """Writes the title of a picture in black; the middle of one that is wider than ``width`` pixels is left out."""
+    whole = shown = legible(title, "?")
+    font = font_for(whole, _TITLE_SIZE)
+    kept = len(whole)
+    while kept > 3 and font.getlength(shown) > width:
+        kept -= 1
+        shown = f"{whole[: kept // 3]}...{whole[len(whole) - kept + kept // 3 :]}"
+    pen.text(at, shown, fill="black", font=font)
+
+
 def _fitted(image: np.ndarray, items: LabelledBoxes, categories: dict[int, str]) -> Image.Image:
     """An image [H, W, 3] uint8 with its boxes, as large as a sheet shows it."""
     return draw_boxes(image, items, categories, scale=_TILE / max(image.shape[:2]))
@@ -175,12 +211,11 @@ def _sheet(cells: Sequence[Sequence[tuple[str, Image.Image]]], columns: int) -> 
     rows = -(-max(len(cells), 1) // columns)
     sheet = Image.new("RGB", (columns * cell_width, rows * cell_height), "white")
     pen = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=14)
     for i, cell in enumerate(cells):
         row, column = divmod(i, columns)
         for side, (title, picture) in enumerate(cell):
             x = column * cell_width + _MARGIN + side * (_TILE + _MARGIN)
             y = row * cell_height
-            pen.text((x, y + 3), title, fill="black", font=font)
+            draw_title(pen, (x, y + 3), title, _TILE)
             sheet.paste(picture, (x, y + _TITLE))
     return sheet

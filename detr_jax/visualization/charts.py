@@ -1,11 +1,13 @@
 """Charts of a run, drawn with matplotlib (the extra "plot")."""
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from detr_jax.visualization.fonts import font_file
 
 Curve = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
 """x and y of a line."""
@@ -16,23 +18,38 @@ class MissingMatplotlib(ImportError):
 
 
 def check_matplotlib() -> None:
-    """Raises `MissingMatplotlib` where there is none."""
+    """Raises `MissingMatplotlib` if it is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingMatplotlib("A report needs matplotlib: pip install 'detr_jax[plot]'.")
 
 
-def _draw(path: Path, size: tuple[float, float], paint: Callable[[Any], None], title: str) -> None:
+def _draw(
+    path: Path, size: tuple[float, float], paint: Callable[[Any], None], title: str, names: Iterable[str]
+) -> None:
     check_matplotlib()
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title, fontsize=12)
-    axes.spines[["top", "right"]].set_visible(False)
-    paint(axes)
-    figure.savefig(path)
+    with rc_context({"font.family": _families(names), "text.parse_math": False}):  # "$" is a letter of a name
+        figure = Figure(figsize=size, dpi=150, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        axes.set_title(title, fontsize=12)
+        axes.spines[["top", "right"]].set_visible(False)
+        paint(axes)
+        figure.savefig(path)
+
+
+def _families(names: Iterable[str]) -> list[str]:
+    """matplotlib's own font, and those of the system that have the characters which it may lack."""
+    from matplotlib.font_manager import FontProperties, fontManager
+
+    families = ["DejaVu Sans"]
+    for file in sorted({font_file(name) or "" for name in names} - {""}):
+        fontManager.addfont(file)
+        families.append(FontProperties(fname=file).get_name())
+    return families
 
 
 def lines(
@@ -50,7 +67,9 @@ def lines(
         from matplotlib.ticker import LogLocator
 
         for (xs, ys), same in names.items():
-            axes.plot(xs, ys, label=", ".join(same), linewidth=1.6, marker="o" if len(xs) < 3 else None)
+            label = ", ".join(same)
+            label = f" {label}" if label.startswith("_") else label  # which would keep it out of the legend
+            axes.plot(xs, ys, label=label, linewidth=1.6, marker="o" if len(xs) < 3 else None)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.grid(alpha=0.25)
@@ -64,7 +83,7 @@ def lines(
         if len(curves) > 1:
             axes.legend(fontsize=9, frameon=False)
 
-    _draw(path, (6, 3.8), paint, title)
+    _draw(path, (6, 3.8), paint, title, curves)
 
 
 def bars(path: Path, title: str, values: Mapping[str, float], *, x: str) -> None:
@@ -78,7 +97,7 @@ def bars(path: Path, title: str, values: Mapping[str, float], *, x: str) -> None
         axes.set_xlim(0, 1.05)
         axes.margins(y=0.01)
 
-    _draw(path, (6, max(2.2, 0.9 + 0.27 * len(names))), paint, title)
+    _draw(path, (6, max(2.2, 0.9 + 0.27 * len(names))), paint, title, names)
 
 
 def confusion_matrix(path: Path, title: str, counts: np.ndarray, names: Sequence[str]) -> None:
@@ -96,4 +115,4 @@ def confusion_matrix(path: Path, title: str, counts: np.ndarray, names: Sequence
             color = "white" if shares[row, column] > 0.6 else "black"
             axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=9, color=color)
 
-    _draw(path, (size, size * 0.9), paint, title)
+    _draw(path, (size, size * 0.9), paint, title, names)

@@ -31,3 +31,32 @@ def test_points_are_the_centres_of_the_surest_objects_unless_given(rng):
     np.testing.assert_array_equal(by_default, given)
     with pytest.raises(ValueError, match="outside of the image"):
         attention_sheet(attention, [(48.0, 0.0)])
+
+
+def test_the_picture_shows_the_eight_highest_scores_unless_more_are_wanted(rng):
+    n = 11
+    corner = rng.uniform(0, 20, (n, 2))
+    boxes = np.concatenate([corner, corner + 9], axis=1).astype(np.float32)
+    scores = np.sort(rng.random(n).astype(np.float32))[::-1]
+    labels = rng.integers(0, 3, n)
+    found = ImageDetections(boxes, scores, labels, tuple("abc"[label] for label in labels), (32, 48))
+    attention = ImageAttention(np.zeros((32, 48, 3), np.uint8), found, rng.random((n, 2, 3)), None, (2.0, 3.0))
+    first = ImageDetections(boxes[:8], scores[:8], labels[:8], found.names[:8], (32, 48))
+    eight = ImageAttention(attention.image, first, attention.decoder[:8], None, (2.0, 3.0))
+    pictures = [np.asarray(one.draw()) for one in (attention, eight)]
+    columns = 330
+    assert pictures[0].shape == pictures[1].shape == np.asarray(attention_sheet(attention)).shape
+    np.testing.assert_array_equal(pictures[0][:, columns:], pictures[1][:, columns:])
+    assert not np.array_equal(*pictures)  # the first title says that it is 8 of 11
+    all_shown, two = (
+        np.asarray(
+            attention.draw(
+                max_detections=most,
+            )
+        ).shape[0]
+        for most in (99, 2)
+    )
+    assert (all_shown, two) == (pictures[0].shape[0], pictures[0].shape[0] // 3)
+    changed = ImageDetections(boxes, scores * np.float32(0.5), labels, found.names, (32, 48))
+    other = np.asarray(ImageAttention(attention.image, changed, attention.decoder, None, (2.0, 3.0)).draw())
+    assert not np.array_equal(other[:22, columns:], pictures[0][:22, columns:])  # scores stand in the titles

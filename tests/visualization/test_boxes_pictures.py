@@ -34,3 +34,53 @@ def test_a_sheet_has_a_pair_for_each_image(tmp_path, rng):
             sizes.append(sheet.size)
     assert sizes[1][0] == 3 * sizes[0][0] == sizes[2][0]
     assert sizes[2][1] == 2 * sizes[0][1] == 2 * sizes[1][1]
+
+
+def test_a_caption_has_all_its_pixels_at_every_edge_of_a_picture(rng):
+    height, width = rng.integers(60, 120, 2).tolist()
+    for _ in range(30):
+        top, left = rng.uniform(-1, height - 2), rng.uniform(-1, width - 2)
+        box = [left, top, rng.uniform(left, width + 1), rng.uniform(top, height + 1)]
+        patches = []
+        for corners in (
+            box,
+            [0, height // 2, 10, height // 2 + 10],
+        ):  # the second: whole pixels, amid the picture
+            items = LabelledBoxes(np.array([corners], np.float32), np.array([0]), np.array([0.87]))
+            pixels = np.asarray(draw_boxes(np.zeros((height, width, 3), np.uint8), items, {0: "cat"}))
+            patch = _patch(pixels, ImageColor.getrgb("#e6194b"))
+            patches.append(patch)
+        np.testing.assert_array_equal(*patches)
+
+
+def _patch(pixels, color):
+    """The smallest part of a picture that holds all letters, with two pixels around them."""
+    rows, columns = np.nonzero((pixels.min(axis=2) > 40) & (pixels != color).any(axis=-1))
+    assert rows.min() >= 2
+    assert columns.min() >= 2
+    patch = pixels[rows.min() - 2 : rows.max() + 3, columns.min() - 2 : columns.max() + 3]
+    return patch[1:-1, 1:-1]  # an outline may touch the border
+
+
+def test_a_caption_wider_than_the_picture_keeps_its_beginning_and_its_score(rng):
+    name = "".join(rng.choice(list("abcdefgh"), 200))
+    box = LabelledBoxes(np.array([[3.0, 40, 60, 60]]), np.array([0]), np.array([0.5]))
+    blank = np.zeros((70, 150, 3), np.uint8)
+    cut = np.asarray(draw_boxes(blank, box, {0: name}))
+    np.testing.assert_array_equal(cut, draw_boxes(blank, box, {0: name[:150]}))
+    other_score = LabelledBoxes(box.boxes, box.labels, np.array([0.6]))
+    assert not np.array_equal(cut, draw_boxes(blank, other_score, {0: name}))
+    assert not np.array_equal(cut, draw_boxes(blank, box, {0: f"{'x'}{name}"}))
+
+
+def test_pictures_of_a_sheet_are_named(tmp_path, rng):
+    image = rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    nothing = LabelledBoxes(np.zeros((0, 4), np.float32), np.zeros(0, int))
+    sheets = []
+    for names in (None, ["a.jpg"], ["a/very/long/path/" * 9 + "b.jpg"]):
+        comparison_sheet(tmp_path / "sheet.png", [image], [nothing], [nothing], {}, names)
+        sheets.append(np.asarray(Image.open(tmp_path / "sheet.png")))
+    left, right = np.split(np.array([sheet[:22] for sheet in sheets]), 2, axis=2)
+    assert not np.array_equal(left[0], left[1])
+    assert not np.array_equal(left[1], left[2])
+    np.testing.assert_array_equal(right[0], right[2])  # the long name stays on its own side

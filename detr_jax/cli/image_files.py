@@ -1,0 +1,50 @@
+"""The image files that the arguments of a command stand for."""
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from detr_jax.data.images import IMAGE_SUFFIXES
+from detr_jax.data.source import DataError
+
+_SUFFIXES = tuple(dict.fromkeys((*IMAGE_SUFFIXES, ".gif")))
+
+
+def find_images(given: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The files that paths, folders and patterns stand for, each once and in order.
+
+    Returns:
+      The files, and a sentence for each path, folder or pattern that stands for none.
+    """
+    files: dict[Path, None] = {}
+    faults = []
+    for name in given:
+        try:
+            files |= dict.fromkeys(_files_of(name))
+        except OSError as error:
+            faults.append(f"{name} cannot be read ({error.strerror}).")
+        except DataError as error:
+            faults.append(str(error))
+    return list(files), faults
+
+
+def _files_of(name: str) -> list[Path]:
+    """The files that a path, folder or pattern stands for; a DataError says that it stands for none."""
+    path = Path(name)
+    if path.is_dir():
+        found = [child for child in sorted(path.iterdir()) if child.is_file() and _is_image(child)]
+        absent = f"The folder {path} holds no image ({', '.join(_SUFFIXES)})."
+    elif path.exists():
+        return [path]
+    else:
+        matching = [match for match in map(Path, sorted(glob.glob(name, recursive=True))) if match.is_file()]
+        found = [match for match in matching if _is_image(match)] or matching
+        absent = f"No file matches {name}." if glob.has_magic(name) else f"{path} does not exist."
+    if not found:
+        raise DataError(absent)
+    return found
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a file looks like an image; macOS leaves files of its own, ``._photo.jpg``, on foreign disks."""
+    return path.suffix.lower() in _SUFFIXES and not path.name.startswith("._")

@@ -1,0 +1,30 @@
+"""Words of messages that depend on values: numbers with their nouns, articles, names of images."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: 1 image, 2 images, 2 classes (whose plural is given)."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def with_article(noun: str) -> str:
+    """A noun, spelt as it sounds at its beginning, behind its indefinite article: an image, a category."""
+    return f"{'an' if noun[:1].lower() in tuple('aeiou') else 'a'} {noun}"
+
+
+def image_name(source: Any, index: int) -> str:
+    """How pictures and reports call an image of a `detr_jax.data.Source`: by its file if it has one, or else its id."""
+    file = source.file_name(index) if hasattr(source, "file_name") else ""
+    return str(file) if file else f"image {source.image_ids[index]}"
+
+
+def one_line(beginning: str, items: Sequence[str], ending: str, width: int) -> str:
+    """A line of at most ``width`` characters: as many of the items as there is room for, separated by commas."""
+    shown = ", ".join(items)
+    kept = len(items)
+    while kept and len(beginning) + len(shown) + len(ending) > width:
+        kept -= 1
+        shown = ", ".join([*items[:kept], "..."])
+    return f"{beginning}{shown}{ending}"
