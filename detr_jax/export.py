@@ -40,6 +40,7 @@ def export_model(
     platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
     weights_beside: bool = False,
     class_names: Mapping[int, str] | None = None,
+    category_ids: Mapping[int, int] | None = None,
 ) -> list[Path]:
     """Writes an artefact.
 
@@ -52,6 +53,7 @@ def export_model(
       platforms: of `PLATFORMS`; the artefact runs on these only.
       weights_beside: keep the weights in a file of their own, once for all canvases, in place of in each program.
       class_names: name by label.
+      category_ids: category id by label, which the artefact's results have; empty if the labels are the ids.
 
     Returns:
       The files written.
@@ -96,7 +98,10 @@ def export_model(
         "num_classes": config.model.num_classes,
         "num_queries": config.model.num_queries,
     }
-    names = {str(label): name for label, name in sorted((class_names or {}).items())}
+    ids = category_ids or {}
+    if ids:
+        description["category_ids"] = {str(label): category_id for label, category_id in sorted(ids.items())}
+    names = {str(ids.get(label, label)): name for label, name in sorted((class_names or {}).items())}
     (out / "export.json").write_text(json.dumps(description, indent=2))
     (out / "labels.json").write_text(json.dumps(names, indent=2, ensure_ascii=False), encoding="utf-8")
     shutil.copyfile(_LOADER, out / "loader.py")

@@ -26,7 +26,7 @@ class Found(NamedTuple):
     scores: np.ndarray
     """[n] or [B, Q] float32, probability of the label."""
     labels: np.ndarray
-    """[n] or [B, Q] int32."""
+    """[n] or [B, Q] int, category ids of the training data."""
 
 
 class Detector:
@@ -41,6 +41,9 @@ class Detector:
         names = json.loads((self.folder / "labels.json").read_text(encoding="utf-8"))
         self.names: dict[int, str] = {int(label): name for label, name in names.items()}
         """Name by label, as far as they are known."""
+        ids = self.description.get("category_ids") or {}
+        self._category_ids = np.arange(self.description["num_classes"], dtype=np.int64 if ids else np.int32)
+        self._category_ids[[int(output) for output in ids]] = list(ids.values())
         self._weights: tuple[Any, ...] = ()
         if self.description["weights"]:
             with np.load(self.folder / self.description["weights"]) as arrays:
@@ -61,7 +64,8 @@ class Detector:
                 f"{', '.join(map(str, self.canvases))}."
             )
         sizes, original_sizes = np.asarray(sizes, np.int32), np.asarray(original_sizes, np.int32)
-        return Found(*map(np.asarray, self._program(canvas)(*self._weights, images, sizes, original_sizes)))
+        boxes, scores, outputs = map(np.asarray, self._program(canvas)(*self._weights, images, sizes, original_sizes))
+        return Found(boxes, scores, self._category_ids[outputs])
 
     def predict(self, images: Sequence[Any], threshold: float = 0.5) -> list[Found]:
         """The detections with at least this score in each of some images, the surest first.

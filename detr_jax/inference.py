@@ -21,7 +21,7 @@ from detr_jax.compilation_cache import keep_compiled_programs
 from detr_jax.config import Config, DataConfig, check_prediction
 from detr_jax.data.batching import usable_cores
 from detr_jax.data.canvases import Placement, lay, place, prediction_canvases
-from detr_jax.data.images import ImageLike, decode, exif_rule, has_more_frames, open_image
+from detr_jax.data.images import ImageLike, decode, exif_rule, has_more_frames, is_dark, open_image
 from detr_jax.data.labels import mapped
 from detr_jax.data.source import DataError
 from detr_jax.host_memory import keep_freed_memory
@@ -38,6 +38,7 @@ PredictStep = Callable[[tuple[Any, ...], ArrayLike, ArrayLike, ArrayLike], Detec
 FIRST_FRAME = "has several frames or pages, of which the first was taken"
 SHRUNK = "is larger than every canvas of the model, and was shrunk to fit one"
 THIN = "is so long and thin that it is shrunk to less than half of the usual height or width: cut it to find more"
+DARK = "uses only a small part of the levels that its file can hold, and is nearly black: set data.max_level"
 TINY = "is only a few pixels large, which show the model nothing"
 
 _CUT = "Make the image smaller, or cut it into parts."
@@ -383,6 +384,8 @@ class Detector:
         """What is unusual in an image, as the rest of a sentence that begins with its name."""
         if isinstance(waiting.image, Path) and has_more_frames(waiting.image):
             yield FIRST_FRAME
+        if isinstance(waiting.image, Path) and is_dark(waiting.image, self.config.data.max_level):
+            yield DARK
         if max(waiting.size) < _TINY:
             yield TINY
         if min(waiting.placement.size) < self.config.data.val_short_side / 2:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from detr_jax.checkpoints import load_class_names, load_model
+from detr_jax.checkpoints import load_category_ids, load_class_names, load_model
 
 
 class _Canvas(click.ParamType):
@@ -64,6 +64,7 @@ def export_command(
             platforms=[name.strip() for name in platforms.split(",") if name.strip()],
             weights_beside=weights == "beside",
             class_names=load_class_names(checkpoint),
+            category_ids=load_category_ids(checkpoint),
         )
     except OSError as error:
         raise click.ClickException(f"{out} cannot be written ({error}).") from None

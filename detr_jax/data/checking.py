@@ -15,6 +15,7 @@ from detr_jax.data.annotated import AnnotatedDataset
 from detr_jax.data.class_table import ClassRow, class_table, format_classes
 from detr_jax.data.images import level_range, orientation_matters
 from detr_jax.data.source import DataError, Faults, SizeMismatch, Source
+from detr_jax.wording import counted
 
 _SMALL, _MEDIUM = 32**2, 96**2  # COCO's limits of the area of small and medium objects, in pixels
 _BINS = 8  # of height and width in the histogram
@@ -43,9 +44,8 @@ class Report(NamedTuple):
     def lines(self) -> list[str]:
         """The report, for a terminal."""
         number = len(self.sizes)
-        numbers = ((number, "image", "images"), (int(self.objects.sum()), "object", "objects"))
-        text = [", ".join(f"{count} {one if count == 1 else many}" for count, one, many in numbers)]
-        text[0] += f", {len(self.classes)} {'class' if len(self.classes) == 1 else 'classes'}"
+        objects, classes = int(self.objects.sum()), counted(len(self.classes), "class", "classes")
+        text = [f"{counted(number, 'image')}, {counted(objects, 'object')}, {classes}"]
         for title, sentences in (
             ("errors, which would stop a training", self.faults.error_sentences()),
             ("handled", self.faults.sentences()),

@@ -55,6 +55,22 @@ class ImagePaths:
         }
 
 
+def unlisted(listed: Mapping[Path, Collection[str]]) -> list[str]:
+    """The image files in folders that no annotations list.
+
+    Args:
+      listed: for each folder, the file names below it that are listed.
+    """
+    known = {os.path.abspath(folder / name) for folder, names in listed.items() for name in names}
+    found: dict[str, None] = {}
+    for folder in listed:
+        for place, folders, files in os.walk(folder):
+            folders.sort()
+            images = (os.path.join(place, file) for file in sorted(files) if is_image_name(file))
+            found |= dict.fromkeys(image for image in images if os.path.abspath(image) not in known)
+    return list(found)
+
+
 def _without_first(name: str) -> str:
     return name.replace("\\", "/").partition("/")[2]
 

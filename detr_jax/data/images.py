@@ -198,6 +198,15 @@ def level_range(file: Path | bytes) -> tuple[float, float] | None:
         return None
 
 
+def is_dark(file: Path | bytes, max_level: float) -> bool:
+    """Whether a grey image of more than 8 bits uses less than an eighth of the levels from 0 to the highest possible.
+
+    ``max_level`` is the highest, or 0: what the file says.
+    """
+    levels = level_range(file)
+    return levels is not None and 0 < levels[0] < (max_level or levels[1]) / 8
+
+
 def _upright(picture: Image.Image, orientation: int) -> Image.Image:
     """A picture with an EXIF orientation, 2 to 8, applied."""
     return picture.transpose(_TURNS[orientation])

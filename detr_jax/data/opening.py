@@ -23,6 +23,7 @@ from detr_jax.data.shapes import ShapesDataset
 from detr_jax.data.source import DataError, Source
 from detr_jax.data.voc import VocDataset
 from detr_jax.data.yolo import YoloDataset
+from detr_jax.wording import counted
 
 _LAYOUTS = {"coco": coco_layouts, "yolo": yolo_layouts, "voc": voc_layouts}
 
@@ -243,10 +244,10 @@ def _checked(source: Source, config: Config, strict: bool) -> Source:
             + " ".join(source.faults.sentences())
         )
     if not source.max_objects and not data.allow_empty and data.dataset != "shapes" and not source.faults.errors:
-        noted = "; ".join(f"{number} {kind}" for kind, number in (source.faults.notes + source.faults.counts).items())
+        noted = "; ".join(f"{kind}: {number}" for kind, number in (source.faults.notes + source.faults.counts).items())
         source.faults.error(
             "splits without objects",
-            f"none of the {len(source)} images has an object to train on{f' ({noted})' if noted else ''}: correct the "
+            f"no object to train on is in {counted(len(source), 'image')}{f' ({noted})' if noted else ''}: correct the "
             "annotations, or set data.allow_empty=True if this is meant",
         )
         if strict:

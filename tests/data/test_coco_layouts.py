@@ -153,7 +153,7 @@ def test_every_box_label_and_name_is_as_written(tmp_path, rng, writer):
     assert "\n" not in sentence
     if "all" in splits:
         _check(open_source(config, "val"), splits["all"])
-        data.val_share = 0.4
+        data.val_share, data.allow_empty = 0.4, True
         train, val = open_splits(config)
         assert sorted([*train.image_ids, *val.image_ids]) == sorted(one["id"] for one in splits["all"]["images"])
         assert 0 < len(val) < len(train) + len(val)
