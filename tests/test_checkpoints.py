@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from detr_jax.checkpoints import CheckpointError, Checkpoints, find_checkpoint, load_config, load_model
+from detr_jax.checkpoints import (
+    CheckpointError,
+    Checkpoints,
+    find_checkpoint,
+    load_category_ids,
+    load_class_names,
+    load_config,
+    load_model,
+)
 from detr_jax.config import Config
 from detr_jax.models import DETR
 from tests.tiny import tiny_config
@@ -23,6 +31,16 @@ def saved(tmp_path, rng):
         checkpoints.save(step, {"params": values, "ema": jax.tree.map(lambda x, step=step: x + step, values)}, config)
     checkpoints.close()
     return tmp_path, model, values
+
+
+@pytest.mark.parametrize("ids", [{}, {0: 7, 1: 1_700_000_123, 2: 2**52}])
+def test_names_and_category_ids_come_back_by_label(tmp_path, ids):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    checkpoints.class_names, checkpoints.category_ids = {0: "a", 1: "ü", 2: "c"}, ids
+    checkpoints.save(0, {"params": {"x": np.zeros(3, np.float32)}}, tiny_config())
+    checkpoints.close()
+    assert load_class_names(tmp_path) == {0: "a", 1: "ü", 2: "c"}
+    assert load_category_ids(tmp_path) == ids
 
 
 def test_the_newest_are_kept_and_found(saved):

@@ -95,6 +95,21 @@ def test_the_artefact_equals_the_model_without_this_package(random_model, rng, t
             _assert_equal(one, _of(model, *batch), batch[2])
 
 
+def test_an_artefact_gives_the_category_ids_of_the_data(random_model, rng, tmp_path):
+    model, config = random_model()
+    ids = {label: int(number) for label, number in enumerate(rng.integers(10**6, 2**52, config.model.num_classes))}
+    names = {label: f"class {label}" for label in ids}
+    export_model(
+        *(model, config, tmp_path / "out"), canvases=((32, 32),), platforms=("cpu",), class_names=names, category_ids=ids
+    )
+    detector = Detector(tmp_path / "out")
+    batch = _batch(rng, 2, (32, 32))
+    found = detector(*batch)
+    expected = np.asarray(_of(model, *batch).labels)
+    assert found.labels.tolist() == [[ids[label] for label in row] for row in expected.tolist()]
+    assert detector.names == {ids[label]: name for label, name in names.items()}
+
+
 def test_images_of_any_size_come_back_in_their_order(random_model, rng, tmp_path):
     model, config = random_model()
     config.data = dataclasses.replace(config.data, val_short_side=24, max_long_side=40, val_buckets=())

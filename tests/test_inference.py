@@ -67,6 +67,17 @@ def _by_definition(model, config, image):
     return boxes, shares.max(axis=1), shares.argmax(axis=1)
 
 
+def test_labels_are_the_category_ids_of_the_data(model, detector, rng):
+    ids = {0: 5, 1: 1_700_000_123, 2: 2**52}
+    mapped = Detector(*model, NAMES, category_ids=ids)
+    mapped._predict = detector._predict  # the same program
+    (image,) = _images(rng, 1)
+    plain, found = detector.predict(image, 0), mapped.predict(image, 0)
+    assert found.labels.tolist() == [ids[label] for label in plain.labels.tolist()]
+    assert found.names == plain.names
+    assert [one["category_id"] for one in found.to_coco(3)] == found.labels.tolist()
+
+
 def test_a_prediction_is_the_models_on_the_resized_image_by_score(detector, model, rng):
     (image,) = _images(rng, 1)
     found = detector.predict(image, threshold=0)

@@ -2,7 +2,7 @@
 
 import ntpath
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from detr_jax.data.source import Faults
