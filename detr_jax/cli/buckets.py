@@ -178,6 +178,6 @@ def _table(title: str, canvases: list[Bucket], sizes: np.ndarray) -> None:
 def _tell_why_fewer(most: int, field: str, images: int) -> None:
     """Says why there are fewer canvases than the configuration allows."""
     click.echo(
-        f"not data.{field}={most}: one more would save less padding over the run's {images:,} images than its "
-        "compilation costs"
+        f"fewer than data.{field}={most}: over the {images:,} images of the run, one more would save less padding than "
+        "its compilation costs"
     )

@@ -21,9 +21,9 @@ def group(
     """Full batches of images that share a bucket, with as little padding as the batch size allows.
 
     Images that make no full batch on their own smallest bucket go where they cost least (`_shares`). What is left of a
-    division by ``batch_size`` is left out, drawn evenly.
-    If the rest fits on no common bucket, some of its images are left out and others used twice, by chance in
-    proportion to their number, so that no shape is used less often than others.
+    division by ``batch_size`` is left out, drawn evenly. If the rest fits on no common bucket, some of its images are
+    left out and others used twice, by chance in proportion to their number, so that no shape is used less often than
+    others.
 
     Args:
       sizes: [n, 2] int, (height, width) of the images in pixels; some bucket holds each.
@@ -77,7 +77,7 @@ def group_all(sizes: np.ndarray, buckets: Sequence[Bucket], batch_size: int) -> 
 
 def _placed(sizes: np.ndarray, order: np.ndarray, buckets: Sequence[Bucket], batch_size: int) -> list[np.ndarray]:
     """For each bucket, the images (of the indices ``order`` into ``sizes``) that go on it."""
-    holds = np.asarray((np.asarray(buckets) >= sizes[order, None]).all(axis=-1))  # [images, buckets]
+    holds = np.all(np.asarray(buckets) >= sizes[order, None], axis=-1)  # [images, buckets]
     kinds, kind_of = _distinct_rows(holds)  # images that fit the same buckets are alike
     steps = -(-len(order) // batch_size)
     shares = _shares(kinds, np.bincount(kind_of), np.prod(buckets, axis=1), batch_size, steps)
@@ -110,10 +110,11 @@ def _shares(kinds: np.ndarray, counts: np.ndarray, areas: np.ndarray, batch_size
       steps: batches wanted.
     """
     least = np.where(kinds, areas, np.inf).min(axis=1) @ counts / batch_size  # pixels, if all batches could be full
-    shares = _shares_in_one_pass(kinds, counts, areas, batch_size)
-    batches = -(-shares.sum(axis=0) // batch_size)
-    if batches.sum() == steps and batches @ areas <= (1 + _GAP) * least:
-        return shares
+    for pull in (True, False):
+        shares = _shares_in_one_pass(kinds, counts, areas, batch_size, pull)
+        batches = -(-shares.sum(axis=0) // batch_size)
+        if batches.sum() == steps and batches @ areas <= (1 + _GAP) * least:
+            return shares
     found = _best_shares(kinds, counts, areas, batch_size, steps)
     return _on_smallest(kinds, counts, areas) if found is None else found
 
@@ -124,18 +125,25 @@ def _on_smallest(kinds: np.ndarray, counts: np.ndarray, areas: np.ndarray) -> np
     return counts[:, None] * (smallest[:, None] == np.arange(len(areas)))
 
 
-def _shares_in_one_pass(kinds: np.ndarray, counts: np.ndarray, areas: np.ndarray, batch_size: int) -> np.ndarray:
-    """Shares, as `_shares` returns them: each bucket takes what its last batch lacks from the next smaller buckets."""
+def _shares_in_one_pass(
+    kinds: np.ndarray, counts: np.ndarray, areas: np.ndarray, batch_size: int, pull: bool
+) -> np.ndarray:
+    """Shares, as `_shares` returns them, from those of `_on_smallest` in one pass over the buckets.
+
+    With ``pull``, each bucket from the largest on takes what its last batch lacks from the next smaller buckets.
+    Without, each bucket from the smallest on gives what is beyond its full batches to the next larger buckets.
+    """
     shares = _on_smallest(kinds, counts, areas)
-    by_area = np.argsort(-areas, kind="stable")
-    for position, bucket in enumerate(by_area):
-        missing = int(-shares[:, bucket].sum() % batch_size)
-        for smaller in by_area[position + 1 :]:
-            for kind in np.flatnonzero(kinds[:, bucket] & (shares[:, smaller] > 0)):
-                moved = min(missing, int(shares[kind, smaller]))
-                shares[kind, smaller] -= moved
-                shares[kind, bucket] += moved
-                missing -= moved
+    order = np.argsort(-areas if pull else areas, kind="stable")
+    for position, bucket in enumerate(order):
+        number = int((-1 if pull else 1) * shares[:, bucket].sum() % batch_size)
+        for other in order[position + 1 :]:
+            giving, taking = (other, bucket) if pull else (bucket, other)
+            for kind in np.flatnonzero(kinds[:, taking] & (shares[:, giving] > 0)):
+                moved = min(number, int(shares[kind, giving]))
+                shares[kind, giving] -= moved
+                shares[kind, taking] += moved
+                number -= moved
     return shares
 
 

@@ -3,10 +3,12 @@ import re
 import jax
 import pytest
 
-from detr_jax.config import Config, DataConfig
-from detr_jax.data import TrainPlan, ValPlan, open_source
+from detr_jax.config import Config, DataConfig, TrainingConfig
+from detr_jax.data import ValPlan, open_source
 from detr_jax.data.buckets import train_sizes, useful_share
+from detr_jax.sharding import create_mesh
 from detr_jax.training import memory
+from detr_jax.training.start import prepare
 from tests.cli.command import run
 
 
@@ -19,18 +21,33 @@ def folder(tmp_path, rng):
     return path
 
 
-def test_the_canvases_shown_are_those_of_the_training(folder):
-    result = run("buckets", "--root", folder, "--config.data.num_train_buckets=5", "--config.data.num_val_buckets=2")
+def test_the_canvases_shown_are_those_of_the_training(folder, tmp_path):
+    options = ("--config.data.num_train_buckets=5", "--config.data.num_val_buckets=2", "--config.training.epochs=4000")
+    result = run("buckets", "--root", folder, *options)
     assert result.exit_code == 0, result.output
-    config = Config(data=DataConfig(root=str(folder), num_train_buckets=5, num_val_buckets=2))
-    train, val = open_source(config, "train"), open_source(config, "val")
-    plans = TrainPlan(train, config.data, 4, 0), ValPlan(val, config.data, 8)
+    config = Config(
+        data=DataConfig(root=str(folder), num_train_buckets=5, num_val_buckets=2), training=TrainingConfig(epochs=4000)
+    )
+    start = prepare(config, tmp_path / "run", create_mesh())
+    plans = start.plan, ValPlan(start.val_source, start.config.data, 8)
     shown = [tuple(map(int, sides)) for sides in re.findall(r"^ *(\d+) x (\d+) ", result.output, re.MULTILINE)]
     assert shown == [bucket for plan in plans for bucket in plan.buckets]
-    useful = useful_share(train_sizes(train, config.data), plans[0].buckets)
-    assert f"training, 12 images: {useful:.1%} useful on {len(plans[0].buckets)} canvases" in result.output
+    assert len(plans[0].buckets) == 5
+    useful = useful_share(train_sizes(start.train_source, config.data), plans[0].buckets)
+    assert f"training, 12 images: {useful:.1%} useful on 5 canvases" in result.output
+    assert "num_train_buckets" not in result.output
     shares = [float(share) for share in re.findall(r"\d +(\d+\.\d)%", result.output)]
     assert sum(shares) == pytest.approx(200, abs=1)
+
+
+def test_a_short_run_gets_few_canvases_and_says_why(folder):
+    result = run("buckets", "--root", folder, "--config.training.steps=20", "--config.training.batch_size=4")
+    assert result.exit_code == 0, result.output
+    assert len(re.findall(r"^ *\d+ x \d+ ", result.output, re.MULTILINE)) == 2  # one for training, one for validation
+    assert "data.num_train_buckets=12" in result.output
+    assert "80 images" in result.output
+    assert "data.num_val_buckets=6" in result.output
+    assert "35 images" in result.output  # three steps per epoch: six validations of five images, and one at the end
 
 
 def test_memory_is_told_of_each_training_canvas(folder, monkeypatch):

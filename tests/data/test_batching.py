@@ -5,6 +5,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,16 +19,14 @@ from detr_jax.data.batching import (
     NO_IMAGE,
     BatchLoader,
     LoaderError,
-    PlannedBatch,
-    TrainPlan,
-    ValPlan,
     batches,
     num_threads,
 )
 from detr_jax.data.coco import CocoDataset
+from detr_jax.data.plans import PlannedBatch, TrainPlan, ValPlan
 from detr_jax.data.shapes import ShapesDataset
 from detr_jax.data.source import DataError
-from detr_jax.data.transforms import DRAWS, apply, train_geometry
+from detr_jax.data.transforms import DRAWS, apply, train_geometries
 
 BATCH = 4
 BUCKETS = ((48, 64), (64, 48), (64, 64), (96, 96))
@@ -96,12 +95,9 @@ def test_geometries_of_a_plan_are_those_of_its_images(source, cropping):
     assert {image.geometry.crop is None for image in images} == {False, True}
     for index, geometry in images:
         if geometry.crop is None:
-            size = tuple(source.sizes[index].tolist())
-            reachable = {
-                train_geometry(size, np.r_[flip, 0.0, side, np.zeros(DRAWS - 3)], cropping)
-                for flip, side in itertools.product((0.0, 0.9), (0.0, 0.5, 0.9))
-            }
-            assert geometry in reachable
+            draws = np.zeros((6, DRAWS))
+            draws[:, [0, 2]] = list(itertools.product((0.0, 0.9), (0.0, 0.5, 0.9)))
+            assert geometry in set(train_geometries(source.sizes[[index] * 6], draws, cropping))
 
 
 def test_canvases_are_chosen_from_the_data_where_none_are_given(source, cropping):
@@ -119,11 +115,11 @@ def test_canvases_are_chosen_from_the_data_where_none_are_given(source, cropping
 
 def test_epochs_differ_and_follow_from_the_seed_alone(source, cropping):
     plan, same, other = (TrainPlan(source, cropping, BATCH, seed) for seed in (3, 3, 4))
-    assert plan.epoch(0) == same.epoch(0)
-    assert plan.epoch(1) != plan.epoch(0)
-    assert other.epoch(0) != plan.epoch(0)
+    assert list(plan.epoch(0)) == list(same.epoch(0))
+    assert list(plan.epoch(1)) != list(plan.epoch(0))
+    assert list(other.epoch(0)) != list(plan.epoch(0))
     assert indices(plan.epoch(0)) != indices(plan.epoch(1))
-    assert same.epoch(7) == plan.epoch(7)
+    assert list(same.epoch(7)) == list(plan.epoch(7))
 
 
 def test_over_epochs_every_image_is_used_about_equally(source, config):
@@ -136,7 +132,26 @@ def test_over_epochs_every_image_is_used_about_equally(source, config):
 def test_steps_run_through_the_epochs(source, config):
     plan = TrainPlan(source, config, BATCH, seed=0)
     steps = plan.steps_per_epoch
-    assert [plan[step] for step in range(steps, 2 * steps)] == plan.epoch(1)
+    assert [plan[step] for step in range(steps, 2 * steps)] == list(plan.epoch(1))
+    assert plan.epoch(1)[2:5] == [plan[steps + 2], plan[steps + 3], plan[steps + 4]]
+
+
+def test_a_plan_is_the_same_in_another_process_and_takes_few_bytes_for_it(source, cropping):
+    """Worker processes get the plan without the epochs that are planned already."""
+    plan = TrainPlan(source, cropping, BATCH, seed=5)
+    before = len(pickle.dumps(plan))
+    plan.epoch(0), plan.epoch(3)
+    content = pickle.dumps(plan)
+    assert len(content) == before
+    assert list(pickle.loads(content).epoch(3)) == list(plan.epoch(3))
+
+
+def test_spares_are_the_images_of_the_next_batch_whose_bucket_fits(source, cropping):
+    epoch = list(TrainPlan(source, cropping, BATCH, seed=7).epoch(0))
+    for number, (bucket, _, spares) in enumerate(epoch):
+        others = [epoch[(number + distance) % len(epoch)] for distance in range(1, len(epoch))]
+        fitting = (other.images for other in others if np.less_equal(other.bucket, bucket).all())
+        assert list(spares) == next(fitting, [])
 
 
 def test_a_data_set_smaller_than_a_batch_fills_it_with_repetitions(config):

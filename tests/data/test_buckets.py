@@ -9,6 +9,7 @@ from detr_jax.config import DataConfig, ShapesConfig
 from detr_jax.data.buckets import (
     bucket_for,
     choose_buckets,
+    padded_pixels,
     train_buckets,
     train_sizes,
     useful_share,
@@ -16,7 +17,7 @@ from detr_jax.data.buckets import (
     val_sizes,
 )
 from detr_jax.data.shapes import ShapesDataset
-from detr_jax.data.transforms import DRAWS, train_geometry
+from detr_jax.data.transforms import DRAWS, train_geometries
 
 BUCKETS = ((48, 64), (64, 48), (64, 64), (96, 96))
 
@@ -101,13 +102,30 @@ def test_very_many_distinct_sizes_are_searched_on_a_coarser_grid(rng):
     assert all(max(bucket) < 6016 for bucket in found), "no canvas is larger than what it holds"
 
 
+def test_padded_pixels_of_each_number_of_buckets_are_nearly_those_of_the_buckets_that_are_chosen(rng):
+    sizes = rng.integers(1, 300, (200, 2))
+    rare = [(500, 90), (70, 333)]
+    found = padded_pixels(sizes, 6, stride=16, must_hold=rare)
+    chosen = [padded_area(sizes, choose_buckets(sizes, count, 16, rare)) / 200 for count in range(1, 7)]
+    assert len(found) == 6
+    assert found[0] == chosen[0]
+    assert (found >= 0.999 * np.array(chosen)).all(), "the random exchanges only improve"
+    assert (found <= 1.1 * np.array(chosen)).all()
+
+
+def test_padded_pixels_end_when_every_size_has_its_bucket():
+    sizes = np.array([[30, 60]] * 3 + [[60, 30]])
+    found = padded_pixels(sizes, 8, stride=32)
+    assert 2 <= len(found) <= 3, "the first bucket of the search held both"
+    assert found.tolist() == [64 * 64, 32 * 64, 32 * 64][: len(found)]
+
+
 def test_training_sizes_are_those_of_the_augmentation(rng, source):
     """Mean height, width and area agree with fresh draws, within the error of the sample."""
     config = DataConfig()
     sample = train_sizes(source, config)
-    fresh = np.array(
-        [train_geometry(tuple(size), rng.random(DRAWS), config).size for size in source.sizes.tolist() * 100]
-    )
+    sizes = np.tile(source.sizes, (100, 1))
+    fresh = train_geometries(sizes, rng.random((len(sizes), DRAWS)), config).size
     for f in (lambda s: s[:, 0], lambda s: s[:, 1], lambda s: s.prod(axis=1)):
         a, b = f(sample), f(fresh)
         assert abs(a.mean() - b.mean()) < 5 * np.sqrt(a.var() / len(a) + b.var() / len(b))
@@ -119,9 +137,8 @@ def test_training_canvases_hold_all_augmentations_and_waste_little(rng, source, 
     config = DataConfig(num_train_buckets=count)
     buckets = train_buckets(source, config, 32)
     assert len(buckets) == count
-    fresh = np.array(
-        [train_geometry(tuple(size), rng.random(DRAWS), config).size for size in source.sizes.tolist() * 50]
-    )
+    sizes = np.tile(source.sizes, (50, 1))
+    fresh = train_geometries(sizes, rng.random((len(sizes), DRAWS)), config).size
     assert useful_share(fresh, buckets) > least  # raises no error: each is held
 
 

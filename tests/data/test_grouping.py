@@ -6,9 +6,21 @@ import itertools
 import numpy as np
 import pytest
 
-from detr_jax.data.grouping import group, group_all
+from detr_jax.data import grouping
+from detr_jax.data.grouping import NO_IMAGE
 
 BUCKETS = [(32, 64), (64, 32), (64, 64), (96, 64), (96, 96)]
+
+
+def group(sizes, buckets, batch_size, rng):
+    """The batches as pairs of bucket and indices."""
+    bucket_of, images = grouping.group(sizes, buckets, batch_size, rng)
+    return [(buckets[bucket], batch) for bucket, batch in zip(bucket_of, images, strict=True)]
+
+
+def group_all(sizes, buckets, batch_size):
+    bucket_of, images = grouping.group_all(sizes, buckets, batch_size)
+    return [(buckets[bucket], batch[batch != NO_IMAGE]) for bucket, batch in zip(bucket_of, images, strict=True)]
 
 
 def padded_area(batches, batch_size):
@@ -40,6 +52,37 @@ def test_groups_are_full_hold_their_images_once_and_waste_the_least(rng, batch_s
         for bucket, images in batches:
             assert (sizes[images] <= bucket).all()
         assert padded_area(batches, batch_size) <= 1.0051 * least_padded_area(sizes, batch_size)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8, 32])
+def test_groups_waste_as_little_as_the_integer_program_also_if_it_is_not_needed(rng, batch_size, monkeypatch):
+    """From few batches of a bucket to many. Neither may miss the least padding by more than half a percent."""
+    needed = []
+    program = grouping._best_shares
+    monkeypatch.setattr(grouping, "_best_shares", lambda *args: needed.append(args) or program(*args))
+    for number in (40, 400, 4000):
+        sizes = rng.integers(10, 97, (number, 2))
+        quick = group(sizes, BUCKETS, batch_size, np.random.default_rng(1))
+        with monkeypatch.context() as patch:
+            too_many = np.full((1, len(BUCKETS)), 10**9)
+            patch.setattr(grouping, "_shares_in_one_pass", lambda *_, too_many=too_many: too_many)
+            slow = group(sizes, BUCKETS, batch_size, np.random.default_rng(1))
+        assert len(needed) > 0
+        assert padded_area(quick, batch_size) <= 1.0051 * padded_area(slow, batch_size)
+        assert padded_area(slow, batch_size) <= 1.0051 * padded_area(quick, batch_size)
+    calls = len(needed)
+    group(rng.integers(10, 97, (4000 * batch_size, 2)), BUCKETS, batch_size, rng)
+    assert len(needed) == calls, "so many images need no integer program"
+
+
+def test_distinct_rows_are_those_of_numpy(rng):
+    for columns in (1, 5, 8, 9, 70):
+        rows = rng.random((300, columns)) < rng.random()
+        rows[150:] = rows[:150]
+        expected, index = np.unique(rows, axis=0, return_inverse=True)
+        found, found_index = grouping._distinct_rows(rows)
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(found_index, index.ravel())
 
 
 def test_what_is_left_of_the_division_is_left_out_evenly(rng):

@@ -16,7 +16,8 @@ from detr_jax.data.transforms import (
     apply,
     largest_sizes,
     resized,
-    train_geometry,
+    train_geometries,
+    val_geometries,
     val_geometry,
 )
 from detr_jax.models import normalize_images
@@ -34,6 +35,11 @@ def small():
         crop_max=120,
         max_long_side=267,
     )
+
+
+def train_geometry(size, draws, config):
+    """The geometry of one image."""
+    return train_geometries(np.array([size]), draws[None], config)[0]
 
 
 def resized_by_definition(size, short_side, limit=None):
@@ -57,20 +63,21 @@ def resized_by_definition(size, short_side, limit=None):
     ],
 )
 def test_resizing_gives_the_examples_of_the_specification(size, short_side, expected):
-    assert resized(size, short_side, 1333) == expected
+    assert tuple(resized(np.array(size), short_side, 1333)) == expected
 
 
 @pytest.mark.parametrize("limit", [1333, None])
 def test_resizing_follows_its_definition_for_random_sizes(rng, limit):
-    for height, width, short_side in rng.integers(32, 1500, (500, 3)).tolist():
-        expected = resized_by_definition((height, width), short_side, limit)
-        assert resized((height, width), short_side, limit) == expected, (height, width, short_side)
+    cases = rng.integers(32, 1500, (500, 3))
+    found = resized(cases[:, :2], cases[:, 2], limit)
+    for (height, width, short_side), size in zip(cases.tolist(), found.tolist(), strict=True):
+        assert tuple(size) == resized_by_definition((height, width), short_side, limit), (height, width, short_side)
 
 
 def test_the_long_side_passes_its_limit_only_by_the_rounding(rng):
     """Spec section 10: up to 1344 at extreme aspects."""
-    sizes = rng.integers(30, 2000, (2000, 2)).tolist()
-    longest = max(max(resized(tuple(size), 800, 1333)) for size in sizes if max(size) < 25 * min(size))
+    sizes = rng.integers(30, 2000, (2000, 2))
+    longest = resized(sizes[sizes.max(axis=1) < 25 * sizes.min(axis=1)], 800, 1333).max()
     assert 1333 < longest <= 1344 + 16
 
 
@@ -86,7 +93,7 @@ def test_without_augmentation_an_image_stays_as_it_is(rng):
 
 def test_flips_branches_and_sides_are_drawn_evenly(rng):
     config, tries = DataConfig(), 6000
-    geometries = [train_geometry((1000, 1000), draws, config) for draws in rng.random((tries, DRAWS))]
+    geometries = list(train_geometries(np.full((tries, 2), 1000), rng.random((tries, DRAWS)), config))
     crops = [geometry for geometry in geometries if geometry.crop is not None]
     uncropped_sides = [geometry.size[0] for geometry in geometries if geometry.crop is None]
 
@@ -108,7 +115,7 @@ def test_crop_sides_are_drawn_evenly_with_both_ends_included(rng):
     config = DataConfig(crop_short_sides=(400,), crop_min=398, crop_max=401)
     draws = rng.random((3000, DRAWS))
     draws[:, 1] = 0.9  # the branch that crops
-    geometries = [train_geometry((400, 800), one, config) for one in draws]
+    geometries = list(train_geometries(np.tile([400, 800], (3000, 1)), draws, config))
     heights = np.bincount([geometry.crop.height for geometry in geometries])[398:]
     widths = np.bincount([geometry.crop.width for geometry in geometries])[398:]
     assert len(heights) == 3  # up to the image's own height of 400
@@ -126,6 +133,52 @@ def test_extreme_draws_reach_the_bounds_of_a_crop(draw, at_end):
     height, width = (600, 600) if at_end else (384, 384)
     top, left = (0, 200) if at_end else (0, 0)
     assert geometry.crop == Crop(top, left, height, width)
+
+
+def geometry_by_definition(size, draws, config):
+    """The augmentation of one image in plain Python, each number from its own draw."""
+
+    def integer(low, high, draw):
+        return low + int(draw * (high - low + 1))
+
+    def choose(values, draw):
+        return values[integer(0, len(values) - 1, draw)]
+
+    flip, branch, side, crop_side, width, height, top, left = draws.tolist()
+    crop_from = crop = None
+    if config.crop_short_sides and branch >= 0.5:
+        crop_from = resized_by_definition(size, choose(config.crop_short_sides, crop_side))
+        height, width = (
+            integer(config.crop_min, min(side, config.crop_max), draw)
+            for side, draw in zip(crop_from, (height, width), strict=True)
+        )
+        crop = (integer(0, crop_from[0] - height, top), integer(0, crop_from[1] - width, left), height, width)
+        size = (height, width)
+    if config.train_short_sides:
+        size = resized_by_definition(size, choose(config.train_short_sides, side), config.max_long_side)
+    return config.flip and flip < 0.5, crop_from, crop, size
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"train_short_sides": ()}, {"crop_short_sides": ()}, {"flip": False, "max_long_side": 900}],
+    ids=["paper", "crop-only", "no-crop", "no-flip"],
+)
+def test_geometries_of_many_images_are_those_of_the_definition_one_by_one(rng, fields):
+    """Photographs of common and of random sizes, squares and extreme aspects, with draws at both ends."""
+    config = DataConfig(**fields)
+    sizes = np.concatenate(
+        [rng.choice([[480, 640], [427, 640], [640, 480], [500, 500]], 150), rng.integers(1, 3000, (150, 2))]
+    )
+    draws = rng.random((300, DRAWS))
+    draws[rng.random(draws.shape) < 0.02] = 0.0
+    draws[rng.random(draws.shape) < 0.02] = BELOW_ONE
+    found = train_geometries(sizes, draws, config)
+    assert len(found) == 300
+    for size, draw, geometry in zip(sizes.tolist(), draws, found, strict=True):
+        assert geometry == geometry_by_definition(tuple(size), draw, config)
+    for size, geometry in zip(sizes.tolist(), val_geometries(sizes, config), strict=True):
+        assert geometry == (False, None, None, resized_by_definition(tuple(size), 800, config.max_long_side))
 
 
 def plain_augmentation(size, rng):
@@ -149,7 +202,7 @@ def plain_augmentation(size, rng):
 def test_the_augmentation_is_distributed_as_a_plain_one(rng, size):
     """Kolmogorov and Smirnov's test of every number of it."""
     config = DataConfig()
-    geometries = [train_geometry(size, draws, config) for draws in rng.random((4000, DRAWS))]
+    geometries = list(train_geometries(np.tile(size, (4000, 1)), rng.random((4000, DRAWS)), config))
     ours = [(g.size, None if g.crop is None else (*g.crop_from, *g.crop)) for g in geometries]
     plain = [plain_augmentation(size, rng) for _ in range(4000)]
     for f in (lambda final, _: final[0], lambda final, _: final[1], lambda final, _: final[0] / final[1]):
@@ -168,7 +221,7 @@ def test_a_crop_lies_within_the_resized_image(rng, small):
             if geometry.crop is None:
                 continue
             top, left, crop_height, crop_width = geometry.crop
-            assert geometry.crop_from == resized((height, width), min(geometry.crop_from))
+            assert geometry.crop_from == resized_by_definition((height, width), min(geometry.crop_from))
             assert small.crop_min <= crop_height <= min(geometry.crop_from[0], small.crop_max)
             assert small.crop_min <= crop_width <= min(geometry.crop_from[1], small.crop_max)
             assert 0 <= top <= geometry.crop_from[0] - crop_height
@@ -183,11 +236,12 @@ def test_a_crop_lies_within_the_resized_image(rng, small):
 def test_no_geometry_is_larger_than_the_sizes_foretold(rng, small, fields):
     """A canvas for each of `largest_sizes` is room enough for every augmentation."""
     config = DataConfig(**{**vars(small), **fields})
-    for size in map(tuple, rng.integers(60, 400, (100, 2)).tolist()):
-        largest = largest_sizes(size, config)
-        for draws in rng.random((20, DRAWS)):
-            height, width = train_geometry(size, draws, config).size
-            assert any(height <= h and width <= w for h, w in largest), (size, (height, width), largest)
+    sizes = rng.integers(60, 400, (2000, 2))
+    sizes[::10] //= rng.integers(1, 30, (200, 2))  # long and thin ones too
+    sizes = np.maximum(sizes, 1)
+    found, largest = train_geometries(sizes, rng.random((2000, DRAWS)), config).size, largest_sizes(sizes, config)
+    held = (found[:, None] <= largest).all(axis=-1).any(axis=-1)
+    assert held.all(), (sizes[~held], found[~held], largest[~held])
 
 
 def picture_with_rectangles(rng, height, width):
