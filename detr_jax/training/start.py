@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from detr_jax.checkpoints import load_category_ids
 from detr_jax.config import (
     IMAGE_SIZES,
     Config,
@@ -23,7 +22,7 @@ from detr_jax.config import (
 )
 from detr_jax.data import DataError, Source, TrainPlan, open_splits
 from detr_jax.data.bucket_counts import settle_train_buckets, settle_val_buckets, total_steps
-from detr_jax.training.saving import changes, has_checkpoint, previous_config
+from detr_jax.training.saving import changes, previous_category_ids, previous_config
 from detr_jax.training.step import Model
 from detr_jax.weights import ImportedWeights, merge_pretrained, outcome_table, read_pretrained
 
@@ -58,8 +57,7 @@ def prepare(given: Config, workdir: Path, mesh: Mesh) -> Start:
     previous = previous_config(workdir)
     config, weights = settle_model(given, previous)
     check_devices(config, mesh)
-    category_ids = load_category_ids(workdir) if has_checkpoint(workdir) else None
-    train_source, val_source = open_splits(config, category_ids=category_ids)
+    train_source, val_source = open_splits(config, category_ids=previous_category_ids(workdir))
     config = settle_classes(config, train_source, val_source)
     config = settle_buckets(config, previous, train_source, val_source)
     changed = changes(previous, config, workdir) if previous else {}

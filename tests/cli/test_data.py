@@ -103,7 +103,7 @@ def test_a_fine_tuning_whose_classes_and_queries_are_not_known_yet_can_be_checke
         (["--dataset", "imagenet"], "data.dataset='imagenet'"),
         ([], "data.root is empty"),
         (["--dataset", "yolo"], "data.root is empty"),
-        (["here", "there"], "here and there are two"),
+        (["here", "there"], "unexpected extra argument (there)"),
         (["here", "--root", "there"], "Give the data set once"),
         (["--dataset", "tfds"], "data.tfds_name"),
         (["--dataset", "voc", "--root", "nowhere"], "data.root=nowhere"),
