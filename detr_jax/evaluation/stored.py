@@ -7,6 +7,7 @@ model of that step found in the first few. `numpy.load` reads both; the arrays a
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,9 @@ from detr_jax.data.labels import mapped
 
 DETECTIONS = "detections.npz"
 SNAPSHOTS = "snapshots"
+
+NO_IDS: Mapping[int, int] = MappingProxyType({})
+"""Of data whose labels are the category ids."""
 
 
 class StoredDetections(NamedTuple):
@@ -33,7 +37,7 @@ class StoredDetections(NamedTuple):
     """[I, Q] int32, labels of the model; in a file int64, category ids of the data."""
 
 
-def write_detections(path: Path, found: StoredDetections, category_ids: Mapping[int, int]) -> None:
+def write_detections(path: Path, found: StoredDetections, category_ids: Mapping[int, int] = NO_IDS) -> None:
     """Writes a file, whole or not at all, and the folder that it lies in.
 
     ``category_ids`` are those of the data by label, empty if the labels are the ids.
@@ -45,7 +49,7 @@ def write_detections(path: Path, found: StoredDetections, category_ids: Mapping[
     unfinished.replace(path)
 
 
-def read_detections(path: Path, category_ids: Mapping[int, int]) -> StoredDetections:
+def read_detections(path: Path, category_ids: Mapping[int, int] = NO_IDS) -> StoredDetections:
     """Reads what `write_detections` wrote, with the same ``category_ids``.
 
     Raises:
@@ -67,7 +71,7 @@ def read_detections(path: Path, category_ids: Mapping[int, int]) -> StoredDetect
     return found._replace(labels=labels.astype(np.int32))
 
 
-def read_snapshots(workdir: Path, category_ids: Mapping[int, int]) -> list[StoredDetections]:
+def read_snapshots(workdir: Path, category_ids: Mapping[int, int] = NO_IDS) -> list[StoredDetections]:
     """The snapshots of a run by step; of the same images in all of them.
 
     Raises:

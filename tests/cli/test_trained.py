@@ -77,7 +77,9 @@ def test_evaluate_judges_other_data_and_the_plain_parameters(workdir, tmp_path, 
     assert "1 have other names in the model (0 is 'circle' to the model and 'ring' in the data)" in result.stderr
     content = json.loads(annotations.read_text())
     annotations.write_text(json.dumps({**content, "annotations": []}))
-    result = run("evaluate", workdir, "--root", tmp_path / "coco", "--json", tmp_path / "none.json")
+    empty = ("evaluate", workdir, "--root", tmp_path / "coco", "--json", tmp_path / "none.json")
+    assert "no object to train on is in" in run(*empty).output
+    result = run(*empty, "--config.data.allow_empty=True")
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[0] == "AP     no such objects"
     numbers = json.loads((tmp_path / "none.json").read_text())
