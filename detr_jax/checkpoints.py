@@ -198,6 +198,14 @@ def load_category_ids(path: str | Path) -> dict[int, int]:
     return _load_by_label(path, "ids")
 
 
+def category_ids_of_run(workdir: Path) -> dict[int, int] | None:
+    """What `load_category_ids` gives of a run's newest checkpoint; None if there is none that can be read."""
+    try:
+        return load_category_ids(workdir)
+    except CheckpointError:
+        return None
+
+
 def _load_by_label(path: str | Path, key: str) -> dict[int, Any]:
     checkpoint = find_checkpoint(path)
     if not (checkpoint / "classes").is_dir():

@@ -100,7 +100,11 @@ def test_an_artefact_gives_the_category_ids_of_the_data(random_model, rng, tmp_p
     ids = {label: int(number) for label, number in enumerate(rng.integers(10**6, 2**52, config.model.num_classes))}
     names = {label: f"class {label}" for label in ids}
     export_model(
-        *(model, config, tmp_path / "out"), canvases=((32, 32),), platforms=("cpu",), class_names=names, category_ids=ids
+        *(model, config, tmp_path / "out"),
+        canvases=((32, 32),),
+        platforms=("cpu",),
+        class_names=names,
+        category_ids=ids,
     )
     detector = Detector(tmp_path / "out")
     batch = _batch(rng, 2, (32, 32))

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from detr_jax.checkpoints import CheckpointError, Checkpoints, load_category_ids
+from detr_jax.checkpoints import Checkpoints
 from detr_jax.config import Config, ConfigError, differences, from_json
 from detr_jax.sharding import Tree, layout, place
 from detr_jax.training.step import Model, TrainState, outline_state
@@ -27,19 +27,6 @@ def previous_config(workdir: Path) -> Config | None:
         return from_json(path.read_text())
     except ConfigError as error:
         raise ConfigError(f"{path} is damaged ({error}) Take it away to go on with the configuration given.") from None
-
-
-def previous_category_ids(workdir: Path) -> dict[int, int] | None:
-    """The category ids by label of an earlier run in this workdir; None if it has left no checkpoint.
-
-    They are empty if its labels are the ids, and if its checkpoint is damaged, which restoring it will report.
-    """
-    if not has_checkpoint(workdir):
-        return None
-    try:
-        return load_category_ids(workdir)
-    except CheckpointError:
-        return {}
 
 
 def changes(previous: Config, config: Config, workdir: Path) -> dict[str, tuple[Any, Any]]:
