@@ -7,8 +7,8 @@ Command::
 CHECKPOINT is a workdir or checkpoint of this package, or one of facebookresearch/detr (detr-r50-e632da11.pth), Hugging
 Face or mmdetection; the model is built as it says (DC5, which tensors do not show, needs
 ``--config.model.backbone.dilation=True``). FOLDER is a data set of COCO's, YOLO's or Pascal VOC's form, which is
-recognised. The number of classes comes from the data. If it differs from the checkpoint's, the class head is initialised
-again.
+recognised. The number of classes comes from the data. If it differs from the checkpoint's, the class head is
+initialised again.
 
 Why these values: the authors advise to fine-tune below about 10,000 images, and users of the original reached the best
 results on small sets by keeping everything but the class head, the 100 queries included (facebookresearch/detr, issues

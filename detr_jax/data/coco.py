@@ -156,6 +156,11 @@ def _parsed(content: bytes, path: Path) -> dict[str, Any]:
     """The JSON object, of which only the three lists have been looked for."""
     try:
         form = json.loads(content)
+    except UnicodeDecodeError as error:
+        byte = content[error.start]
+        raise DataError(
+            f"The annotation file {path} is not a text in UTF-8 (byte {byte:#x} at {error.start:,}): save it as UTF-8."
+        ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"The annotation file {path} cannot be read as JSON ({error}).") from None
     for key in ("images", "annotations", "categories"):
