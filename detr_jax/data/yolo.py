@@ -12,7 +12,7 @@ from detr_jax.data.annotated import AnnotatedFolder
 from detr_jax.data.image_folders import count_unread
 from detr_jax.data.images import read_size
 from detr_jax.data.instances import check_instances, shown
-from detr_jax.data.layouts import Found, images, in_order
+from detr_jax.data.layouts import WHOLE, Found, images, in_order
 from detr_jax.data.source import DataError, Faults
 from detr_jax.data.text_files import decode_text
 from detr_jax.data.yolo_images import split_images
@@ -112,13 +112,17 @@ def recognise_yolo(root: Path) -> Found | None:
         layout = read_layout(file)
     except DataError:
         return None
-    splits, said = {}, []
+    splits: dict[str, int] = {}
+    said: list[tuple[str, str]] = []
     for split, entries in layout.splits.items():
         ignored = Faults(str(root))
         try:
-            paths = split_images(layout, split, ignored).paths
+            found = split_images(layout, split, ignored)
         except DataError:
             continue
+        paths = found.paths
+        if split == WHOLE and not any(LabelFiles(file.parent, found.folders).of(paths, ignored)):
+            continue  # a list of class names may lie in folders of other kinds
         splits[split] = len(paths)
         folders = {os.path.dirname(path) for path in paths}
         where = _below(os.path.commonpath(folders), root) if len(entries) == 1 else f"{len(entries)} folders or lists"

@@ -202,8 +202,8 @@ def _by_count(rows: np.ndarray, counts: collections.Counter[int]) -> Form:
     if times >= 0.9 * other.total() or set(other) == {5, 6}:
         alike = _of_one_count(rows[rows[:, COUNT] == count], count)
         form = alike if alike.kind or len(other) == 1 else form
-    behind_boxes = form.counts is not None and max(form.counts, default=0) <= 6
-    if boxes >= 0.5 * counts.total() and behind_boxes:  # most rows are plain boxes, and these are not
+    extra = form.counts is not None and max(form.counts, default=0) <= 6 and form.words not in _OPTIONAL
+    if boxes >= 0.5 * counts.total() and extra:  # most rows are plain boxes, and these are not
         return _form("box", {4}, f"{boxes} of {counts.total()} rows have 4 numbers after the class")
     return form
 
@@ -211,26 +211,31 @@ def _by_count(rows: np.ndarray, counts: collections.Counter[int]) -> Form:
 def _of_different_counts(rows: np.ndarray, other: collections.Counter[int]) -> Form:
     """The form of rows of which no number of numbers is that of most; polygons have such rows."""
     long = rows[rows[:, COUNT] >= 6]
-    if len(long) >= _FEW and _share(long, _WHOLE) == 1:
+    even, odd = long[long[:, COUNT] % 2 == 0], long[long[:, COUNT] % 2 == 1]
+    if len(even) >= _FEW and _share(even, _WHOLE) == 1:
         return _unclear("the last number of every row is whole, as the number of a track is and a corner rarely is")
     reason = f"rows have {len(other)} different numbers of numbers, from {min(other)} to {max(other)}"
-    odd = {count: times for count, times in other.items() if count % 2 and count >= 7}
-    if sum(odd.values()) > 0.5 * other.total():
-        return _form("polygon", {4, *odd}, reason, "a polygon's corners and a confidence")
+    seen = {4, *(count for count in other if count >= 6)}
+    if len(odd) and _share(odd, _WHOLE) == 1:
+        return _form("polygon", seen, f"{reason}, the last whole if they are odd", "a polygon, perhaps with its track")
+    if len(odd) > len(even):
+        return _form(
+            "polygon", {count for count in seen if count % 2 or count == 4}, reason, "a polygon and a confidence"
+        )
     return _form("polygon", None, reason)
 
 
 def _of_one_count(rows: np.ndarray, count: int) -> Form:
     """The form of rows that have the same number of numbers, 5 or more."""
     said = f"{len(rows)} rows have {count} numbers after the class"
-    boxes = _share(rows, _BOX) >= _SURE
+    boxes, whole = _share(rows, _BOX) >= _SURE, _share(rows, _WHOLE) == 1
     if count == 5:
+        if boxes and whole and (_share(rows, _ABOVE_1) or len(rows) >= _FEW):
+            return _form("box", {4, 5}, f"{said}, the last a whole number", "a box and the number of a track")
         if boxes and _share(rows, _SHARE) == 1:
             return _form("box", {4, 5}, f"{said}, the last in 0 to 1", "a box and a confidence")
-        if boxes and _share(rows, _WHOLE) == 1:
-            return _form("box", {4, 5}, f"{said}, the last a whole number", "a box and the number of a track")
         return _unclear(f"{said}, and the last is neither a confidence in 0 to 1 nor the whole number of a track")
-    if count == 6 and boxes and _share(rows, _WHOLE) == 1 and _share(rows, _SHARE) == 1:
+    if count == 6 and boxes and whole and _share(rows, _SHARE) == 1:
         if _share(rows, _ABOVE_1) or len(rows) >= _FEW:
             reason = f"{said}, the fifth in 0 to 1, the last a whole number"
             return _form("box", {4, 5, 6}, reason, "a box, a confidence and the number of a track")
@@ -240,17 +245,22 @@ def _of_one_count(rows: np.ndarray, count: int) -> Form:
         points = (count - 4) // 3
         reason = f"{said}, which make {points} points within the box, each with a visibility of 0, 1 or 2"
         return _form("box", {4, count}, reason, f"a box and {points} key points of 3 numbers each")
+    behind = " and one number behind them" if count % 2 else ""  # a confidence or a track
+    allowed = {4, count, count - 1} if count % 2 else None
     if count in (8, 9) and _share(rows, _PARALLELOGRAM) >= _SURE:
-        return _form("polygon", None if count == 8 else {4, 9}, f"{said}, the corners of rotated boxes")
-    if count % 2:
-        return _unclear(f"{said}, which is an odd number, and no confidence, track or key points explain it")
+        return _form("polygon", allowed, f"{said}, the corners of rotated boxes{behind}")
     inside, corners = max(visible, _share(rows, _POINTS_2D)), _share(rows, _CORNERS)
-    shares = f"{said}: {inside:.0%} of them make points within a box, {corners:.0%} neighbouring corners"
+    shares = f"{said}: {inside:.0%} of them make points within a box, {corners:.0%} neighbouring corners{behind}"
     if inside <= 0.5 or (corners >= _SURE and inside < 0.8):
-        return _form("polygon", None, shares)
+        return _form("polygon", allowed, shares)
     if inside >= _SURE and corners < 0.8 and len(rows) >= _FEW:
-        return _form("box", {4, count}, shares, f"a box and {(count - 4) // 2} key points of 2 numbers each")
+        words = f"a box and {(count - 4) // 2} key points of 2 numbers each{behind}"
+        return _form("box", {4, *(allowed or {count})}, shares, words)
     return _unclear(shares)
+
+
+_OPTIONAL = ("a box and the number of a track",)
+"""Forms in which plain boxes may lack what others have: CVAT writes tracks of those objects that have one."""
 
 
 def _share(rows: np.ndarray, sign: int) -> float:
