@@ -99,6 +99,7 @@ def list_folder(path: str | os.PathLike[str], *, below: bool = True) -> Folder:
 @functools.cache
 def image_suffixes() -> frozenset[str]:
     """What the names of image files end in, in lower case: all that the installed Pillow, with its plugins, decodes."""
+    Image.preinit()  # the usual formats stay those that are tried first
     missing = {kind for kind, codec in _CODECS.items() if not features.check(codec)}
     registered = Image.registered_extensions().items()
     decoded = {suffix for suffix, kind in registered if kind in Image.OPEN and kind not in missing}
@@ -107,12 +108,13 @@ def image_suffixes() -> frozenset[str]:
 
 def suffix_of(name: str) -> str:
     """The end of a file's name from its last dot on, in lower case."""
-    return os.path.splitext(name)[1].lower()
+    return name[len(stem_of(name)) :].lower()
 
 
 def stem_of(name: str) -> str:
     """A path without its last suffix."""
-    return os.path.splitext(name)[0]
+    dot = name.rfind(".")
+    return name[:dot] if dot > name.rfind("/") + 1 else name
 
 
 def images_in(folder: Folder) -> list[str]:

@@ -200,7 +200,8 @@ def _labels(path: str | None, numbers: dict[str, int]) -> Labels | str:
     if path is None:
         return parse_labels("", numbers)
     try:
-        return parse_labels(decode_text(Path(path).read_bytes()), numbers)
+        with open(path, "rb") as file:
+            return parse_labels(decode_text(file.read()), numbers)
     except OSError as error:
         return str(error)
 

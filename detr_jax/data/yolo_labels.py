@@ -76,16 +76,24 @@ class LabelFiles:
         for folder in self._folders:
             for place in self._candidates(folder.path):
                 places[place] = places.get(place, False) or folder.below
-        used = {os.path.realpath(path) for path in self._used}
+        real: dict[str, str] = {}  # of folders
+
+        def real_path(path: str) -> str:
+            folder, name = os.path.split(path)
+            if folder not in real:
+                real[folder] = os.path.realpath(folder)
+            return f"{real[folder]}/{name}"
+
+        used = {real_path(path) for path in self._used}
         unread = {os.path.basename(stem_of(name)) for folder in self._folders for name in unread_images(folder)}
         for place, below in sorted(places.items()):
             for name in list_folder(place, below=below).files:
-                stem, suffix = os.path.splitext(os.path.basename(name))
-                path = os.path.join(place, name)
-                if suffix.lower() != ".txt" or f"{stem}.txt".lower() in _OTHER_TEXTS or os.path.realpath(path) in used:
+                path = f"{place}/{name}"
+                if suffix_of(name) != ".txt" or real_path(path) in used:
                     continue
-                used.add(os.path.realpath(path))
-                if stem not in unread:  # the image was counted
+                used.add(real_path(path))
+                base = os.path.basename(name)
+                if base.lower() not in _OTHER_TEXTS and stem_of(base) not in unread:  # the image was counted
                     faults.add("label files without an image were ignored", path)
 
     def ignore(self, images: Iterable[str]) -> None:
@@ -125,7 +133,7 @@ class LabelFiles:
         for place in places:
             if place not in self._listed:
                 self._listed[place] = {
-                    stem_of(name): os.path.join(place, name)
+                    stem_of(name): f"{place}/{name}"
                     for name in list_folder(place, below=False).files
                     if suffix_of(name) == ".txt"
                 }

@@ -26,6 +26,7 @@ _POINTS_2D, _POINTS_3D, _PARALLELOGRAM, _CORNERS, _WHOLE, _ABOVE_1, _SHARE, _BOX
 a parallelogram; its second corner is near the others; its last number is whole, above 1; its fifth is in 0..1; its
 first four are a box in the image; it says the same as a row before it."""
 
+_NO_BOX = [0.0] * 4
 _SURE = 0.95  # share of the rows that must show a form
 _FEW = 3  # rows from which on a pattern is no accident
 _NEAR = 0.1  # share of the box's sides by which points may be outside of it
@@ -84,15 +85,16 @@ def parse_labels(text: str, labels: Mapping[str, int]) -> Labels:
             if values[2] < 0 or values[3] < 0:
                 oddities["boxes of negative width or height were read as of positive"] += 1
                 values[2:] = abs(values[2]), abs(values[3])
-            signs, bounds = 0, (0.0, 0.0, 0.0, 0.0)
+            signs, bounds = 0, _NO_BOX
         else:
             signs, bounds = _signs(values), _bounds(values)
-        text = " ".join(parts)
-        if text in seen:
+        row = line.strip()
+        if row in seen:
             signs |= TWICE
-        seen.add(text)
-        rows.extend((number, label, len(values), *(values + [0.0] * 4)[:4], *bounds, signs))
-    return Labels(np.array(rows, np.float64).reshape(-1, _COLUMNS), faults, oddities)
+        seen.add(row)
+        first = values if len(values) == 4 else (values + _NO_BOX)[:4]
+        rows.extend((number, label, len(values), *first, *bounds, signs))
+    return Labels(np.frombuffer(rows, np.float64).reshape(-1, _COLUMNS), faults, oddities)
 
 
 def _unusual(line: str, labels: Mapping[str, int], oddities: collections.Counter[str]) -> list[float]:
@@ -125,13 +127,13 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _bounds(values: list[float]) -> tuple[float, float, float, float]:
+def _bounds(values: list[float]) -> list[float]:
     """x0 y0 x1 y1 of corners; the last of an odd number of values is none of them."""
     even = len(values) // 2 * 2
     if not even:
-        return 0.0, 0.0, 0.0, 0.0
+        return _NO_BOX
     xs, ys = values[:even:2], values[1:even:2]
-    return min(xs), min(ys), max(xs), max(ys)
+    return [min(xs), min(ys), max(xs), max(ys)]
 
 
 def _signs(values: list[float]) -> int:
