@@ -1,15 +1,30 @@
 """Data sets in the layout of Pascal VOC: an XML file of boxes for each image (Everingham et al., 2010)."""
 
-import math
-import xml.etree.ElementTree as ElementTree
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from detr_jax.data.annotated import AnnotatedFolder
+from detr_jax.data.image_folders import count_unread, images_in, list_folder, suffix_of
+from detr_jax.data.images import read_size
 from detr_jax.data.annotation_checks import check_instances
-from detr_jax.data.annotation_rows import shown
-from detr_jax.data.images import IMAGE_SUFFIXES, read_size
+from detr_jax.data.layouts import WHOLE, Found, images, in_order
 from detr_jax.data.source import DataError, Faults
+from detr_jax.data.text_files import read_lines
+from detr_jax.data.voc_corners import counted_from_one
+from detr_jax.data.voc_layout import (
+    Descriptions,
+    Entry,
+    find_place,
+    found_entries,
+    list_file_folder,
+    list_files,
+    listed_entries,
+    place_of,
+    split_folders,
+)
+from detr_jax.data.voc_xml import Description, Thing
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -17,182 +32,195 @@ VOC_CLASSES = (
 )  # fmt: skip
 """The official classes; the position is the label."""
 
+_MANY_TURNED = 0.1  # share of boxes with corners in the wrong order from which on they are no corners
+
 
 class VocDataset(AnnotatedFolder):
     """Images and the XML files that describe them.
 
     Two layouts are read. The official one: ``ImageSets/Main/SPLIT.txt`` lists names, of which the images are in
     ``JPEGImages/`` and the descriptions in ``Annotations/``. And the one of labelling tools: the folder ``SPLIT`` (or
-    "." for the root itself) holds images with XML files of the same names beside them, or in those two folders; there,
-    an image without an XML file has no objects.
+    "." for the root itself) holds images with XML files of the same names next to them, or in two folders such as
+    ``images`` and ``annotations``; there, an image without an XML file has no objects. Sub-folders and links are
+    followed.
 
-    Labels are positions in `VOC_CLASSES` where all names in the data set, over all splits, are among these, else in the
-    sorted list of all names. Corners in the files are pixels, counted from 1 and included. Objects marked difficult are
-    not trained on, and the evaluation ignores them as it does crowds.
+    Labels are positions in `VOC_CLASSES` if all names in the data set, over all splits, are among these, else in the
+    sorted list of all names. Corners are pixels, counted from 1 and included, or edges counted from 0, as all corners
+    in the data set show; see `counted_from_one`. Objects marked difficult are not trained on, and the evaluation
+    ignores them as it does crowds.
 
     Args:
       root: the folder of ``ImageSets``, or of the splits.
-      split: such as "train", "val", "trainval" or "test".
-      strict: whether wrong files end here, or are left out to be reported.
-      skip: whether images that have neither a size in their XML file nor a readable header are left out, and counted in
+      split: such as "train", "val", "trainval" or "test"; "." or "all" if the data set has no splits.
+      strict: whether wrong files raise an error, or are dropped and counted.
+      skip: whether images that have neither a size in their XML file nor a readable header are dropped, and counted in
         ``faults``.
+      one_based: whether corners are pixels counted from 1, or edges; None: as all corners show.
+      keep: tells of an image's path below the root, with slashes, whether to read the image; None: all. The classes
+        are those of all images.
 
     Raises:
-      DataError: a folder or list is missing or, where ``strict``, a file or an object in it is wrong.
+      DataError: a folder or list is missing or, if ``strict``, a file or an object in it is wrong.
     """
 
-    def __init__(self, root: str | Path, split: str, *, strict: bool = True, skip: bool = False):
+    understood: str
+    """What corners were taken for, and why."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        *,
+        strict: bool = True,
+        skip: bool = False,
+        one_based: bool | None = None,
+        keep: Callable[[str], bool] | None = None,
+    ):
         root = Path(root)
         faults = Faults(f"{root} ({split})", skip=skip)
-        entries = _official_entries(root, split) or _plain_entries(root, split)
-        read = {path: _read(path) for path in sorted(_all_descriptions(root))}
-        categories = _categories(read.values())
-        label_of = {name: label for label, name in categories.items()}
-
+        read = Descriptions()
+        entries = _entries(root, split, read, faults)
+        if keep is not None:
+            entries = [entry for entry in entries if keep(Path(os.path.relpath(entry.image, root)).as_posix())]
+        for path in _all_descriptions(root):
+            read[path]
+        categories = _categories(read.read.values())
+        from_one, reason = _corners(read.read.values(), one_based, faults)
+        meant = "pixels, counted from 1 and included" if from_one else "edges, counted from 0"
+        self.understood = f"corners are {meant} ({reason})"
         form: dict[str, list[Any]] = {
             "images": [],
             "annotations": [],
             "categories": [{"id": label, "name": name} for label, name in categories.items()],
         }
+        label_of = {name: label for label, name in categories.items()}
         for image_id, (image, xml) in enumerate(entries, start=1):
-            description = _Description() if xml is None else read.get(xml) or _read(xml)
+            description = Description() if xml is None else read[xml]
             for kind, sentence in description.faults:
                 faults.error(kind, sentence)
-            size = description.size or _size_in_header(image, faults)
+            for kind, name in description.oddities:
+                faults.add(kind, name)
+            size = _size(image, description, faults)
             if size is None:
                 continue
-            form["images"].append({"id": image_id, "file_name": str(image), "height": size[0], "width": size[1]})
-            for thing in description.objects:
+            form["images"].append({"id": image_id, "file_name": image, "height": size[0], "width": size[1]})
+            first = len(form["annotations"]) + 1
+            for number, thing in enumerate(description.objects, start=first):
+                x, y, w, h = _bbox(thing, from_one)
                 form["annotations"].append(
                     {
-                        "id": len(form["annotations"]) + 1,
+                        "id": number,
                         "where": f"{xml} object {thing.number}",
                         "image_id": image_id,
                         "category_id": label_of[thing.name],
-                        "bbox": list(thing.bbox),
-                        "area": max(thing.bbox[2], 0) * max(thing.bbox[3], 0),
+                        "bbox": [x, y, w, h],
+                        "area": w * h,
                         "iscrowd": int(thing.difficult),
                     }
                 )
         super().__init__(check_instances(form, faults), strict=strict)
 
 
-class _Thing(NamedTuple):
-    """An object of a description."""
-
-    number: int
-    name: str
-    bbox: tuple[float, float, float, float]
-    """xywh in pixels, counted from the image's edge."""
-    difficult: bool
-
-
-class _Description(NamedTuple):
-    """What an XML file says."""
-
-    size: tuple[int, int] | None = None
-    """(height, width) in pixels, where it is given."""
-    objects: tuple[_Thing, ...] = ()
-    faults: tuple[tuple[str, str], ...] = ()
-
-
-def _official_entries(root: Path, split: str) -> list[tuple[Path, Path | None]]:
-    """Image and description of each name in the list of a split; none where there are no such lists."""
-    lists = root / "ImageSets" / "Main"
-    if not lists.is_dir():
-        return []
-    try:
-        lines = (lists / f"{split}.txt").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        there = ", ".join(sorted(file.stem for file in lists.glob("*.txt"))) or "none"
-        raise DataError(
-            f"{root} has no split {split!r} (ImageSets/Main has {there}): set data.train_split and data.val_split."
-        ) from None
-    names = [line.split()[0] for line in lines if line.strip()]
-    if not names:
-        raise DataError(f"The list {lists / split}.txt is empty: at least one image is needed.")
-    images = _images_by_name(root / "JPEGImages")
-    return [
-        (images.get(name, root / "JPEGImages" / f"{name}.jpg"), root / "Annotations" / f"{name}.xml") for name in names
-    ]
+def recognise_voc(root: Path) -> Found | None:
+    """How a folder would be read as a VOC data set, as its files' names tell; None if it is not one."""
+    if not root.is_dir() or not any(_is_annotation(path) for path in _first(_all_descriptions(root), 3)):
+        return None
+    if (lists := list_file_folder(root)) is not None:
+        counts = {name: len(lines) for name, path in list_files(lists).items() if (lines := _split_lines(name, path))}
+        said = {name: images(count) for name, count in counts.items()}
+        where = f"VOC by {lists.relative_to(root).as_posix()}"
+    else:
+        places = {name: place_of(*folders) for name, folders in split_folders(root).items()}
+        places = {name: place for name, place in places.items() if images_in(place.images)}
+        if not places:
+            places = {WHOLE: place_of(root, root)}
+        counts = {name: len(images_in(place.images)) for name, place in places.items()}
+        said = {
+            name: f"{os.path.relpath(place.images.path, root)} ({images(counts[name])}, {len(place.xml_files())} XML "
+            f"files in {os.path.relpath(place.descriptions.path, root)})"
+            for name, place in places.items()
+        }
+        where = "VOC by XML files"
+    counts = in_order({name: count for name, count in counts.items() if count})
+    line = f"{where}: {'; '.join(f'{name}: {said[name]}' for name in counts)}"
+    return Found("voc", root, counts, line) if counts else None
 
 
-def _plain_entries(root: Path, split: str) -> list[tuple[Path, Path | None]]:
-    """All images of the folder of a split, with their descriptions where there are any."""
-    folder = root / split
-    if not folder.is_dir():
-        there = ", ".join(sorted(child.name for child in root.iterdir() if child.is_dir())) or "none"
-        raise DataError(
-            f"{root} has neither ImageSets/Main nor a folder {split} (folders: {there}): set data.train_split and "
-            'data.val_split, "." for the folder itself.'
-        )
-    image_folder = folder / "JPEGImages" if (folder / "JPEGImages").is_dir() else folder
-    xml_folder = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
-    descriptions = {file.stem: file for file in xml_folder.glob("*.xml")}
-    images = _images_by_name(image_folder)
-    if not images:
-        raise DataError(f"The folder {image_folder} holds no image: at least one is needed.")
-    names = sorted(images.keys() | descriptions.keys())
-    return [(images.get(name, image_folder / f"{name}.jpg"), descriptions.get(name)) for name in names]
+def _entries(root: Path, split: str, read: Descriptions, faults: Faults) -> list[Entry]:
+    if (lists := list_file_folder(root)) is not None:
+        return listed_entries(root, lists, split, read, faults)
+    place = find_place(root, split)
+    count_unread({place.images.path: place.images, place.descriptions.path: place.descriptions}.values(), faults)
+    return found_entries(place, read, faults)
 
 
-def _images_by_name(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise DataError(f"The image folder {folder} does not exist: give data.root as the folder that holds it.")
-    return {file.stem: file for file in sorted(folder.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES}
-
-
-def _all_descriptions(root: Path) -> list[Path]:
+def _all_descriptions(root: Path) -> Iterator[str]:
     """Those of every split, which all have their say in the list of classes."""
-    official = root / "Annotations"
-    return list(official.glob("*.xml") if (root / "ImageSets").is_dir() else root.rglob("*.xml"))
+    official = list_file_folder(root) is not None
+    place = place_of(root, root).descriptions if official else list_folder(root)
+    return (os.path.join(place.path, name) for name in place.files if suffix_of(name) == ".xml")
 
 
-def _categories(descriptions: Any) -> dict[int, str]:
+def _first(paths: Iterator[str], number: int) -> Iterator[str]:
+    return (path for _, path in zip(range(number), paths, strict=False))
+
+
+def _is_annotation(path: str) -> bool:
+    """Whether an XML file begins as those of VOC do."""
+    try:
+        with open(path, "rb") as file:
+            return b"<annotation" in file.read(2048).replace(b"\0", b"").replace(b"<annotations", b"")
+    except OSError:
+        return False
+
+
+def _split_lines(name: str, path: Path) -> list[str]:
+    """The lines of a list, if it is not that of a class, in which each line ends with 1, 0 or -1."""
+    try:
+        lines = read_lines(path)
+    except OSError:
+        return []
+    of_class = "_" in name and all(line.split()[-1] in ("1", "0", "-1") and len(line.split()) > 1 for line in lines)
+    return [] if of_class else lines
+
+
+def _categories(descriptions: Iterable[Description]) -> dict[int, str]:
     names = {thing.name for description in descriptions for thing in description.objects}
     return dict(enumerate(VOC_CLASSES if names <= set(VOC_CLASSES) else sorted(names)))
 
 
-def _read(path: Path) -> _Description:
-    try:
-        root = ElementTree.parse(path).getroot()
-    except (OSError, ValueError, LookupError, ElementTree.ParseError, RecursionError) as error:
-        return _Description(
-            faults=(("annotation files that cannot be read as XML", f"{path} cannot be read as XML ({error})"),)
+def _corners(descriptions: Iterable[Description], one_based: bool | None, faults: Faults) -> tuple[bool, str]:
+    """Whether corners count from 1, and why; corners that are none are an error."""
+    things = [thing for description in descriptions for thing in description.objects]
+    turned = sum(thing.turned for thing in things)
+    if turned >= 3 and turned >= _MANY_TURNED * len(things):
+        faults.error(
+            "data sets whose corners are not corners",
+            f"{turned} of {len(things)} boxes have xmin above xmax or ymin above ymax, as if xmax and ymax were width "
+            "and height: write corners",
         )
-    objects: list[_Thing] = []
-    faults: list[tuple[str, str]] = []
-    for number, element in enumerate(root.findall("object"), start=1):
-        name = (element.findtext("name") or "").strip()
-        if not name:
-            faults.append(("objects without a name", f"{path} object {number} has no name, which must be its class"))
-            continue
-        texts = [element.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
-        corners = [_number(text) for text in texts]
-        if not all(map(math.isfinite, corners)):
-            said = f"{path} object {number} has bndbox={shown(texts)}"
-            faults.append(
-                ("boxes that are not four numbers", f"{said}, which must be xmin, ymin, xmax and ymax in pixels")
-            )
-            continue
-        xmin, ymin, xmax, ymax = corners
-        bbox = (xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1)
-        objects.append(_Thing(number, name, bbox, _number(element.findtext("difficult")) == 1))
-    height, width = (_number(root.findtext(f"size/{side}")) for side in ("height", "width"))
-    given = height >= 1 and width >= 1 and math.isfinite(height) and math.isfinite(width)
-    return _Description((int(height), int(width)) if given else None, tuple(objects), tuple(faults))
+    if one_based is not None:
+        return one_based, f"data.voc_one_based={str(one_based).lower()} says so"
+    return counted_from_one(things)
 
 
-def _number(text: str | None) -> float:
+def _bbox(thing: Thing, from_one: bool) -> tuple[float, float, float, float]:
+    """xywh in pixels, counted from the image's edge."""
+    x0, y0, x1, y1 = thing.corners
+    if from_one and not thing.outline:
+        x0, y0 = x0 - 1, y0 - 1
+    return x0, y0, x1 - x0, y1 - y0
+
+
+def _size(image: str, description: Description, faults: Faults) -> tuple[int, int] | None:
+    """(height, width) in pixels, of the description or else of the image's header."""
+    if description.size is not None:
+        if os.path.isfile(image):
+            return description.size
+        faults.unopened("images that are missing", f"The image file {image} does not exist, although it is listed")
+        return None
     try:
-        return float(text or "nan")
-    except ValueError:
-        return math.nan
-
-
-def _size_in_header(path: Path, faults: Faults) -> tuple[int, int] | None:
-    try:
-        return read_size(path, rotate=True)
+        return read_size(Path(image), rotate=True)
     except DataError as error:
         faults.unopened("images without a readable header", str(error).rstrip("."))
         return None

@@ -1,211 +1,310 @@
 """Data sets in the layout of Ultralytics YOLO: ``data.yaml``, folders of images, and a text file of boxes for each."""
 
-import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
+import numpy as np
 
 from detr_jax.data.annotated import AnnotatedFolder
-from detr_jax.data.annotation_checks import check_instances
-from detr_jax.data.annotation_rows import shown
-from detr_jax.data.images import IMAGE_SUFFIXES, read_size
+from detr_jax.data.image_folders import count_unread
+from detr_jax.data.images import read_size
+from detr_jax.data.instances import check_instances, shown
+from detr_jax.data.layouts import WHOLE, Found, images, in_order
 from detr_jax.data.source import DataError, Faults
+from detr_jax.data.text_files import decode_text
+from detr_jax.data.yolo_images import split_images
+from detr_jax.data.yolo_labels import LabelFiles
+from detr_jax.data.yolo_layout import YoloLayout, description_file, read_layout
+from detr_jax.data.yolo_rows import (
+    BOUNDS,
+    BOX,
+    COUNT,
+    LABEL,
+    NUMBER,
+    SIGNS,
+    TWICE,
+    Form,
+    Labels,
+    boxes_of,
+    conclude,
+    parse_labels,
+)
 
 _THREADS = 8  # they wait for files more than they compute
+_TOGETHER = 64  # files that a thread reads at a time
 _LARGEST_NORMALIZED = 2.0  # beyond it, coordinates are surely pixels
 
 
 class YoloDataset(AnnotatedFolder):
     """Images and labels that a ``data.yaml`` names.
 
-    Its ``train`` and ``val`` name a folder, a text file that lists images, or several of these, relative to ``path``.
-    The labels of ``.../images/a.jpg`` are in ``.../labels/a.txt``, a row an object: the class and cx cy w h, or the
-    class and the corners of a polygon, of which the bounding box is taken, all in 0..1 of the image as it is displayed
-    (with its EXIF rotation). An image without such a file has no objects. Labels are the keys, or the positions, of
-    ``names``.
+    Its ``train``, ``val`` (or ``valid``, ``validation``) and ``test`` name a folder, a text file that lists images, or
+    several of these, relative to ``path``. A file ``obj.data`` (Darknet, CVAT) or a list of class names
+    (``classes.txt``, ``notes.json``) serves as well. The labels of ``.../images/a.jpg`` are in ``.../labels/a.txt``, or
+    in ``a.txt`` next to it; see `LabelFiles`. An image without such a file has no objects. Labels are the keys, or the
+    positions, of ``names``.
+
+    A row is an object: the class and cx cy w h, perhaps with a confidence and the number of a track, or with key
+    points; or the class and the corners of a polygon, of which the bounding box is taken; all in 0..1 of the image as
+    it is displayed (with its EXIF rotation). Which of these it is, ``kpt_shape`` and ``task`` of the ``data.yaml`` and
+    all rows together say; see `conclude`.
 
     Args:
-      data_file: the ``data.yaml``.
-      split: "train" or "val".
-      strict: whether wrong rows end here, or are left out to be reported.
-      skip: whether images without a readable header are left out, and counted in ``faults``.
+      data_file: the ``data.yaml``, or another file or folder that `read_layout` reads.
+      split: "train", "val", "test", or another one that the file names; "all" if the data set has no splits.
+      strict: whether wrong rows raise an error, or are dropped and counted.
+      skip: whether images without a readable header are dropped, and counted in ``faults``.
+      rows: what a row is: "box" (its first four numbers, whatever follows), "polygon" or "pose"; "auto": see above.
+      keep: tells of an image's path below the root, with slashes, whether to read the image; None: all.
 
     Raises:
-      DataError: a file or folder is missing, ``data.yaml`` is damaged, or, where ``strict``, a row is wrong or, without
-        ``skip``, an image has no readable header.
+      DataError: a file or folder is missing, ``data.yaml`` is damaged, or, if ``strict``, a row is wrong, rows have no
+        clear form or, without ``skip``, an image has no readable header.
     """
 
     boxes_as_displayed = True
 
-    def __init__(self, data_file: str | Path, split: str, *, strict: bool = True, skip: bool = False):
-        data_file = Path(data_file)
-        content = _read_yaml(data_file)
-        names = _class_names(content, data_file)
-        images = sorted(_listed_images(content, data_file, split))
-        if not images:
-            raise DataError(f"{data_file} names no image under {split!r}: give a folder with images.")
+    understood: str
+    """What rows were taken for, and why."""
 
-        faults = Faults(f"{data_file} ({split})", skip=skip)
-        form: dict[str, list[Any]] = {
-            "images": [],
-            "annotations": [],
-            "categories": [{"id": label, "name": name} for label, name in names.items()],
+    def __init__(
+        self,
+        data_file: str | Path,
+        split: str,
+        *,
+        strict: bool = True,
+        skip: bool = False,
+        rows: str = "auto",
+        keep: Callable[[str], bool] | None = None,
+    ):
+        layout = read_layout(Path(data_file))
+        faults = Faults(f"{layout.file} ({split})", skip=skip)
+        for kind, name in layout.notes:
+            faults.add(kind, name)
+        pairs = _pairs(layout, split, faults)
+        if keep is not None:
+            root = layout.file.parent
+            pairs = [pair for pair in pairs if keep(_below(pair[0], root))]
+        files = list(_read_all(pairs, layout, faults))
+        form = _form(files, layout, split, rows)
+        self.understood = _understood(files, form)
+        if not form.kind:
+            faults.error("label files whose rows have no clear form", _unclear(layout, form))
+        content: dict[str, list[Any]] = {
+            "images": [
+                {"id": one.image_id, "file_name": one.image, "height": one.size[0], "width": one.size[1]}
+                for one in files
+            ],
+            "annotations": list(_annotations(files, form, faults)) if form.kind else [],
+            "categories": [{"id": label, "name": name} for label, name in layout.names.items()],
         }
-        with ThreadPoolExecutor(_THREADS) as threads:
-            for image_id, (path, read) in enumerate(zip(images, threads.map(_read, images), strict=True), start=1):
-                if read.size is None:
-                    faults.unopened("images without a readable header", read.fault)
-                    continue
-                if read.fault:
-                    faults.error(
-                        "label files that cannot be read", f"{_label_file(path)} cannot be read ({read.fault})"
-                    )
-                height, width = read.size
-                form["images"].append({"id": image_id, "file_name": str(path), "height": height, "width": width})
-                for where, label, (cx, cy, w, h) in _objects(read.rows, _label_file(path), faults):
-                    form["annotations"].append(
-                        {
-                            "id": len(form["annotations"]) + 1,
-                            "where": where,
-                            "image_id": image_id,
-                            "category_id": label,
-                            "bbox": [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height],
-                            "area": max(w * width, 0) * max(h * height, 0),
-                            "iscrowd": 0,
-                        }
-                    )
-        super().__init__(check_instances(form, faults), strict=strict)
+        super().__init__(check_instances(content, faults), strict=strict)
 
 
-class _Read(NamedTuple):
-    """What the files of an image say."""
-
-    size: tuple[int, int] | None
-    """(height, width) in pixels; None where the header cannot be read."""
-    rows: str
-    fault: str = ""
-
-
-def _read(path: Path) -> _Read:
+def recognise_yolo(root: Path) -> Found | None:
+    """How a folder would be read as a YOLO data set, as its files' names tell; None if it is not one."""
+    if not root.is_dir() or (file := description_file(root)) is None:
+        return None
     try:
-        size = read_size(path, rotate=True)
-    except DataError as error:
-        return _Read(None, "", str(error).rstrip("."))
-    try:
-        return _Read(size, _label_file(path).read_text(encoding="utf-8", errors="replace"))
-    except FileNotFoundError:
-        return _Read(size, "")
-    except OSError as error:
-        return _Read(size, "", str(error))
-
-
-def _label_file(image: Path) -> Path:
-    """The last folder called images becomes labels; without one, the labels are beside the image."""
-    parts = list(image.parts)
-    for i in reversed(range(len(parts) - 1)):
-        if parts[i] == "images":
-            parts[i] = "labels"
-            break
-    return Path(*parts).with_suffix(".txt")
-
-
-def _objects(rows: str, path: Path, faults: Faults) -> Iterator[tuple[str, int, tuple[float, float, float, float]]]:
-    """Where it stands, label and normalised cxcywh of each object."""
-    seen: set[str] = set()
-    for number, row in enumerate(rows.splitlines(), start=1):
-        if not row.strip():
-            continue
-        where = f"{path} row {number}"
+        layout = read_layout(file)
+    except DataError:
+        return None
+    splits: dict[str, int] = {}
+    said: list[tuple[str, str]] = []
+    for split, entries in layout.splits.items():
+        ignored = Faults(str(root))
         try:
-            label, *points = map(float, row.split())
-        except ValueError:
-            label, points = math.nan, []
-        if not all(map(math.isfinite, (label, *points))) or not label.is_integer() or not _is_shape(len(points)):
-            faults.error(
-                "rows that are no label",
-                f"{where} is {shown(row)}, which must be a class, then cx cy w h or three or more corners x y",
-            )
-        elif any(abs(value) > _LARGEST_NORMALIZED for value in points):
-            faults.error(
-                "rows that are not normalised",
-                f"{where} is {shown(row)}, which must be in 0..1 of the image, not in pixels",
-            )
-        elif row.strip() in seen:
-            faults.add("rows that say the same as another were dropped", where)
-        else:
-            seen.add(row.strip())
-            yield where, int(label), _box(points)
+            found = split_images(layout, split, ignored)
+        except DataError:
+            continue
+        paths = found.paths
+        if split == WHOLE and not any(LabelFiles(file.parent, found.folders).of(paths, ignored)):
+            continue  # a list of class names may lie in folders of other kinds
+        splits[split] = len(paths)
+        folders = {os.path.dirname(path) for path in paths}
+        where = _below(os.path.commonpath(folders), root) if len(entries) == 1 else f"{len(entries)} folders or lists"
+        said.append((split, f"{split}: {where} ({images(len(paths))})"))
+    if not splits:
+        return None
+    order = list(in_order(splits))
+    line = "; ".join(text for _, text in sorted(said, key=lambda one: order.index(one[0])))
+    return Found("yolo", file, in_order(splits), f"YOLO by {_below(str(file), root)}: {line}")
 
 
-def _is_shape(numbers: int) -> bool:
-    return numbers == 4 or (numbers >= 6 and numbers % 2 == 0)
+class _File(NamedTuple):
+    """An image whose header could be read, and its labels."""
+
+    image_id: int
+    image: str
+    size: tuple[int, int]
+    """(height, width) in pixels."""
+    labels_path: str
+    labels: Labels
 
 
-def _box(points: list[float]) -> tuple[float, float, float, float]:
-    """cxcywh of a box, or of the corners of a polygon."""
-    if len(points) == 4:
-        cx, cy, w, h = points
-        return cx, cy, w, h
-    x0, x1, y0, y1 = min(points[::2]), max(points[::2]), min(points[1::2]), max(points[1::2])
-    return (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0
+def _pairs(layout: YoloLayout, split: str, faults: Faults) -> list[tuple[str, str | None]]:
+    """Each image of a split with its label file."""
+    found = split_images(layout, split, faults)
+    labels = LabelFiles(layout.file.parent, found.folders)
+    files = labels.of(found.paths, faults)
+    labels.ignore(found.others)
+    labels.count_unused(faults)
+    count_unread(found.folders, faults)
+    return list(zip(found.paths, files, strict=True))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _below(path: str, root: Path) -> str:
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
+def _read_all(pairs: Sequence[tuple[str, str | None]], layout: YoloLayout, faults: Faults) -> Iterator[_File]:
+    """Headers and labels of images; ids count from 1, also over images that cannot be read."""
+    numbers = {name: label for label, name in layout.names.items()}
+
+    def read(start: int) -> list[tuple[tuple[int, int] | str, Labels | str]]:
+        return [(_size(image), _labels(path, numbers)) for image, path in pairs[start : start + _TOGETHER]]
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        read_files = (one for some in threads.map(read, range(0, len(pairs), _TOGETHER)) for one in some)
+        for image_id, ((image, path), (size, labels)) in enumerate(zip(pairs, read_files, strict=True), start=1):
+            if isinstance(size, str):
+                faults.unopened("images without a readable header", size)
+                continue
+            if isinstance(labels, str):
+                faults.error("label files that cannot be read", f"{path} cannot be read ({labels})")
+                labels = parse_labels("", {})
+            for number, line in labels.faults:
+                faults.error(
+                    "rows that are not a class and numbers",
+                    f"{path} row {number} is {shown(line)}, which must be a class, then cx cy w h or three or more "
+                    "corners x y",
+                )
+            for kind, count in labels.oddities.items():
+                for _ in range(count):
+                    faults.add(kind, str(path))
+            yield _File(image_id, image, size, path or "", labels)
+
+
+def _size(image: str) -> tuple[int, int] | str:
+    """(height, width) in pixels, or why the header cannot be read."""
     try:
-        content = yaml.safe_load(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(
-            f"The file {path} does not exist: set data.root and data.yolo_file to where the data.yaml is."
-        ) from None
-    except yaml.MarkedYAMLError as error:
-        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise DataError(f"The file {path} is not YAML ({error.problem}{line}).") from None
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise DataError(f"The file {path} cannot be read as YAML ({' '.join(str(error).split())}).") from None
-    if not isinstance(content, dict):
-        raise DataError(f"The file {path} holds no fields: a data.yaml has train, val and names.")
-    return content
+        return read_size(Path(image), rotate=True)
+    except DataError as error:
+        return str(error).rstrip(".")
 
 
-def _class_names(content: dict[str, Any], path: Path) -> dict[int, str]:
-    names = content.get("names")
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if not isinstance(names, dict) or not names or not all(str(label).isdecimal() for label in names):
-        raise DataError(
-            f"{path} has names={shown(names)}: they must be a list of class names, or one by number (0: person)."
+def _labels(path: str | None, numbers: dict[str, int]) -> Labels | str:
+    if path is None:
+        return parse_labels("", numbers)
+    try:
+        with open(path, "rb") as file:
+            return parse_labels(decode_text(file.read()), numbers)
+    except OSError as error:
+        return str(error)
+
+
+def _form(files: list[_File], layout: YoloLayout, split: str, wanted: str) -> Form:
+    """The form of the rows; if those of a split leave it open, those of the others are read as well."""
+
+    def concluded(rows: list[np.ndarray]) -> Form:
+        return conclude(
+            np.concatenate([np.zeros((0, SIGNS + 1)), *rows]),
+            key_points=layout.key_points,
+            task=layout.task,
+            wanted=wanted,
         )
-    if isinstance(count := content.get("nc", len(names)), int) and count != len(names):
-        raise DataError(f"{path} has nc={count}, but {len(names)} names: correct the one that is wrong.")
-    return {int(label): str(name) for label, name in names.items()}
+
+    rows = [one.labels.rows for one in files]
+    form = concluded(rows)
+    for other in layout.splits:
+        if form.kind or not rows:
+            break
+        if other != split:
+            ignored = Faults(str(layout.file))
+            try:
+                pairs = _pairs(layout, other, ignored)
+            except DataError:
+                continue
+            numbers = {name: label for label, name in layout.names.items()}
+            read = (_labels(path, numbers) for _, path in pairs)
+            rows += [labels.rows for labels in read if isinstance(labels, Labels)]
+            form = concluded(rows)
+    return form
 
 
-def _listed_images(content: dict[str, Any], path: Path, split: str) -> list[Path]:
-    entries = content.get(split) or (content.get("validation") if split == "val" else None)
-    entries = entries if isinstance(entries, list) else [entries]
-    if not all(isinstance(entry, str) for entry in entries):
-        raise DataError(f"{path} has {split}={shown(content.get(split))}: it must be a folder or file of images.")
-    images: dict[Path, None] = {}  # in order, each once
-    for entry in entries:
-        found = _resolved(entry, content, path, split)
-        if found.is_dir():
-            images |= dict.fromkeys(file for file in found.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-        else:
-            lines = found.read_text(encoding="utf-8", errors="replace").splitlines()
-            images |= dict.fromkeys(found.parent / line.strip() for line in lines if line.strip())
-    return list(images)
+def _understood(files: list[_File], form: Form) -> str:
+    if not any(len(one.labels.rows) for one in files):
+        return "no row of labels was found"
+    return f"a row is a class and {form.words} ({form.reason})" if form.kind else f"rows are not clear ({form.reason})"
 
 
-def _resolved(entry: str, content: dict[str, Any], path: Path, split: str) -> Path:
-    """A folder or file that ``data.yaml`` names: relative to ``path``, else to the file itself, as exports have it."""
-    bases = [path.parent / str(content.get("path") or "."), path.parent]
-    without_parent = entry.removeprefix("../")  # exports of Roboflow say ../train/images of train/images
-    for candidate in [base / name for name in (entry, without_parent) for base in bases]:
-        if candidate.exists():
-            return candidate
-    raise DataError(
-        f"{path} has {split}: {entry}, and there is no {bases[0] / entry}: correct path or {split} in that file."
+def _unclear(layout: YoloLayout, form: Form) -> str:
+    return (
+        f"the rows of the label files of {layout.file} may be boxes or polygons ({form.reason}): set data.yolo_rows to "
+        '"box" (the first four numbers are cx cy w h) or "polygon" (corners x y), or name kpt_shape in that file'
+    )
+
+
+def _annotations(files: list[_File], form: Form, faults: Faults) -> Iterator[dict[str, Any]]:
+    """Annotations of the rows that fit the form; what does not is counted."""
+    pixels = _looks_like(files, form)
+    number = 0
+    for one in files:
+        height, width = one.size
+        rows = one.labels.rows
+        for row, (cx, cy, w, h) in zip(rows.tolist(), boxes_of(rows, form).tolist(), strict=True):
+            count, where = int(row[COUNT]), f"{one.labels_path} row {int(row[NUMBER])}"
+            if not form.fits(count):
+                faults.error(
+                    "rows that have another form than the others",
+                    f"{where} has {count} numbers after the class, which must be a class, then {form.words} "
+                    f"({form.reason})",
+                )
+            elif max(map(abs, row[BOX] if form.kind == "box" or count == 4 else row[BOUNDS])) > _LARGEST_NORMALIZED:
+                said = shown(_line(one.labels_path, int(row[NUMBER])))
+                faults.error(
+                    "rows that are not normalised",
+                    f"{where} is {said}, which must be in 0..1 of the image, not in pixels{pixels}",
+                )
+            elif int(row[SIGNS]) & TWICE:
+                faults.add("rows that say the same as another were dropped", where)
+            else:
+                number += 1
+                yield {
+                    "id": number,
+                    "where": where,
+                    "image_id": one.image_id,
+                    "category_id": int(row[LABEL]),
+                    "bbox": [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height],
+                    "area": w * width * h * height,
+                    "iscrowd": 0,
+                }
+
+
+def _line(path: str, number: int) -> str:
+    try:
+        return decode_text(Path(path).read_bytes()).splitlines()[number - 1].strip()
+    except (OSError, IndexError):
+        return ""
+
+
+def _looks_like(files: list[_File], form: Form) -> str:
+    """What rows beyond 0..1 look like, all taken together."""
+    shapes = [(boxes_of(one.labels.rows, form), one.size) for one in files if len(one.labels.rows)]
+    boxes = np.concatenate([np.zeros((0, 4)), *(boxes for boxes, _ in shapes)])
+    beyond = np.abs(boxes).max(1, initial=0) > _LARGEST_NORMALIZED
+    if not beyond.any():
+        return ""
+    ends = boxes[:, :2] + boxes[:, 2:] / 2
+    share = f"; {int(beyond.sum())} of {len(boxes)} rows have numbers beyond 1"
+    sides = np.concatenate([np.broadcast_to(size[::-1], (len(one), 2)) for one, size in shapes])
+    percent, pixels = ends.max() <= 100.5, (ends <= sides + 1).all()
+    if beyond.mean() <= 0.5 or not (percent or pixels):
+        return share
+    kinds = [kind for kind, fits in (("percent", percent), ("pixels", pixels)) if fits]
+    return f"{share}, as if they were {' or '.join(kinds)}: divide them by " + (
+        "100" if kinds == ["percent"] else "the image's width and height"
     )

@@ -26,14 +26,14 @@ def root(tmp_path, rng):
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (tmp_path / folder).mkdir(parents=True)
     objects = {
-        "2008_01": [("sofa", 1, 1, 40, 30), ("person", "5.5", 6, 10, 12, True)],
+        "2008_01": [("sofa", 1, 1, 40, 30), ("person", 5, 6, 10, 12, True)],
         "2008_02": [],
         "2008_03": [("cat", 3, 4, 3, 4)],
     }
     for name, things in objects.items():
         Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(tmp_path / f"JPEGImages/{name}.jpg")
         (tmp_path / f"Annotations/{name}.xml").write_text(_xml(*things))
-    (tmp_path / "ImageSets/Main/train.txt").write_text("2008_01\n2008_02  -1\n")
+    (tmp_path / "ImageSets/Main/train.txt").write_text("2008_01\n2008_02\n")
     (tmp_path / "ImageSets/Main/val.txt").write_text("2008_03\n")
     return tmp_path
 
@@ -53,9 +53,9 @@ def test_difficult_objects_are_neither_trained_on_nor_evaluated(root):
     source = VocDataset(root, "train")
     truth = source.ground_truth()
     difficult = [one for one in truth["annotations"] if one["iscrowd"]]
-    assert [one["bbox"] for one in difficult] == [[4.5, 5, 5.5, 7]]
+    assert [one["bbox"] for one in difficult] == [[4, 5, 6, 7]]
     evaluator = CocoEvaluator(truth)
-    boxes = np.array([[[0, 0, 40, 30], [4.5, 5, 10, 12], [4.5, 5, 10, 11]]])  # the latter two meet the difficult one
+    boxes = np.array([[[0, 0, 40, 30], [4, 5, 10, 12], [4, 5, 10, 11]]])  # the latter two meet the difficult one
     labels = np.array([[VOC_CLASSES.index("sofa"), VOC_CLASSES.index("person"), VOC_CLASSES.index("person")]])
     evaluator.add([1], boxes, np.array([[0.5, 0.9, 0.8]]), labels)
     metrics = evaluator.metrics()
@@ -85,8 +85,8 @@ def test_images_with_xml_files_beside_them_are_read(root, layout):
     next(target.rglob("2008_02.xml")).unlink()
     for source in (VocDataset(root / "plain", "valid"), VocDataset(target, ".")):
         assert [len(source[index].objects.labels) for index in range(len(source))] == [1, 0, 1]
-    with pytest.raises(DataError, match=r"neither ImageSets/Main nor a folder val \(folders: valid\).*data\.val_split"):
-        VocDataset(root / "plain", "val")
+    with pytest.raises(DataError, match=r"neither ImageSets/Main nor a folder tost \(folders: valid\).*data\.val_split"):
+        VocDataset(root / "plain", "tost")
 
 
 def test_a_size_that_is_missing_comes_from_the_image(root):
@@ -135,11 +135,11 @@ def test_missing_files_and_splits_are_named(root):
 
 def test_boxes_beyond_the_image_are_clipped_and_counted(root):
     (root / "Annotations/2008_01.xml").write_text(
-        _xml(("cat", 30, 1, 60, 10), ("cat", 0, 0, 3, 3), ("cat", 9, 5, 4, 9))
+        _xml(("cat", 30, 1, 60, 10), ("cat", 9, 5, 4, 9), ("cat", 50, 5, 60, 9))
     )
     source = VocDataset(root, "train")
-    np.testing.assert_array_equal(source.objects(0).boxes, [[29, 0, 40, 10], [0, 0, 3, 3]])
-    assert sorted(source.faults.counts.values()) == [1, 1]
+    np.testing.assert_array_equal(source.objects(0).boxes, [[29, 0, 40, 10], [3, 4, 9, 9]])
+    assert sorted(source.faults.counts.values()) == [1, 1, 1]
     assert "2008_01.xml object 1 of image 1" in "".join(source.faults.sentences())
 
 

@@ -46,9 +46,10 @@ def test_rows_become_boxes_in_pixels_and_images_without_a_label_file_have_none(r
 
 def test_polygons_become_their_bounding_boxes(root, rng):
     corners = rng.random((7, 2))
-    source = _label(root, "1 " + " ".join(map(str, corners.ravel())))
+    triangle = [0.1, 0.2, 0.3, 0.2, 0.3, 0.5]
+    source = _label(root, "".join(f"1 {' '.join(map(str, values))}\n" for values in (corners.ravel(), triangle)))
     expected = np.concatenate([corners.min(0), corners.max(0)]) * [40, 30, 40, 30]
-    np.testing.assert_allclose(source.objects(0).boxes, [expected], rtol=1e-5)
+    np.testing.assert_allclose(source.objects(0).boxes, [expected, [4, 6, 12, 15]], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -106,10 +107,10 @@ def test_a_rotation_in_exif_is_applied_as_the_labels_expect(root, rng, orientati
     [
         ("2 0.5 0.5 0.1 0.1", "category_id=2, which is not listed"),
         ("-1 0.5 0.5 0.1 0.1", "category_id=-1"),
-        ("cat 0.5 0.5 0.1 0.1", "'cat 0.5 0.5 0.1 0.1', which must be a class"),
+        ("bird 0.5 0.5 0.1 0.1", "'bird 0.5 0.5 0.1 0.1', which must be a class"),
         ("0.5 0.5 0.5 0.1 0.1", "must be a class"),
-        ("0 0.5 0.5 0.1", "must be a class"),
-        ("0 0.5 0.5 0.1 0.1 0.9", "must be a class"),
+        ("0 0.5 0.5 0.1", "has 3 numbers after the class, which must be a class, then a box cx cy w h (all 1 rows"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "has 5 numbers after the class, which must be a class, then a box cx cy w h (1 of 2"),
         ("0 0.5 nan 0.1 0.1", "must be a class"),
         ("0 20 15 10 12", "in 0..1 of the image, not in pixels"),
     ],
@@ -139,11 +140,19 @@ def test_doubtful_rows_are_mended_and_counted(root):
         ("\x00", "cannot be read as YAML"),
         ("just text", "holds no fields"),
         ("train: images/train\n", "names=None"),
-        ("names: 3\n", "names=3"),
-        ("names: {cat: 0}\n", "names={'cat': 0}"),
+        ("names: 3\n", "names='3'"),
+        ("names: {cat: zero}\n", "names={'cat': 'zero'}"),
+        ("names: {0: cat, 00: dog}\n", "with one number twice"),
+        ("names: {0: cat, 1: }\n", "names with 1: ''"),
+        ("names: [cat, [dog]]\n", "names with 1: ['dog']"),
+        ("names:\n  0: cat\n  0: dog\n", "gives '0' twice, again in line 3"),
         ("names: [cat, dog]\nnc: 3\n", "nc=3, but 2 names"),
-        ("names: [cat, dog]\n", "train=None"),
-        ("names: [cat, dog]\ntrain: 5\n", "train=5"),
+        ("names: [cat, dog]\nnc: two\n", "nc='two': it must be the number of classes"),
+        ("names: [cat, dog]\nkpt_shape: [17, 4]\n", "kpt_shape=['17', '4']"),
+        ("names: [cat, dog]\n", "names no images under 'train' (splits: none)"),
+        ("names: [cat, dog]\nval: images/val\n", "names no images under 'train' (splits: val)"),
+        ("names: [cat, dog]\ntrain: [[5]]\n", "train=[['5']]"),
+        ("names:\n\t0: cat\n", "indent it with spaces, not with tabs"),
         ("names: [cat, dog]\ntrain: pictures\n", "train: pictures, and there is no"),
         ("names: [cat, dog]\ntrain: labels\n", "names no image under 'train'"),
     ],

@@ -1,0 +1,280 @@
+"""Which image and which XML file belong together in a Pascal VOC data set, and to which split."""
+
+import collections
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from detr_jax.data.image_folders import Folder, images_in, list_folder, stem_of, subfolder, suffix_of, unread_images
+from detr_jax.data.layouts import TEST, TRAIN, VALIDATION, WHOLE, split_group
+from detr_jax.data.source import DataError, Faults
+from detr_jax.data.text_files import posix_path, read_lines, shortened
+from detr_jax.data.voc_xml import Description, read_description
+
+_IMAGES = ("JPEGImages", "images", "image", "imgs", "img")
+_DESCRIPTIONS = ("Annotations", "annotation", "xmls", "xml", "labels", "label")
+_FLAGGED = re.compile(r"^(.*\S)\s+(-1|0|1)$")
+
+
+class Entry(NamedTuple):
+    """An image and the file that describes it; both are paths."""
+
+    image: str
+    xml: str | None
+
+
+class Descriptions:
+    """The XML files that were read, each once."""
+
+    def __init__(self) -> None:
+        self.read: dict[str, Description] = {}
+
+    def __getitem__(self, path: str) -> Description:
+        if path not in self.read:
+            self.read[path] = read_description(path)
+        return self.read[path]
+
+
+class Place(NamedTuple):
+    """A folder of images and one of XML files, which may be the same."""
+
+    images: Folder
+    descriptions: Folder
+
+    def xml_files(self) -> list[str]:
+        """Paths below the folder of XML files."""
+        return [name for name in self.descriptions.files if suffix_of(name) == ".xml"]
+
+
+def list_file_folder(root: Path) -> Path | None:
+    """The folder of the lists of splits; None if the data set has none."""
+    sets = subfolder(root, "ImageSets")
+    if sets is None:
+        return None
+    return subfolder(sets, "Main") or (sets if list_files(sets) else None)
+
+
+def list_files(folder: Path) -> dict[str, Path]:
+    """The list of each split, by its name."""
+    files = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
+    return {stem_of(name): folder / name for name in files if suffix_of(name) == ".txt"}
+
+
+def split_folders(root: Path) -> dict[str, tuple[Path, Path]]:
+    """The folders of images and of XML files of each split that has folders of its own."""
+    found: dict[str, tuple[Path, Path]] = {}
+    images, descriptions = subfolder(root, *_IMAGES), subfolder(root, *_DESCRIPTIONS)
+    for name in (*TRAIN, *VALIDATION, *TEST):
+        if (folder := subfolder(root, name)) is not None:
+            found[name] = folder, folder
+        elif images and descriptions and (inner := subfolder(images, name)) and (xml := subfolder(descriptions, name)):
+            found[name] = inner, xml
+    return found
+
+
+def place_of(images: Path, descriptions: Path) -> Place:
+    """The folders of images and of XML files within a folder, or two folders."""
+    image_folder = list_folder(subfolder(images, *_IMAGES) or images)
+    if not images_in(image_folder) and not unread_images(image_folder):
+        image_folder = list_folder(images)
+    xml_folder = list_folder(subfolder(descriptions, *_DESCRIPTIONS) or descriptions)
+    if not any(suffix_of(name) == ".xml" for name in xml_folder.files):
+        xml_folder = list_folder(descriptions)
+    return Place(image_folder, xml_folder)
+
+
+def find_place(root: Path, split: str) -> Place:
+    """The folders of a split of a data set without lists.
+
+    Raises:
+      DataError: there are none, or they hold no image.
+    """
+    folders = split_folders(root)
+    there = next((name for name in (split, *split_group(split)) if name in folders), None)
+    if there is not None:
+        place = place_of(*folders[there])
+    elif split in (".", WHOLE) or (root / split).is_dir():
+        folder = root if split == WHOLE else root / split
+        place = place_of(folder, folder)
+    else:
+        names = ", ".join(sorted(child.name for child in root.iterdir() if child.is_dir())) or "none"
+        raise DataError(
+            f"{root} has neither ImageSets/Main nor a folder {split} (folders: {names}): set data.train_split and "
+            'data.val_split, "." for the folder itself.'
+        )
+    if not images_in(place.images):
+        raise DataError(f"The folder {place.images.path} holds no image: at least one is needed.")
+    return place
+
+
+def listed_entries(root: Path, lists: Path, split: str, read: Descriptions, faults: Faults) -> list[Entry]:
+    """Image and XML file of each name in the list of a split.
+
+    Raises:
+      DataError: there is no such list or it is empty, or there is no folder of images.
+    """
+    files = list_files(lists)
+    name = next((one for one in (split, *split_group(split)) if one in files), None)
+    where = lists.relative_to(root).as_posix()
+    if name is None:
+        raise DataError(
+            f"{root} has no split {split!r} ({where} has {', '.join(files) or 'none'}): set data.train_split and "
+            "data.val_split."
+        )
+    lines = read_lines(files[name])
+    if not lines:
+        raise DataError(f"The list {files[name]} is empty: at least one image is needed.")
+    image_folder, xml_folder = subfolder(root, *_IMAGES), subfolder(root, *_DESCRIPTIONS)
+    if image_folder is None:
+        raise DataError(
+            f"The image folder {root / 'JPEGImages'} does not exist: give data.root as the folder that holds it."
+        )
+    place = Place(list_folder(image_folder), list_folder(xml_folder or root / "Annotations"))
+    images, others = _by_stem(images_in(place.images)), _by_stem(unread_images(place.images))
+    descriptions = _by_stem(place.xml_files())
+    folded = {stem.lower(): stem for stem in (*descriptions, *images)}
+    flagged = [_FLAGGED.match(line) for line in lines]
+    entries: dict[str, Entry] = {}
+    for line, flag in zip(lines, flagged, strict=True):
+        written = [_unquoted(line)] + ([flag[1]] if flag is not None and all(flagged) else [])
+        stem = _listed_stem(written, images, descriptions, folded, faults)
+        if stem in entries:
+            faults.add("names listed twice were read once", f"{line} in {files[name]}")
+            continue
+        xml = descriptions.get(stem) or _loose(descriptions, stem) or [f"{stem}.xml"]
+        xml_path = os.path.join(place.descriptions.path, xml[0])
+        there = images.get(stem) or _loose(images, stem) or _loose(others, stem)
+        image = _choose(there, place.images.path, xml_path, read, faults) if there else f"{stem}.jpg"
+        entries[stem] = Entry(os.path.join(place.images.path, image), xml_path)
+    return list(entries.values())
+
+
+def _loose(by_stem: dict[str, list[str]], stem: str) -> list[str]:
+    """The files of a stem in any case."""
+    return [name for other, names in by_stem.items() if other.lower() == stem.lower() for name in names]
+
+
+def _unquoted(line: str) -> str:
+    """A name as Datumaro writes it, in quotes if it holds spaces."""
+    return line[1:-1].replace('\\"', '"') if len(line) > 1 and line[0] == line[-1] == '"' else line
+
+
+def _listed_stem(
+    written: list[str],
+    images: dict[str, list[str]],
+    descriptions: dict[str, list[str]],
+    folded: dict[str, str],
+    faults: Faults,
+) -> str:
+    """What a line of a list names: a path without suffix below the folder of images."""
+    tried = [end for text in written for name in (text, posix_path(text)) for end in shortened(name)]
+    tried = [name for end in tried for name in (end.removeprefix("./"), stem_of(end.removeprefix("./")))]
+    for name in tried:
+        if name in images or name in descriptions:
+            return name
+    for name in tried:
+        if name.lower() in folded:
+            faults.add("listed names that differ from the file's in case were read", name)
+            return folded[name.lower()]
+    return written[-1]
+
+
+def found_entries(place: Place, read: Descriptions, faults: Faults) -> list[Entry]:
+    """All images of two folders with the XML files that describe them.
+
+    Both have the same path below their folders; else, names may differ in case, the ``<filename>`` of an XML file names
+    the image, or its name is the only one of that kind in any sub-folder.
+    """
+    images, left = _by_stem(images_in(place.images)), {}
+    xml_of: dict[str, str] = {}
+    for name in place.xml_files():
+        stem, path = stem_of(name), os.path.join(place.descriptions.path, name)
+        if there := images.get(stem):
+            _take(_choose(there, place.images.path, path, read, faults), path, xml_of, faults)
+        else:
+            left[stem] = path
+    if left:
+        _match_loosely(left, images, place, xml_of, read, faults)
+    order = sorted(images, key=lambda stem: stem.split("/"))
+    return [Entry(os.path.join(place.images.path, name), xml_of.get(name)) for stem in order for name in images[stem]]
+
+
+def _match_loosely(
+    left: dict[str, str],
+    images: dict[str, list[str]],
+    place: Place,
+    xml_of: dict[str, str],
+    read: Descriptions,
+    faults: Faults,
+) -> None:
+    """Gives images to XML files that have another name, and counts those that belong to no image."""
+    names = [name for there in images.values() for name in there]
+    in_any_case, by_file = collections.defaultdict(list), collections.defaultdict(list)
+    by_base = collections.defaultdict(list)
+    for name in names:
+        in_any_case[stem_of(name).lower()].append(name)
+        by_file[os.path.basename(name).lower()].append(name)
+        by_base[stem_of(os.path.basename(name)).lower()].append(name)
+    unread = {stem_of(os.path.basename(name)) for name in unread_images(place.images)}  # counted already
+    for stem, path in left.items():
+        description = read[path]
+        if not description.is_annotation:
+            faults.add("XML files that are not annotations of VOC were ignored", path)
+            continue
+        said = posix_path(description.file_name).lower()
+        choices = (
+            ("XML files whose names differ from the image's in case were read", in_any_case[stem.lower()]),
+            ("XML files that name an image of another name were read", by_file[os.path.basename(said)] if said else []),
+            (
+                "XML files that are in other sub-folders than their images were read",
+                by_base[os.path.basename(stem).lower()],
+            ),
+        )
+        for kind, there in choices:
+            free = [name for name in there if name not in xml_of]
+            if len(free) == 1:
+                xml_of[free[0]] = path
+                faults.add(kind, f"{path} for {os.path.join(place.images.path, free[0])}")
+                break
+        else:
+            if stem_of(os.path.basename(path)) not in unread:
+                faults.add("XML files without an image were ignored", path)
+
+
+def _take(image: str, path: str, xml_of: dict[str, str], faults: Faults) -> None:
+    if image in xml_of:
+        faults.error(
+            "images with two XML files", f"{image} has the XML files {xml_of[image]} and {path}: take one of them out"
+        )
+    xml_of[image] = path
+
+
+def _choose(there: list[str], folder: str, xml: str, read: Descriptions, faults: Faults) -> str:
+    """The image that an XML file describes, of those whose names differ in the suffix; ``<filename>`` tells."""
+    said = os.path.basename(posix_path(read[xml].file_name))
+    if len(there) == 1:
+        base = os.path.basename(there[0])
+        if said and stem_of(said).lower() != stem_of(base).lower():
+            other = os.path.join(folder, os.path.dirname(there[0]), said)
+            if os.path.isfile(other):
+                kind = "XML files whose <filename> is another image were read for the image of their own name"
+                faults.add(kind, f"{xml} says {said}")
+        return there[0]
+    for same in (lambda name: name == said, lambda name: name.lower() == said.lower()):
+        fitting = [name for name in there if same(os.path.basename(name))]
+        if len(fitting) == 1:
+            faults.add("XML files of several images whose names differ in the suffix were read for <filename>", xml)
+            return fitting[0]
+    faults.error(
+        "XML files of several images",
+        f"{xml} may describe {' or '.join(there)}, and its <filename> is {said or 'missing'}: give it one of these",
+    )
+    return there[0]
+
+
+def _by_stem(names: list[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = collections.defaultdict(list)
+    for name in names:
+        found[stem_of(name)].append(name)
+    return dict(found)

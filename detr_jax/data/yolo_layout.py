@@ -1,0 +1,293 @@
+"""What describes a YOLO data set: a ``data.yaml``, Darknet's ``obj.data``, or a list of class names."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from detr_jax.data.image_folders import subfolder
+from detr_jax.data.annotation_rows import shown
+from detr_jax.data.layouts import TEST, TRAIN, VALIDATION, WHOLE, split_group
+from detr_jax.data.source import DataError
+from detr_jax.data.text_files import decode_text, posix_path, shortened
+
+IMAGE_FOLDERS = frozenset(("images", "image", "imgs", "img", "jpegimages"))
+"""Names of folders of images, in lower case."""
+
+_NAME_FILES = ("classes.txt", "obj.names", "notes.json", "classes.names")
+_NOTHING = ("", "null", "~", "None")
+
+
+class YoloLayout(NamedTuple):
+    """What a YOLO data set says about itself."""
+
+    file: Path
+    """Of which messages speak."""
+    root: str
+    """The folder that paths are relative to, relative to ``file``'s, which is tried as well."""
+    names: dict[int, str]
+    splits: dict[str, list[str]]
+    """Folders or lists of images by split, as they are written."""
+    key_points: tuple[int, int] | None
+    """How many key points a row has, and how many numbers each."""
+    task: str
+    notes: tuple[tuple[str, str], ...]
+    """What was read in an unusual way: kind and name, for `Faults.add`."""
+
+    def entries(self, split: str) -> list[str]:
+        """Folders or lists of images of a split.
+
+        Raises:
+          DataError: there is no such split.
+        """
+        for name in (split, *split_group(split)):
+            if self.splits.get(name):
+                return self.splits[name]
+        there = ", ".join(self.splits) or "none"
+        raise DataError(
+            f"{self.file} names no images under {split!r} (splits: {there}): add {split} as a folder of images."
+        )
+
+
+def read_layout(path: Path) -> YoloLayout:
+    """Reads what describes a data set.
+
+    Args:
+      path: a ``data.yaml``, an ``obj.data``, a file of class names, or the folder of one of these.
+
+    Raises:
+      DataError: it is missing or wrong.
+    """
+    if path.is_dir():
+        described = description_file(path)
+        if described is None:
+            raise DataError(f"{path} has no data.yaml, obj.data or classes.txt: one of them must give the class names.")
+        path = described
+    if path.suffix.lower() == ".data":
+        return _read_darknet(path)
+    if path.suffix.lower() in (".txt", ".names", ".json"):
+        return _read_names_only(path)
+    return _read_data_yaml(path)
+
+
+def description_file(root: Path) -> Path | None:
+    """The file in a folder that describes a YOLO data set; None if there is none."""
+    files = sorted(entry.name for entry in os.scandir(root) if entry.is_file() and not entry.name.startswith("."))
+    yamls = [name for name in files if name.lower().endswith((".yaml", ".yml"))]
+    yamls.sort(key=lambda name: (not name.lower().startswith(("data.", "dataset.")), name))
+    for name in yamls:
+        if _is_data_yaml(root / name):
+            return root / name
+    for name in files:
+        if name.lower().endswith(".data"):
+            return root / name
+    places = (root, *(subfolder(root, name) for name in ("labels", "images", "obj_train_data", *TRAIN, *VALIDATION)))
+    for place in places:
+        for name in _NAME_FILES:
+            if (
+                place is not None
+                and (place / name).is_file()
+                and (name != "notes.json" or _has_categories(place / name))
+            ):
+                return place / name
+    return None
+
+
+def _is_data_yaml(path: Path) -> bool:
+    try:
+        content = _load_yaml(path)
+    except DataError:
+        return path.name.lower() in ("data.yaml", "data.yml")  # to be told what is wrong with it
+    return ("names" in content or "nc" in content) and any(_split_entries(content))
+
+
+def _read_data_yaml(path: Path) -> YoloLayout:
+    content = _load_yaml(path)
+    names, notes = _class_names(content, path)
+    root = str(content.get("path") or "")
+    root = "" if root in _NOTHING else posix_path(root)
+    splits: dict[str, list[str]] = {}
+    for split, entries in _split_entries(content):
+        if not all(isinstance(entry, str) for entry in entries):
+            raise DataError(f"{path} has {split}={shown(content[split])}: it must be a folder or file of images.")
+        splits[split] = entries
+    points = content.get("kpt_shape")
+    if points is not None:
+        numbers = [int(one) for one in points if str(one).isdecimal()] if isinstance(points, list) else []
+        if len(numbers) != 2 or numbers[1] not in (2, 3):
+            raise DataError(
+                f"{path} has kpt_shape={shown(points)}: it must be how many key points there are, and 2 or 3 numbers "
+                "for each, such as [17, 3]."
+            )
+        key_points = numbers[0], numbers[1]
+    task = str(content.get("task") or "").lower()
+    return YoloLayout(path, root, names, splits, None if points is None else key_points, task, tuple(notes))
+
+
+def _split_entries(content: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
+    """The fields that name images."""
+    for split in (*TRAIN, *VALIDATION, *TEST, *sorted(key for key in content if isinstance(key, str))):
+        value = content.get(split)
+        if split in (*TRAIN, *VALIDATION, *TEST) and value is not None and value not in _NOTHING:
+            yield split, value if isinstance(value, list) else [value]
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    """The fields of a YAML file; all values are texts as they are written, so that a class may be called "no"."""
+    try:
+        text = decode_text(path.read_bytes())
+        node = yaml.compose(text, Loader=yaml.BaseLoader)
+        _check_keys(node, path)
+        content = yaml.load(text, Loader=yaml.BaseLoader)  # makes texts, lists and dictionaries only
+    except FileNotFoundError:
+        raise DataError(
+            f"The file {path} does not exist: set data.root and data.yolo_file to where the data.yaml is."
+        ) from None
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        tabs = ": indent it with spaces, not with tabs" if "'\\t'" in str(error.problem) else ""
+        raise DataError(f"The file {path} is not YAML ({error.problem}{line}){tabs}.") from None
+    except DataError:
+        raise
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise DataError(f"The file {path} cannot be read as YAML ({' '.join(str(error).split())}).") from None
+    if not isinstance(content, dict):
+        raise DataError(f"The file {path} holds no fields: a data.yaml has train, val and names.")
+    return content
+
+
+def _check_keys(node: yaml.Node | None, path: Path) -> None:
+    """Refuses fields and classes that are given twice, of which YAML would keep the last."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: set[str] = set()
+    for key, value in node.value:
+        if key.value in seen:
+            raise DataError(
+                f"{path} gives {shown(key.value)} twice, again in line {key.start_mark.line + 1}: keep one."
+            )
+        if isinstance(key, yaml.ScalarNode):
+            seen.add(key.value)
+            if key.value == "names":
+                _check_keys(value, path)
+
+
+def _class_names(content: dict[str, Any], path: Path) -> tuple[dict[int, str], list[tuple[str, str]]]:
+    names, notes = content.get("names"), list[tuple[str, str]]()
+    given = str(content.get("nc", ""))
+    count = int(given) if given.isdecimal() else None
+    if count is None and given not in _NOTHING:
+        raise DataError(f"{path} has nc={shown(content['nc'])}: it must be the number of classes.")
+    if (names is None or names in _NOTHING) and count:
+        notes.append(("data files without names, whose classes are called by their numbers", f"{path}, nc: {count}"))
+        names = [str(label) for label in range(count)]
+    if isinstance(names, str) and (path.parent / names).is_file():
+        return _read_names(path.parent / names), notes
+    if isinstance(names, list):
+        names = {str(label): name for label, name in enumerate(names)}
+    if isinstance(names, dict) and not all(str(label).isdecimal() for label in names):
+        turned = {str(label): name for name, label in names.items()}
+        if len(turned) == len(names) and all(label.isdecimal() for label in turned):
+            notes.append(("data files that give numbers by name, and not names by number", str(path)))
+            names = turned
+    if not isinstance(names, dict) or not names or not all(str(label).isdecimal() for label in names):
+        raise DataError(
+            f"{path} has names={shown(names)}: they must be a list of class names, such as [cat, dog], or one by "
+            "number (0: person)."
+        )
+    for label, name in names.items():
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(f"{path} has names with {label}: {shown(name)}: it must be the name of the class.")
+    by_label = {int(label): name for label, name in names.items()}
+    if len(by_label) < len(names):
+        raise DataError(f"{path} has names={shown(names)}, with one number twice: give each class its own.")
+    if count is not None and count not in (len(by_label), max(by_label) + 1):
+        raise DataError(f"{path} has nc={count}, but {len(names)} names: correct the one that is wrong.")
+    return by_label, notes
+
+
+def _read_names(path: Path) -> dict[int, str]:
+    """The classes in a file of names, one a line, or in Label Studio's ``notes.json``."""
+    try:
+        text = decode_text(path.read_bytes())
+        if path.suffix.lower() == ".json":
+            categories = json.loads(text)["categories"]
+            return {int(one["id"]): str(one["name"]) for one in categories}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise DataError(f"The file of class names {path} cannot be read ({error}).") from None
+    names = [line.strip() for line in text.rstrip().splitlines()]
+    if not all(names) or not names:
+        raise DataError(f"The file of class names {path} has an empty line: give one class a line.")
+    return dict(enumerate(names))
+
+
+def _has_categories(path: Path) -> bool:
+    try:
+        return bool(_read_names(path))
+    except DataError:
+        return False
+
+
+def _read_darknet(path: Path) -> YoloLayout:
+    """``obj.data`` of Darknet and of CVAT's YOLO 1.1: ``names``, ``train`` and ``valid`` are files."""
+    fields: dict[str, str] = {}
+    try:
+        for line in decode_text(path.read_bytes()).splitlines():
+            name, equals, value = line.partition("=")
+            if equals and not name.strip().startswith("#"):
+                fields[name.strip()] = value.strip()
+    except OSError as error:
+        raise DataError(f"The file {path} cannot be read ({error}).") from None
+    names = fields.get("names")
+    there = find_below(names, [path.parent], path.parent) if names else None
+    if there is None:
+        raise DataError(f"{path} has names={shown(names)}, and there is no such file: it must list the classes.")
+    splits = {name: [fields[name]] for name in (*TRAIN, *VALIDATION, *TEST) if fields.get(name)}
+    return YoloLayout(path, "", _read_names(there[0]), splits, None, "", ())
+
+
+def _read_names_only(path: Path) -> YoloLayout:
+    """A file of class names, as of Label Studio and labelImg: images are next to it, or next to its folder."""
+    root = path.parent
+    if root.name.lower() in ("labels", "images", "obj_train_data", *TRAIN, *VALIDATION):
+        root = root.parent
+    splits: dict[str, list[str]] = {}
+    images = subfolder(root, "images")
+    for name in (*TRAIN, *VALIDATION, *TEST):
+        for place in ([images] if images else []) + [root]:
+            if (there := subfolder(place, name)) is not None:
+                splits.setdefault(name, [os.path.relpath(there, path.parent)])
+    whole = [os.path.relpath(images or root, path.parent)]
+    return YoloLayout(path, "", _read_names(path), splits or {WHOLE: whole}, None, "", ())
+
+
+def find_below(text: str, bases: list[Path], folder: Path) -> tuple[Path, bool] | None:
+    """A file or folder that a file names, and whether it was found elsewhere than the file says.
+
+    Args:
+      text: the path as it is written, perhaps with backslashes, or that of another machine.
+      bases: the folders that it may be relative to.
+      folder: that below which it is looked for by the end of its path, if it is nowhere else.
+    """
+    name = posix_path(text)
+    inner = name
+    while inner.startswith("../"):  # exports of Roboflow say ../train/images of train/images
+        inner = inner.removeprefix("../")
+    inner = inner.removeprefix("data/")  # and those of CVAT data/train.txt of train.txt
+    for candidate in [base / one for one in dict.fromkeys((text, name, inner)) for base in bases]:
+        if _exists(candidate):
+            return candidate, False
+    for end in shortened(name)[1:]:
+        if end.lower() not in IMAGE_FOLDERS and _exists(folder / end):  # images alone may be those of another split
+            return folder / end, True
+    return None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, or with a null character
+        return False

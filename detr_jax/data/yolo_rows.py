@@ -1,0 +1,290 @@
+"""The rows of YOLO's label files: which form they have, as all rows of a data set together show.
+
+A row is a class and numbers: a box ``cx cy w h`` (perhaps with a confidence, and the number of a track), a box and key
+points, or the corners ``x y`` of a polygon. The number of numbers of one row does not tell these apart, all rows do.
+"""
+
+import collections
+import math
+import re
+from array import array
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+FORMS = ("auto", "box", "polygon", "pose")
+"""What may be asked for: the form that all rows show, or one whatever they show."""
+
+NUMBER, LABEL, COUNT, BOX, BOUNDS, SIGNS = 0, 1, 2, slice(3, 7), slice(7, 11), 11
+"""Columns of `Labels.rows`: line in its file, class, how many numbers follow, the first four of them, the bounds
+x0 y0 x1 y1 of all as corners (without the last of an odd number), and the signs below."""
+_COLUMNS = 12
+
+_POINTS_2D, _POINTS_3D, _PARALLELOGRAM, _CORNERS, _WHOLE, _ABOVE_1, _SHARE, _BOX, TWICE = (1 << n for n in range(9))
+"""Signs of a row: its numbers from the fifth on are points within the box; the same with the visibility of each; it is
+a parallelogram; its second corner is near the others; its last number is whole, above 1; its fifth is in 0..1; its
+first four are a box in the image; it says the same as a row before it."""
+
+_NO_BOX = [0.0] * 4
+_SURE = 0.95  # share of the rows that must show a form
+_FEW = 3  # rows from which on a pattern is no accident
+_NEAR = 0.1  # share of the box's sides by which points may be outside of it
+_DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)")
+
+
+class Labels(NamedTuple):
+    """What a label file says. Dimension: ``n`` rows."""
+
+    rows: np.ndarray
+    """[n, 12] float64; see `NUMBER` and what follows it."""
+    faults: list[tuple[int, str]]
+    """Line and text of each row that is not a class and numbers."""
+    oddities: collections.Counter[str]
+    """What was read although it is written in an unusual way, by kind."""
+
+
+class Form(NamedTuple):
+    """What the rows of a data set are."""
+
+    kind: str
+    """"box" (the first four numbers), "polygon" (a box by the bounds of its corners), or "" if it is not clear."""
+    counts: frozenset[int] | None
+    """How many numbers a row may have after its class; None: any even number of 6 or more, and 4 of a box."""
+    words: str
+    """What a row is."""
+    reason: str
+    """Why the rows are taken for that, or what makes it unclear."""
+
+    def fits(self, count: int) -> bool:
+        """Whether a row may have so many numbers after its class."""
+        return count in self.counts if self.counts is not None else count == 4 or (count >= 6 and count % 2 == 0)
+
+
+def parse_labels(text: str, labels: Mapping[str, int]) -> Labels:
+    """Reads the rows of a label file.
+
+    Args:
+      text: its content.
+      labels: class by name, for rows that give names.
+    """
+    rows, faults, oddities = array("d"), [], collections.Counter[str]()
+    seen: set[str] = set()
+    for number, line in enumerate(text.splitlines(), start=1):
+        parts = line.split()
+        if not parts:
+            continue
+        try:
+            label, *values = map(float, parts)
+        except ValueError:
+            label, *values = _unusual(line, labels, oddities)
+        if not label.is_integer() or not math.isfinite(sum(values)):
+            faults.append((number, line.strip()))
+            continue
+        if len(values) == 4:
+            if values[2] < 0 or values[3] < 0:
+                oddities["boxes of negative width or height were read as of positive"] += 1
+                values[2:] = abs(values[2]), abs(values[3])
+            signs, bounds = 0, _NO_BOX
+        else:
+            signs, bounds = _signs(values), _bounds(values)
+        row = line.strip()
+        if row in seen:
+            signs |= TWICE
+        seen.add(row)
+        first = values if len(values) == 4 else (values + _NO_BOX)[:4]
+        rows.extend((number, label, len(values), *first, *bounds, signs))
+    return Labels(np.frombuffer(rows, np.float64).reshape(-1, _COLUMNS), faults, oddities)
+
+
+def _unusual(line: str, labels: Mapping[str, int], oddities: collections.Counter[str]) -> list[float]:
+    """Class and numbers of a row with other separators, or with the name of its class; [nan] if it is not a row."""
+    separated = line.replace(";", " ")
+    if "," in separated:
+        decimal = "." not in separated and len(separated.split()) >= 5
+        separated = _DECIMAL_COMMA.sub(".", separated) if decimal else separated.replace(",", " ")
+        oddities["rows with decimal commas were read" if decimal else "rows separated by commas were read"] += 1
+    elif ";" in line:
+        oddities["rows separated by semicolons were read"] += 1
+    parts = separated.split()
+    start = len(parts)
+    while start and _is_number(parts[start - 1]):
+        start -= 1
+    if start:
+        name = " ".join(parts[:start]).strip("\"'")
+        if name not in labels:
+            return [math.nan]
+        oddities["rows that give the name of their class were read"] += 1
+        return [float(labels[name]), *map(float, parts[start:])]
+    return [*map(float, parts)] or [math.nan]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _bounds(values: list[float]) -> list[float]:
+    """x0 y0 x1 y1 of corners; the last of an odd number of values is none of them."""
+    even = len(values) // 2 * 2
+    if not even:
+        return _NO_BOX
+    xs, ys = values[:even:2], values[1:even:2]
+    return [min(xs), min(ys), max(xs), max(ys)]
+
+
+def _signs(values: list[float]) -> int:
+    """What a row of more or fewer numbers than a box's shows."""
+    count = len(values)
+    signs = 0
+    if count < 5:
+        return signs
+    cx, cy, w, h = values[:4]
+    signs |= _SHARE * (0 <= values[4] <= 1)
+    signs |= _WHOLE * values[-1].is_integer()
+    signs |= _ABOVE_1 * (values[-1] > 1)
+    if 0 < w <= 1 and 0 < h <= 1 and min(cx - w / 2, cy - h / 2) >= -0.05 and max(cx + w / 2, cy + h / 2) <= 1.05:
+        signs |= _BOX
+        if _within(values[4::2], values[5::2], cx, cy, w, h):
+            signs |= _POINTS_2D
+        if (count - 4) % 3 == 0 and set(values[6::3]) <= {0.0, 1.0, 2.0}:
+            signs |= _POINTS_3D * _within(values[4::3], values[5::3], cx, cy, w, h)
+    if count in (8, 9):
+        x, y = values[:8:2], values[1:8:2]
+        signs |= _PARALLELOGRAM * (max(abs(x[0] + x[2] - x[1] - x[3]), abs(y[0] + y[2] - y[1] - y[3])) < 2e-3)
+    if count >= 6:
+        x0, y0, x1, y1 = _bounds(values[:2] + values[4:])
+        near = max(x1 - x0, y1 - y0)
+        signs |= _CORNERS * (x0 - near <= values[2] <= x1 + near and y0 - near <= values[3] <= y1 + near)
+    return signs
+
+
+def _within(xs: list[float], ys: list[float], cx: float, cy: float, w: float, h: float) -> bool:
+    """Whether points are in a box, but for those at 0, 0, which stand for points that are not seen."""
+    room_x, room_y = w * (0.5 + _NEAR), h * (0.5 + _NEAR)
+    return all((abs(x - cx) <= room_x and abs(y - cy) <= room_y) or (x == 0 == y) for x, y in zip(xs, ys, strict=False))
+
+
+def conclude(rows: np.ndarray, *, key_points: tuple[int, int] | None, task: str, wanted: str) -> Form:
+    """The form that fits the rows of a data set.
+
+    Args:
+      rows: as in `Labels`, of all files.
+      key_points: ``kpt_shape`` of the ``data.yaml``: how many key points, and how many numbers each (2 or 3).
+      task: ``task`` of the ``data.yaml``, such as "detect", "segment", "pose" or "obb"; "" if it names none.
+      wanted: one of `FORMS`.
+    """
+    if wanted != "auto":
+        kind = "polygon" if wanted == "polygon" else "box"
+        return _form(kind, None if kind == "polygon" else range(4, 10_000), f'data.yolo_rows="{wanted}" says so')
+    if key_points is not None:
+        points, numbers = key_points
+        first = 4 + points * numbers
+        words = f"a box and {points} key points of {numbers} numbers each"
+        return Form(
+            "box", frozenset((4, first, first + 1, first + 2)), words, f"data.yaml has kpt_shape: {[*key_points]}"
+        )
+    counts = collections.Counter(int(count) for count in rows[:, COUNT] if count >= 4)
+    if set(counts) <= {4}:
+        return _form("box", {4}, f"all {counts[4]} rows have 4 numbers after the class")
+    if task in ("segment", "obb"):
+        return _form("polygon", None, f"data.yaml has task: {task}")
+    return _by_count(rows, counts)
+
+
+def _by_count(rows: np.ndarray, counts: collections.Counter[int]) -> Form:
+    """The form of rows of which some are not boxes of four numbers."""
+    boxes = counts[4]
+    other = collections.Counter({count: times for count, times in counts.items() if count != 4})
+    count, times = max(other.items(), key=lambda item: (item[1], item[0]))
+    form = _of_different_counts(rows, other)
+    if times >= 0.9 * other.total() or set(other) == {5, 6}:
+        alike = _of_one_count(rows[rows[:, COUNT] == count], count)
+        form = alike if alike.kind or len(other) == 1 else form
+    extra = form.counts is not None and max(form.counts, default=0) <= 6 and form.words not in _OPTIONAL
+    if boxes >= 0.5 * counts.total() and extra:  # most rows are plain boxes, and these are not
+        return _form("box", {4}, f"{boxes} of {counts.total()} rows have 4 numbers after the class")
+    return form
+
+
+def _of_different_counts(rows: np.ndarray, other: collections.Counter[int]) -> Form:
+    """The form of rows of which no number of numbers is that of most; polygons have such rows."""
+    long = rows[rows[:, COUNT] >= 6]
+    even, odd = long[long[:, COUNT] % 2 == 0], long[long[:, COUNT] % 2 == 1]
+    if len(even) >= _FEW and _share(even, _WHOLE) == 1:
+        return _unclear("the last number of every row is whole, as the number of a track is and a corner rarely is")
+    reason = f"rows have {len(other)} different numbers of numbers, from {min(other)} to {max(other)}"
+    seen = {4, *(count for count in other if count >= 6)}
+    if len(odd) and _share(odd, _WHOLE) == 1:
+        return _form("polygon", seen, f"{reason}, the last whole if they are odd", "a polygon, perhaps with its track")
+    if len(odd) > len(even):
+        return _form(
+            "polygon", {count for count in seen if count % 2 or count == 4}, reason, "a polygon and a confidence"
+        )
+    return _form("polygon", None, reason)
+
+
+def _of_one_count(rows: np.ndarray, count: int) -> Form:
+    """The form of rows that have the same number of numbers, 5 or more."""
+    said = f"{len(rows)} rows have {count} numbers after the class"
+    boxes, whole = _share(rows, _BOX) >= _SURE, _share(rows, _WHOLE) == 1
+    if count == 5:
+        if boxes and whole and (_share(rows, _ABOVE_1) or len(rows) >= _FEW):
+            return _form("box", {4, 5}, f"{said}, the last a whole number", "a box and the number of a track")
+        if boxes and _share(rows, _SHARE) == 1:
+            return _form("box", {4, 5}, f"{said}, the last in 0 to 1", "a box and a confidence")
+        return _unclear(f"{said}, and the last is neither a confidence in 0 to 1 nor the whole number of a track")
+    if count == 6 and boxes and whole and _share(rows, _SHARE) == 1:
+        if _share(rows, _ABOVE_1) or len(rows) >= _FEW:
+            reason = f"{said}, the fifth in 0 to 1, the last a whole number"
+            return _form("box", {4, 5, 6}, reason, "a box, a confidence and the number of a track")
+        return _unclear(f"{said}, which may be a triangle, or a box with confidence and track")
+    visible = _share(rows, _POINTS_3D)
+    if (count - 4) % 3 == 0 and visible >= _SURE and len(rows) >= _FEW:
+        points = (count - 4) // 3
+        reason = f"{said}, which make {points} points within the box, each with a visibility of 0, 1 or 2"
+        return _form("box", {4, count}, reason, f"a box and {points} key points of 3 numbers each")
+    behind = " and one number behind them" if count % 2 else ""  # a confidence or a track
+    allowed = {4, count, count - 1} if count % 2 else None
+    if count in (8, 9) and _share(rows, _PARALLELOGRAM) >= _SURE:
+        return _form("polygon", allowed, f"{said}, the corners of rotated boxes{behind}")
+    inside, corners = max(visible, _share(rows, _POINTS_2D)), _share(rows, _CORNERS)
+    shares = f"{said}: {inside:.0%} of them make points within a box, {corners:.0%} neighbouring corners{behind}"
+    if inside <= 0.5 or (corners >= _SURE and inside < 0.8):
+        return _form("polygon", allowed, shares)
+    if inside >= _SURE and corners < 0.8 and len(rows) >= _FEW:
+        words = f"a box and {(count - 4) // 2} key points of 2 numbers each{behind}"
+        return _form("box", {4, *(allowed or {count})}, shares, words)
+    return _unclear(shares)
+
+
+_OPTIONAL = ("a box and the number of a track",)
+"""Forms in which plain boxes may lack what others have: CVAT writes tracks of those objects that have one."""
+
+
+def _share(rows: np.ndarray, sign: int) -> float:
+    return float(np.mean(rows[:, SIGNS].astype(np.int64) & sign > 0)) if len(rows) else 0.0
+
+
+_WORDS = {"box": "a box cx cy w h", "polygon": "a box cx cy w h or three or more corners x y"}
+
+
+def _form(kind: str, counts: "set[int] | range | None", reason: str, words: str = "") -> Form:
+    return Form(kind, None if counts is None else frozenset(counts), words or _WORDS[kind], reason)
+
+
+def _unclear(reason: str) -> Form:
+    return Form("", frozenset(), "", reason)
+
+
+def boxes_of(rows: np.ndarray, form: Form) -> np.ndarray:
+    """[n, 4] float64, cxcywh: the boxes of rows that fit their form."""
+    boxes = rows[:, BOX].copy()
+    if form.kind == "polygon":
+        corners = rows[:, COUNT] != 4
+        x0, y0, x1, y1 = rows[corners, BOUNDS].T
+        boxes[corners] = np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], 1)
+    return boxes
