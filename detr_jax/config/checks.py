@@ -22,7 +22,7 @@ _CHOICES = {
     "loss.matcher": ("scipy", "device"),
     "data.dataset": _DATASETS,
     "data.exif": ("auto", "apply", "ignore"),
-    "data.yolo_rows": ("auto", "box", "confidence", "track", "polygon", "pose"),
+    "data.yolo_rows": ("auto", "box", "polygon", "pose"),
     "data.voc_one_based": ("auto", "true", "false"),
     "data.on_error": ("raise", "skip"),
     "data.resize_rounding": ("original", "transformers", "nearest", "down"),

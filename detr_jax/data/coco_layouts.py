@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from detr_jax.data.layout import ALL, Layout, canonical
+from detr_jax.data.layouts import WHOLE, Layout, in_order, meaning
 from detr_jax.data.source import DataError
 
 _HEAD = 2**16  # bytes that show what a JSON file is
@@ -54,7 +54,7 @@ def recognise(root: Path) -> Layout | None:
         splits[name] = CocoSplit(image_folder(file, root), file)
     shown = ", ".join(
         f"{name} is {split.annotations.relative_to(root)} with images in {_relative(split.images, root)}"
-        for name, split in splits.items()
+        for name, split in ((name, splits[name]) for name in in_order(splits))
     )
     return Layout("coco", splits, f"{root} is read as COCO ({shown})")
 
@@ -67,7 +67,7 @@ def image_folder(file: Path, root: Path) -> Path:
     """
     names = _some_file_names(file)
     stem = file.stem.removesuffix(".json").removeprefix("instances_")
-    subfolders = dict.fromkeys([stem, file.parent.name, canonical(stem) or "", "val" if "val" in stem else ""])
+    subfolders = dict.fromkeys([stem, file.parent.name, meaning(stem) or "", "val" if "val" in stem else ""])
     places = [file.parent, root, root.parent, *(base / one for base in (root, file.parent) for one in _FOLDERS)]
     nested = [place / one for place in places for one in subfolders if one]
     for place in [*places[:2], *nested, *places[2:]]:
@@ -121,15 +121,15 @@ def _ends(file: Path) -> tuple[str, str]:
 
 
 def _split_name(file: Path, root: Path, only: bool) -> str:
-    """The name of the split of an instances JSON; `ALL` if no name says that it is one."""
+    """The name of the split of an instances JSON; `WHOLE` if no name says that it is one."""
     if file.name == _ROBOFLOW:
-        return file.parent.name if file.parent != root else ALL
+        return file.parent.name if file.parent != root else WHOLE
     stem = re.sub(r"\.json$", "", file.stem).removeprefix("instances_")
-    if canonical(stem):
+    if meaning(stem):
         return stem
-    if file.parent != root and canonical(file.parent.name):
+    if file.parent != root and meaning(file.parent.name):
         return file.parent.name
-    return ALL if only else stem
+    return WHOLE if only else stem
 
 
 def _some_file_names(file: Path) -> list[str]:

@@ -11,21 +11,22 @@ import numpy as np
 
 from detr_jax.config import Config, ConfigError, DataConfig
 from detr_jax.config.effects import format_faults
-from detr_jax.data import coco_layouts, voc_layouts, yolo_layouts
+from detr_jax.data import coco_layouts
 from detr_jax.data.annotated import AnnotatedDataset
 from detr_jax.data.coco import CocoDataset
 from detr_jax.data.coco_layouts import CocoSplit
 from detr_jax.data.comparison import compare_splits
 from detr_jax.data.images import exif_rule
 from detr_jax.data.labels import label_map
-from detr_jax.data.layout import Layout, canonical, without_split
+from detr_jax.data.layouts import Layout, meaning
 from detr_jax.data.shapes import ShapesDataset
 from detr_jax.data.source import DataError, Source
-from detr_jax.data.voc import VocDataset
-from detr_jax.data.yolo import YoloDataset
+from detr_jax.data.voc import VocDataset, recognise_voc
+from detr_jax.data.yolo import YoloDataset, recognise_yolo
+from detr_jax.data.yolo_layout import description_file, read_layout
 from detr_jax.wording import counted
 
-_LAYOUTS = {"coco": coco_layouts, "yolo": yolo_layouts, "voc": voc_layouts}
+_KINDS = ("coco", "yolo", "voc")
 
 
 def open_source(
@@ -98,13 +99,15 @@ def find_layout(data: DataConfig) -> Layout | None:
     if not root.is_dir():
         raise DataError(f"The folder data.root={data.root} does not exist: give the root of the data set.")
     if data.dataset == "auto":
-        found = [layout for kind in _LAYOUTS if (layout := _recognised(kind, root, data))]
+        found = [layout for kind in _KINDS if (layout := _recognised(kind, root, data))]
         if len(found) > 1:
             kinds = " or ".join(f"data.dataset={layout.kind}" for layout in found)
             raise DataError(f"data.root={data.root} can be read as several kinds of data set: set {kinds}.")
     else:
         found = [layout for layout in [_recognised(data.dataset, root, data)] if layout]
     if not found:
+        if data.dataset in ("auto", "yolo") and (data.yolo_file or description_file(root)):
+            read_layout(root / data.yolo_file)  # raises what is wrong with it
         raise DataError(_not_found(data, root))
     layout = found[0]
     if faults := list(format_faults(_of_kind(data, layout.kind))):
@@ -121,11 +124,9 @@ def _recognised(kind: str, root: Path, data: DataConfig) -> Layout | None:
             return coco_layouts.recognise(root)
         with contextlib.suppress(DataError):  # what is given may be all that can be found
             there = coco_layouts.recognise(root)
-        others = {} if there is None else {n: place for n, place in there.splits.items() if canonical(n) not in given}
+        others = {} if there is None else {n: place for n, place in there.splits.items() if meaning(n) not in given}
         return Layout("coco", others | given, f"{root} is read as COCO, partly from files that are given")
-    if kind == "yolo":
-        return yolo_layouts.recognise(root, data.yolo_file)
-    return voc_layouts.recognise(root)
+    return recognise_yolo(root, data.yolo_file) if kind == "yolo" else recognise_voc(root)
 
 
 def _given_coco_splits(root: Path, data: DataConfig) -> dict[str, CocoSplit]:
@@ -159,7 +160,7 @@ def _not_found(data: DataConfig, root: Path) -> str:
             f"data.root={data.root} is not recognised as a data set (it holds {there}): it must have "
             f"{', or '.join(wanted.values())}."
         )
-    others = [kind for kind in _LAYOUTS if kind != data.dataset and _looks_like(kind, root, data)]
+    others = [kind for kind in _KINDS if kind != data.dataset and _looks_like(kind, root, data)]
     hint = f"; it looks like {others[0]}: set data.dataset={others[0]}" if others else ""
     return f"data.root={data.root} does not have {wanted[data.dataset]}, as data.dataset={data.dataset} needs{hint}."
 
@@ -196,9 +197,9 @@ def _open(data: DataConfig, layout: Layout | None, split: str, strict: bool, *, 
         raise DataError(f"{layout.sentence}, and no split of it is for training: set data.train_split to one of them.")
     if data.val_share:
         return _part(_read(data, layout, whole, strict, skip), data, "val")
-    if alone and canonical(whole) is None:
+    if alone and meaning(whole) is None:
         return _read(data, layout, whole, strict, skip)
-    raise without_split(layout)
+    raise layout.lacks_validation()
 
 
 def _read(data: DataConfig, layout: Layout, name: str, strict: bool, skip: bool) -> AnnotatedDataset:
@@ -207,8 +208,9 @@ def _read(data: DataConfig, layout: Layout, name: str, strict: bool, skip: bool)
     if layout.kind == "coco":
         return CocoDataset(place.images, place.annotations, strict=strict, **decoding)
     if layout.kind == "yolo":
-        return YoloDataset(*place, strict=strict, skip=skip)
-    return VocDataset(*place, strict=strict, skip=skip)
+        return YoloDataset(*place, strict=strict, skip=skip, rows=data.yolo_rows, **decoding)
+    one_based = {"auto": None, "true": True, "false": False}[data.voc_one_based]
+    return VocDataset(*place, strict=strict, skip=skip, one_based=one_based, **decoding)
 
 
 def _part(source: AnnotatedDataset, data: DataConfig, split: str) -> AnnotatedDataset:

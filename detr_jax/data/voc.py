@@ -1,15 +1,15 @@
 """Data sets in the layout of Pascal VOC: an XML file of boxes for each image (Everingham et al., 2010)."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from detr_jax.data.annotated import AnnotatedFolder
-from detr_jax.data.image_folders import count_unread, images_in, list_folder, suffix_of
-from detr_jax.data.images import read_size
 from detr_jax.data.annotation_checks import check_instances
-from detr_jax.data.layouts import WHOLE, Found, images, in_order
+from detr_jax.data.image_folders import count_unread, images_in, list_folder, suffix_of
+from detr_jax.data.images import ExifRule, read_size
+from detr_jax.data.layouts import WHOLE, Layout, images, in_order
 from detr_jax.data.source import DataError, Faults
 from detr_jax.data.text_files import read_lines
 from detr_jax.data.voc_corners import counted_from_one
@@ -56,8 +56,7 @@ class VocDataset(AnnotatedFolder):
       skip: whether images that have neither a size in their XML file nor a readable header are dropped, and counted in
         ``faults``.
       one_based: whether corners are pixels counted from 1, or edges; None: as all corners show.
-      keep: tells of an image's path below the root, with slashes, whether to read the image; None: all. The classes
-        are those of all images.
+      exif, max_level: see `detr_jax.data.images.decode`.
 
     Raises:
       DataError: a folder or list is missing or, if ``strict``, a file or an object in it is wrong.
@@ -74,14 +73,13 @@ class VocDataset(AnnotatedFolder):
         strict: bool = True,
         skip: bool = False,
         one_based: bool | None = None,
-        keep: Callable[[str], bool] | None = None,
+        exif: ExifRule = "auto",
+        max_level: float = 0,
     ):
         root = Path(root)
         faults = Faults(f"{root} ({split})", skip=skip)
         read = Descriptions()
         entries = _entries(root, split, read, faults)
-        if keep is not None:
-            entries = [entry for entry in entries if keep(Path(os.path.relpath(entry.image, root)).as_posix())]
         for path in _all_descriptions(root):
             read[path]
         categories = _categories(read.read.values())
@@ -118,10 +116,10 @@ class VocDataset(AnnotatedFolder):
                         "iscrowd": int(thing.difficult),
                     }
                 )
-        super().__init__(check_instances(form, faults), strict=strict)
+        super().__init__(check_instances(form, faults), strict=strict, exif=exif, max_level=max_level)
 
 
-def recognise_voc(root: Path) -> Found | None:
+def recognise_voc(root: Path) -> Layout | None:
     """How a folder would be read as a VOC data set, as its files' names tell; None if it is not one."""
     if not root.is_dir() or not any(_is_annotation(path) for path in _first(_all_descriptions(root), 3)):
         return None
@@ -141,9 +139,11 @@ def recognise_voc(root: Path) -> Found | None:
             for name, place in places.items()
         }
         where = "VOC by XML files"
-    counts = in_order({name: count for name, count in counts.items() if count})
-    line = f"{where}: {'; '.join(f'{name}: {said[name]}' for name in counts)}"
-    return Found("voc", root, counts, line) if counts else None
+    order = in_order(name for name, count in counts.items() if count)
+    line = "; ".join(f"{name}: {said[name]}" for name in order)
+    return (
+        Layout("voc", {name: (root, name) for name in order}, f"{root} is read as {where} ({line})") if order else None
+    )
 
 
 def _entries(root: Path, split: str, read: Descriptions, faults: Faults) -> list[Entry]:

@@ -1,7 +1,7 @@
 """Data sets in the layout of Ultralytics YOLO: ``data.yaml``, folders of images, and a text file of boxes for each."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from detr_jax.data.annotated import AnnotatedFolder
+from detr_jax.data.annotation_checks import check_instances
+from detr_jax.data.annotation_rows import shown
 from detr_jax.data.image_folders import count_unread
-from detr_jax.data.images import read_size
-from detr_jax.data.instances import check_instances, shown
-from detr_jax.data.layouts import WHOLE, Found, images, in_order
+from detr_jax.data.images import ExifRule, read_size
+from detr_jax.data.layouts import WHOLE, Layout, images, in_order
 from detr_jax.data.source import DataError, Faults
 from detr_jax.data.text_files import decode_text
 from detr_jax.data.yolo_images import split_images
@@ -58,7 +59,7 @@ class YoloDataset(AnnotatedFolder):
       strict: whether wrong rows raise an error, or are dropped and counted.
       skip: whether images without a readable header are dropped, and counted in ``faults``.
       rows: what a row is: "box" (its first four numbers, whatever follows), "polygon" or "pose"; "auto": see above.
-      keep: tells of an image's path below the root, with slashes, whether to read the image; None: all.
+      exif, max_level: see `detr_jax.data.images.decode`; boxes belong to the displayed image unless ``exif`` is "ignore".
 
     Raises:
       DataError: a file or folder is missing, ``data.yaml`` is damaged, or, if ``strict``, a row is wrong, rows have no
@@ -78,17 +79,15 @@ class YoloDataset(AnnotatedFolder):
         strict: bool = True,
         skip: bool = False,
         rows: str = "auto",
-        keep: Callable[[str], bool] | None = None,
+        exif: ExifRule = "auto",
+        max_level: float = 0,
     ):
         layout = read_layout(Path(data_file))
         faults = Faults(f"{layout.file} ({split})", skip=skip)
         for kind, name in layout.notes:
             faults.add(kind, name)
         pairs = _pairs(layout, split, faults)
-        if keep is not None:
-            root = layout.file.parent
-            pairs = [pair for pair in pairs if keep(_below(pair[0], root))]
-        files = list(_read_all(pairs, layout, faults))
+        files = list(_read_all(pairs, layout, faults, rotate=exif != "ignore"))
         form = _form(files, layout, split, rows)
         self.understood = _understood(files, form)
         if not form.kind:
@@ -101,12 +100,16 @@ class YoloDataset(AnnotatedFolder):
             "annotations": list(_annotations(files, form, faults)) if form.kind else [],
             "categories": [{"id": label, "name": name} for label, name in layout.names.items()],
         }
-        super().__init__(check_instances(content, faults), strict=strict)
+        super().__init__(check_instances(content, faults), strict=strict, exif=exif, max_level=max_level)
 
 
-def recognise_yolo(root: Path) -> Found | None:
-    """How a folder would be read as a YOLO data set, as its files' names tell; None if it is not one."""
-    if not root.is_dir() or (file := description_file(root)) is None:
+def recognise_yolo(root: Path, given: str = "") -> Layout | None:
+    """How a folder would be read as a YOLO data set, as its files' names say; None if it is not one.
+
+    ``given`` is the file in it that describes the data set; empty: found.
+    """
+    file = root / given if given else description_file(root) if root.is_dir() else None
+    if file is None:
         return None
     try:
         layout = read_layout(file)
@@ -129,9 +132,10 @@ def recognise_yolo(root: Path) -> Found | None:
         said.append((split, f"{split}: {where} ({images(len(paths))})"))
     if not splits:
         return None
-    order = list(in_order(splits))
+    order = in_order(splits)
     line = "; ".join(text for _, text in sorted(said, key=lambda one: order.index(one[0])))
-    return Found("yolo", file, in_order(splits), f"YOLO by {_below(str(file), root)}: {line}")
+    places = {split: (file, split) for split in order}
+    return Layout("yolo", places, f"{root} is read as YOLO by {_below(str(file), root)} ({line})")
 
 
 class _File(NamedTuple):
@@ -160,12 +164,14 @@ def _below(path: str, root: Path) -> str:
     return Path(os.path.relpath(path, root)).as_posix()
 
 
-def _read_all(pairs: Sequence[tuple[str, str | None]], layout: YoloLayout, faults: Faults) -> Iterator[_File]:
+def _read_all(
+    pairs: Sequence[tuple[str, str | None]], layout: YoloLayout, faults: Faults, *, rotate: bool
+) -> Iterator[_File]:
     """Headers and labels of images; ids count from 1, also over images that cannot be read."""
     numbers = {name: label for label, name in layout.names.items()}
 
     def read(start: int) -> list[tuple[tuple[int, int] | str, Labels | str]]:
-        return [(_size(image), _labels(path, numbers)) for image, path in pairs[start : start + _TOGETHER]]
+        return [(_size(image, rotate), _labels(path, numbers)) for image, path in pairs[start : start + _TOGETHER]]
 
     with ThreadPoolExecutor(_THREADS) as threads:
         read_files = (one for some in threads.map(read, range(0, len(pairs), _TOGETHER)) for one in some)
@@ -188,10 +194,10 @@ def _read_all(pairs: Sequence[tuple[str, str | None]], layout: YoloLayout, fault
             yield _File(image_id, image, size, path or "", labels)
 
 
-def _size(image: str) -> tuple[int, int] | str:
+def _size(image: str, rotate: bool) -> tuple[int, int] | str:
     """(height, width) in pixels, or why the header cannot be read."""
     try:
-        return read_size(Path(image), rotate=True)
+        return read_size(Path(image), rotate=rotate)
     except DataError as error:
         return str(error).rstrip(".")
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from detr_jax.data.image_folders import subfolder
 from detr_jax.data.annotation_rows import shown
+from detr_jax.data.image_folders import subfolder
 from detr_jax.data.layouts import TEST, TRAIN, VALIDATION, WHOLE, split_group
 from detr_jax.data.source import DataError
 from detr_jax.data.text_files import decode_text, posix_path, shortened

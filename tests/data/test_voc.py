@@ -85,7 +85,9 @@ def test_images_with_xml_files_beside_them_are_read(root, layout):
     next(target.rglob("2008_02.xml")).unlink()
     for source in (VocDataset(root / "plain", "valid"), VocDataset(target, ".")):
         assert [len(source[index].objects.labels) for index in range(len(source))] == [1, 0, 1]
-    with pytest.raises(DataError, match=r"neither ImageSets/Main nor a folder tost \(folders: valid\).*data\.val_split"):
+    with pytest.raises(
+        DataError, match=r"neither ImageSets/Main nor a folder tost \(folders: valid\).*data\.val_split"
+    ):
         VocDataset(root / "plain", "tost")
 
 
