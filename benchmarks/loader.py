@@ -30,7 +30,8 @@ from PIL import Image
 
 from detr_jax.config import DataConfig
 from detr_jax.data import CocoDataset, TrainPlan, ValPlan, batches
-from detr_jax.data.batching import BatchLoader, PlannedBatch, PlannedImage
+from detr_jax.data.batching import BatchLoader
+from detr_jax.data.plans import PlannedBatch, PlannedImage
 
 try:
     import torch

@@ -20,7 +20,7 @@ import numpy as np
 
 from detr_jax.config import DataConfig
 from detr_jax.data import CocoDataset, Source, TrainPlan, ValPlan
-from detr_jax.data.batching import PlannedBatch
+from detr_jax.data.plans import PlannedBatch
 
 BATCH_SIZE = 2
 BATCH_SIZES = (1, 2, 4, 8, 16)
