@@ -84,9 +84,7 @@ for _command in (
     _Subcommand("predict", "predict", "predict", "Find objects in images."),
     _Subcommand("buckets", "buckets", "buckets", "Canvases of a data set, and memory."),
     _Subcommand("export", "export", "export_command", "StableHLO that runs without this package."),
-    _Subcommand(
-        "import-weights", "weights", "import_weights", "A checkpoint from PyTorch weights, or from a listed name."
-    ),
+    _Subcommand("import-weights", "weights", "import_weights", "A checkpoint from PyTorch weights or a listed name."),
     _Subcommand("check-data", "data", "check_data_command", "Check a data set."),
     _Subcommand("make-shapes", "data", "make_shapes", "A COCO folder of drawn shapes."),
     _Subcommand("plot", "plot", "plot", "Report, animation, attention."),

@@ -11,9 +11,9 @@ import numpy as np
 from detr_jax.cli.configuration import ConfigurableCommand, read_config
 from detr_jax.cli.output import check_writable, counted
 from detr_jax.config import Config, ModelConfig, ShapesConfig, check_data
-from detr_jax.data import DataError, Source, TrainPlan, ValPlan, check_classes, find_layout
-from detr_jax.data.annotated import AnnotatedDataset
-from detr_jax.data.buckets import train_sizes, useful_share, val_sizes
+from detr_jax.data import DataError, Source, check_classes, find_layout
+from detr_jax.data.bucket_counts import settle_train_buckets, settle_val_buckets
+from detr_jax.data.buckets import train_buckets, train_sizes, useful_share, val_buckets, val_sizes
 from detr_jax.data.checking import Progress, Report, check_source, note_leaks
 from detr_jax.data.opening import open_to_check
 from detr_jax.data.shapes import write_coco
@@ -85,11 +85,12 @@ def check_data_command(
         if "train" in reports:
             note_leaks(reports["train"], report)
         reports[name] = report
+        train_images = len(reports["train"].sizes) if "train" in reports else len(source)
         click.echo(f"{name}: " + "\n".join(report.lines()))
         fine &= not report.faults.errors
         try:
             if len(source):
-                click.echo(_canvases(source, name, config))
+                click.echo(_buckets(source, name, config, train_images))
             if model_given and config.model.num_classes:
                 check_classes(source, config.model.num_classes)
         except DataError as error:
@@ -108,18 +109,19 @@ def check_data_command(
     raise SystemExit(0 if fine else 1)
 
 
-def _canvases(source: Source, split: str, config: Config) -> str:
-    """The canvases that the sizes imply, or that are configured, as a training would use them."""
-    data, stride = config.data, config.model.backbone.stride
+def _buckets(source: Source, split: str, config: Config, train_images: int) -> str:
+    """The buckets that the sizes imply, or that are configured, as a training would use them."""
+    stride = config.model.backbone.stride
     if split == "train":
-        plan: TrainPlan | ValPlan = TrainPlan(source, data, config.training.batch_size, config.training.seed, stride)
-        share, given = useful_share(train_sizes(source, data), plan.buckets), data.train_buckets
+        data = settle_train_buckets(config, source).data
+        buckets, sizes, given = train_buckets(source, data, stride), train_sizes(source, data), data.train_buckets
     else:
-        plan = ValPlan(source, data, config.evaluation.batch_size, stride)
-        share, given = useful_share(val_sizes(source, data), plan.buckets), data.val_buckets
-    canvases = ", ".join(f"{height} x {width}" for height, width in plan.buckets)
+        data = settle_val_buckets(config, source, train_images).data
+        buckets, sizes, given = val_buckets(source, data, stride), val_sizes(source, data), data.val_buckets
+    shown = ", ".join(f"{height} x {width}" for height, width in buckets)
     which = "that are configured" if given else "that the sizes imply after resizing"
-    return f"canvases {which} (height x width; {share:.0%} of their pixels are image): {canvases}"
+    share = useful_share(sizes, buckets)
+    return f"buckets {which} (height x width; {share:.0%} of their pixels are image): {shown}"
 
 
 def _progress(label: str) -> Progress:
@@ -140,13 +142,6 @@ def _samples(source: Source, split: str, number: int) -> list[tuple[str, np.ndar
             continue
         found.append((f"{split}, {image_name(source, int(index))}", image, LabelledBoxes(boxes, labels)))
     return found
-
-
-def _title(source: Source, index: int) -> str:
-    """The file of an image or, if it is not a file, its id."""
-    if isinstance(source, AnnotatedDataset):
-        return source.file_name(index).replace("\\", "/").rpartition("/")[2]
-    return f"image {source.image_ids[index]}"
 
 
 @click.command("make-shapes", short_help="A COCO folder of drawn shapes.")

@@ -4,10 +4,8 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from detr_jax.data.images import IMAGE_SUFFIXES
+from detr_jax.data.image_folders import image_suffixes, suffix_of
 from detr_jax.data.source import DataError
-
-_SUFFIXES = tuple(dict.fromkeys((*IMAGE_SUFFIXES, ".gif")))
 
 
 def find_images(given: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -33,7 +31,7 @@ def _files_of(name: str) -> list[Path]:
     path = Path(name)
     if path.is_dir():
         found = [child for child in sorted(path.iterdir()) if child.is_file() and _is_image(child)]
-        absent = f"The folder {path} holds no image ({', '.join(_SUFFIXES)})."
+        absent = f"The folder {path} holds no image of a kind that is read ({', '.join(sorted(image_suffixes()))})."
     elif path.exists():
         return [path]
     else:
@@ -47,4 +45,4 @@ def _files_of(name: str) -> list[Path]:
 
 def _is_image(path: Path) -> bool:
     """Whether a file looks like an image; macOS leaves files of its own, ``._photo.jpg``, on foreign disks."""
-    return path.suffix.lower() in _SUFFIXES and not path.name.startswith("._")
+    return suffix_of(path.name) in image_suffixes() and not path.name.startswith("._")

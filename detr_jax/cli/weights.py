@@ -26,7 +26,7 @@ def _list_all(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
-@click.command("import-weights", short_help="A checkpoint from PyTorch weights, or from a listed name.")
+@click.command("import-weights", short_help="A checkpoint from PyTorch weights or a listed name.")
 @click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path), required=False)
 @click.option("--download", "fetches", is_flag=True, help="SOURCE is a listed name: fetch it first, over HTTPS.")

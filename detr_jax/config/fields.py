@@ -158,8 +158,8 @@ class DataConfig:
     yolo_file: str = ""
     """File of "yolo" that names the classes and the images of each split; empty: found in ``root``."""
     yolo_rows: str = "auto"
-    """What a row of a "yolo" label file holds after its class: "box" (four numbers, whatever follows), "polygon" (corners),
-    "pose" (box and key points) or "auto": what data.yaml and all rows together say."""
+    """What a row of a "yolo" label file holds after its class: "box" (four numbers, whatever follows), "polygon"
+    (corners), "pose" (box and key points) or "auto": what data.yaml and all rows together say."""
     voc_one_based: str = "auto"
     """Whether corners in "voc" files are pixels counted from 1 and included ("true"), as in the official sets, or edges
     counted from 0 ("false"); "auto": what the numbers of the whole set say."""

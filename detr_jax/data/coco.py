@@ -58,6 +58,7 @@ class CocoDataset(AnnotatedFolder):
         rows = rows._replace(file_names=paths.found(rows.file_names, faults))
         instances = check_rows(rows, faults, official=True)
         super().__init__(instances, Path(image_folder), strict=strict, exif=exif, max_level=max_level)
+        self.annotation_file = Path(annotation_file)
 
 
 def read_instances(path: Path, faults: Faults) -> Rows:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from detr_jax.data.image_folders import images_in, list_folder
 from detr_jax.data.source import Faults
 
 _TRIED = 20  # names that are looked for one by one before the rule is taken for all
@@ -48,11 +49,7 @@ class ImagePaths:
 
     def _below(self) -> set[str]:
         """The files of the folder and its folders, as paths below it."""
-        return {
-            os.path.relpath(os.path.join(place, file), self.folder).replace(os.sep, "/")
-            for place, _, files in os.walk(self.folder, followlinks=False)
-            for file in files
-        }
+        return set(list_folder(self.folder).files)
 
 
 def unlisted(listed: Mapping[Path, Collection[str]]) -> list[str]:
@@ -62,13 +59,8 @@ def unlisted(listed: Mapping[Path, Collection[str]]) -> list[str]:
       listed: for each folder, the file names below it that are listed.
     """
     known = {os.path.abspath(folder / name) for folder, names in listed.items() for name in names}
-    found: dict[str, None] = {}
-    for folder in listed:
-        for place, folders, files in os.walk(folder):
-            folders.sort()
-            images = (os.path.join(place, file) for file in sorted(files) if is_image_name(file))
-            found |= dict.fromkeys(image for image in images if os.path.abspath(image) not in known)
-    return list(found)
+    paths = (os.path.join(folder, name) for folder in listed for name in images_in(list_folder(folder)))
+    return list(dict.fromkeys(path for path in paths if os.path.abspath(path) not in known))
 
 
 def _without_first(name: str) -> str:

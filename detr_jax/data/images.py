@@ -18,9 +18,6 @@ from detr_jax.data.source import DataError, SizeMismatch
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 """An image: the path of a file, a picture of PIL, or an array [H, W, 3] (RGB), [H, W] or [H, W, 1] (grey), uint8."""
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""What the files of a folder of images end in, in lower case."""
-
 ExifRule = Literal["auto", "apply", "ignore"]
 """What to do with an orientation that EXIF notes; see `decode`."""
 

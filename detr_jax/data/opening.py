@@ -16,6 +16,7 @@ from detr_jax.data.annotated import AnnotatedDataset
 from detr_jax.data.coco import CocoDataset
 from detr_jax.data.coco_layouts import CocoSplit
 from detr_jax.data.comparison import compare_splits
+from detr_jax.data.image_paths import unlisted
 from detr_jax.data.images import exif_rule
 from detr_jax.data.labels import label_map
 from detr_jax.data.layouts import Layout, meaning
@@ -63,6 +64,7 @@ def open_splits(config: Config, *, category_ids: Mapping[int, int] | None = None
     layout = find_layout(config.data)
     train, val = (_checked(_open(config.data, layout, split, True), config, True) for split in ("train", "val"))
     compare_splits(train, val)
+    _note_unlisted(layout, [train, val])
     val.faults.raise_first()
     _relabel(config, [train, val], category_ids, True)
     return train, val
@@ -80,8 +82,24 @@ def open_to_check(config: Config, splits: Sequence[str]) -> dict[str, Source | D
     sources = [source for source in opened.values() if not isinstance(source, DataError)]
     if len(sources) == 2:
         compare_splits(*sources)
+    _note_unlisted(layout, sources)
     _relabel(config, sources, None, False)
     return opened
+
+
+def _note_unlisted(layout: Layout | None, sources: Sequence[Source]) -> None:
+    """Notes images in COCO's folders that no annotations list; not of folders with a split that was not opened."""
+    if layout is None or layout.kind != "coco":
+        return
+    opened = [source for source in sources if isinstance(source, CocoDataset)]
+    files = {source.annotation_file for source in opened}
+    closed = {place.images for place in layout.splits.values() if place.annotations not in files}
+    listed: dict[Path, list[str]] = {}
+    for source in opened:
+        if source.image_folder not in closed:
+            listed.setdefault(source.image_folder, []).extend(map(source.file_name, range(len(source))))
+    if extra := unlisted(listed):
+        opened[0].faults.note_all("image files are in its folders and not in its annotations", len(extra), extra)
 
 
 def find_layout(data: DataConfig) -> Layout | None:

@@ -59,7 +59,8 @@ class YoloDataset(AnnotatedFolder):
       strict: whether wrong rows raise an error, or are dropped and counted.
       skip: whether images without a readable header are dropped, and counted in ``faults``.
       rows: what a row is: "box" (its first four numbers, whatever follows), "polygon" or "pose"; "auto": see above.
-      exif, max_level: see `detr_jax.data.images.decode`; boxes belong to the displayed image unless ``exif`` is "ignore".
+      exif, max_level: see `detr_jax.data.images.decode`; boxes belong to the displayed image unless ``exif`` is
+        "ignore".
 
     Raises:
       DataError: a file or folder is missing, ``data.yaml`` is damaged, or, if ``strict``, a row is wrong, rows have no

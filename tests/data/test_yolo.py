@@ -179,7 +179,7 @@ def test_images_that_cannot_be_opened_are_left_out_of_training_where_errors_are_
     source = open_source(Config(data=data), "train")
     assert [source.file_name(index) for index in range(len(source))] == [str(root / "images" / "train" / "a.png")]
     (told,) = source.faults.sentences()
-    assert "1 images without a readable header were dropped" in told
+    assert "images without a readable header were dropped: 1" in told
     assert "b.png" in told
     data.max_skipped = 0.49
     with pytest.raises(DataError, match=r"1 of 2 training images cannot be opened.*data\.max_skipped=0\.49.*b\.png"):
