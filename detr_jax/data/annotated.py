@@ -30,6 +30,9 @@ class AnnotatedDataset:
     boxes_as_displayed = False
     """Whether boxes always belong to the image with its EXIF rotation; otherwise the annotated size says so."""
 
+    understood = ""
+    """How annotations were read that could be read in several ways, and why; without full stop."""
+
     def __init__(self, instances: Instances, *, strict: bool = True, exif: ExifRule = "auto", max_level: float = 0):
         self.faults = instances.faults
         if strict:

@@ -38,6 +38,8 @@ class Report(NamedTuple):
     """[n] int, the number of objects of each image."""
     areas: np.ndarray
     """[sum of objects] float32, the area of each box in pixels."""
+    understood: str
+    """How annotations were read that could be read in several ways; empty if there was no choice."""
     digests: dict[bytes, str]
     """The name of an image by a hash of its file; of files with the same content, the first."""
 
@@ -46,6 +48,7 @@ class Report(NamedTuple):
         number = len(self.sizes)
         objects, classes = int(self.objects.sum()), counted(len(self.classes), "class", "classes")
         text = [f"{counted(number, 'image')}, {counted(objects, 'object')}, {classes}"]
+        text += [self.understood] if self.understood else []
         for title, sentences in (
             ("errors, which would stop a training", self.faults.error_sentences()),
             ("handled", self.faults.sentences()),
@@ -109,7 +112,9 @@ def check_source(
     if len(many):
         kind = f"images with more objects than the {num_queries} queries, of which some cannot be found"
         notes.add_all(kind, len(many), (f"{_name(source, index)} has {objects[index]}" for index in many.tolist()))
-    return Report(faults, notes, class_table(source), np.asarray(source.sizes), objects, areas, digests)
+    understood = source.understood if isinstance(source, AnnotatedDataset) else ""
+    sizes = np.asarray(source.sizes)
+    return Report(faults, notes, class_table(source), sizes, objects, areas, understood, digests)
 
 
 def note_leaks(train: Report, val: Report) -> None:

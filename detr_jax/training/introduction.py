@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from detr_jax.config import differences
 from detr_jax.config.effects import ineffective
 from detr_jax.data import find_layout
+from detr_jax.data.annotated import AnnotatedDataset
 from detr_jax.evaluation.coco import has_objects
 from detr_jax.matching import callbacks_may_starve
 from detr_jax.training.start import LEAST_IMAGES, Start
@@ -65,6 +66,8 @@ def introduce(say: Callable[[str], None], start: Start, model: Model, mesh: Mesh
     if layout := find_layout(config.data):
         say(f"{layout.sentence}.")
     for source in (start.train_source, start.val_source):
+        if isinstance(source, AnnotatedDataset) and source.understood:
+            say(f"{source.faults.where}: {source.understood}.")
         for sentence in source.faults.sentences():
             say(f"Data fault: {sentence}")
         for sentence in source.faults.note_sentences():
