@@ -171,14 +171,14 @@ def _note_orientations(looks: list[_Look], source: Source, notes: Faults) -> Non
     if not rotated or not isinstance(source, AnnotatedDataset):
         return
     if source.boxes_as_displayed:
-        said = "which is applied, as this format's boxes belong to the displayed image"
+        said = "this format's boxes belong to the displayed image"
     else:
         said = (
-            f"annotated with the size of the displayed image in {counts['displayed']} cases, of the stored pixels in "
-            f"{counts['stored']}, which the size does not show in {counts['open']}"
+            f"the annotated size is that of the displayed image for {counts['displayed']}, of the stored pixels for "
+            f"{counts['stored']}, and of both for {counts['open']}"
         )
     notes.add_all(
-        f"images have an orientation in EXIF, {said} (data.exif={source.exif!r})",
+        f"images have an orientation in EXIF ({said}; data.exif={source.exif!r})",
         len(rotated),
         (_name(source, index) for index in rotated),
     )
