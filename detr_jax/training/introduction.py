@@ -24,7 +24,8 @@ def introduce(say: Callable[[str], None], start: Start, model: Model, mesh: Mesh
     platform = mesh.devices.flat[0].platform
     say(
         f"{parameters / 1e6:.2f}M trainable parameters, {counted(len(plan.source), 'training image')}, "
-        f"{counted(plan.steps_per_epoch, 'step')} an epoch, {counted(start.total_steps, 'step')}, {mesh.size} {platform} device(s)"
+        f"{counted(plan.steps_per_epoch, 'step')} an epoch, {counted(start.total_steps, 'step')}, "
+        f"{mesh.size} {platform} device(s)"
     )
     say(f"canvases (height x width): {', '.join(f'{height} x {width}' for height, width in plan.buckets)}")
     if step:
