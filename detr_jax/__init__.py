@@ -5,10 +5,9 @@ The public names below are imported when they are first used, so that ``import d
 
 import importlib as _importlib
 import os as _os
-from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
+import typing as _typing
 
-if _TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from detr_jax import boxes as boxes
     from detr_jax import checkpoints as checkpoints
     from detr_jax import config as config
@@ -43,9 +42,9 @@ _CLASSES = {"Detector": "inference", "ImageAttention": "results", "ImageDetectio
 __all__ = [*_CLASSES, *_MODULES]
 
 
-if not _TYPE_CHECKING:  # which knows the names already, and would believe any other
+if not _typing.TYPE_CHECKING:  # which knows the names already, and would believe any other
 
-    def __getattr__(name: str) -> _Any:
+    def __getattr__(name: str) -> _typing.Any:
         if name in _MODULES:
             return _importlib.import_module(f"detr_jax.{name}")
         if name in _CLASSES:

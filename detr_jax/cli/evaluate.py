@@ -120,8 +120,8 @@ def _other_names(model: Mapping[int, str], data: Mapping[int, str]) -> str | Non
         f"{label} is {model[label]!r} to the model and {data[label]!r} in the data" for label in apart[:3]
     )
     return (
-        f"Note: of {len(data)} labels in the data, {len(apart)} have other names in the model ({named}): are these the "
-        "classes that it was trained on?"
+        f"Note: of {counted(len(data), 'label')} in the data, {len(apart)} have other names in the model ({named}): "
+        "are these the classes that it was trained on?"
     )
 
 

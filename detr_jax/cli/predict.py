@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -169,7 +170,8 @@ def find_labels(classes: Sequence[str], names: Mapping[int, str], num_classes: i
       click.ClickException: a class is not known.
     """
     labels = set()
-    for text in classes:
+    for given in classes:
+        text = os.fsencode(given).decode("utf-8", "replace")  # also if the locale is not UTF-8
         parts = [part.strip() for part in text.split(",") if part.strip()]
         for wanted in [text] if text in names.values() or not parts else parts:
             same = {label for label, name in names.items() if name == wanted}

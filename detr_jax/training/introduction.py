@@ -13,6 +13,7 @@ from detr_jax.evaluation.coco import has_objects
 from detr_jax.matching import callbacks_may_starve
 from detr_jax.training.start import LEAST_IMAGES, Start
 from detr_jax.training.step import Model
+from detr_jax.wording import counted
 
 
 def introduce(say: Callable[[str], None], start: Start, model: Model, mesh: Mesh, step: int, started_from: str) -> None:
@@ -26,8 +27,9 @@ def introduce(say: Callable[[str], None], start: Start, model: Model, mesh: Mesh
     parameters = sum(x.size for x in jax.tree.leaves(model.params))
     platform = mesh.devices.flat[0].platform
     say(
-        f"{parameters / 1e6:.2f}M trainable parameters, {len(plan.source)} training images, "
-        f"{plan.steps_per_epoch} steps an epoch, {start.total_steps} steps, {mesh.size} {platform} device(s)"
+        f"{parameters / 1e6:.2f}M trainable parameters, {counted(len(plan.source), 'training image')}, "
+        f"{counted(plan.steps_per_epoch, 'step')} an epoch, {counted(start.total_steps, 'step')}, "
+        f"{mesh.size} {platform} device(s)"
     )
     say(f"canvases (height x width): {', '.join(f'{height} x {width}' for height, width in plan.buckets)}")
     if step:
@@ -42,8 +44,8 @@ def introduce(say: Callable[[str], None], start: Start, model: Model, mesh: Mesh
     scratch = not step and not config.training.init_from
     if scratch and config.data.dataset != "shapes" and len(plan.source) < LEAST_IMAGES:
         say(
-            f"Training from scratch on {len(plan.source)} images: below some {LEAST_IMAGES:,} of them, DETR hardly "
-            "learns; fine-tune a trained model instead, with configs/finetune.py."
+            f"Training from scratch on {counted(len(plan.source), 'image')}: below some {LEAST_IMAGES:,} of them, DETR "
+            "hardly learns; fine-tune a trained model instead, with configs/finetune.py."
         )
     if config.model.backbone.norm == "frozen_batch" and not step and not config.training.init_from:
         say(

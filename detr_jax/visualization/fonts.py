@@ -62,9 +62,9 @@ def font_file(text: str) -> str | None:
 
 def font_folders() -> list[Path]:
     """Where fonts usually are on Linux, macOS and Windows; matplotlib's, which come with it, are last."""
-    data = os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"
+    data = [*os.environ.get("XDG_DATA_DIRS", "").split(os.pathsep), "/usr/local/share", "/usr/share"]
     home = Path(os.path.expanduser("~"))
-    folders = [Path(folder) / "fonts" for folder in data.split(os.pathsep)]
+    folders = [Path(folder) / "fonts" for folder in dict.fromkeys(filter(None, data))]
     folders += [home / ".local/share/fonts", home / ".fonts", home / "Library/Fonts"]
     if sys.platform == "darwin":
         folders += [Path("/System/Library/Fonts"), Path("/Library/Fonts")]

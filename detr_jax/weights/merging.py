@@ -11,6 +11,7 @@ from detr_jax.config import ModelConfig
 from detr_jax.weights.files import WeightsError
 from detr_jax.weights.pretrained import ImportedWeights
 from detr_jax.weights.trees import by_path, with_leaves
+from detr_jax.wording import counted
 
 LOADED, REINITIALISED, DROPPED, MISSING = "loaded", "re-initialised", "dropped", "missing"
 
@@ -65,9 +66,9 @@ def _reason_to_restart(path: str, there: ModelConfig | None, here: ModelConfig) 
     if there is None:
         return None
     if path.startswith("class_head/") and there.hidden_dim == here.hidden_dim:
-        return f"{there.num_classes} classes in the checkpoint, {here.num_classes} here"
+        return f"{counted(there.num_classes, 'class', 'classes')} in the checkpoint, {here.num_classes} here"
     if path == "object_queries" and there.hidden_dim == here.hidden_dim:
-        return f"{there.num_queries} queries in the checkpoint, {here.num_queries} here"
+        return f"{counted(there.num_queries, 'query', 'queries')} in the checkpoint, {here.num_queries} here"
     return None
 
 
@@ -109,7 +110,7 @@ def outcome_table(outcomes: list[Outcome]) -> str:
         return outcome.path.split("/")[0].split(".")[0], outcome.what, outcome.why
 
     rows = [
-        (part, f"{len(list(members))} tensors", what, why)
+        (part, counted(len(list(members)), "tensor"), what, why)
         for (part, what, why), members in groupby(sorted(outcomes, key=group), key=group)
     ]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]

@@ -2,16 +2,19 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from click import ClickException
 from flax import nnx
 from PIL import Image
 
 from detr_jax import Detector, host_memory
 from detr_jax.checkpoints import Checkpoints, load_config, load_model
+from detr_jax.cli.predict import find_labels
 from detr_jax.config import ShapesConfig
 from detr_jax.data.shapes import ShapesDataset, write_coco
 from detr_jax.evaluation.coco import METRICS
@@ -165,6 +168,78 @@ def test_predict_writes_each_image_once_in_order_with_a_picture(workdir, tmp_pat
             scale = round(320 / max(image.size))
             assert picture.size == (scale * image.width, scale * image.height)
             assert not np.array_equal(picture, image.resize(picture.size, Image.Resampling.NEAREST))
+
+
+def _rows(out):
+    """What predictions.json lists of each image."""
+    return [entry["detections"] for entry in json.loads((out / "predictions.json").read_text())]
+
+
+def test_predict_keeps_the_classes_and_the_number_that_are_wanted_in_short_numbers(workdir, tmp_path, rng):
+    files, out = _save_shapes(tmp_path / "photos", rng, 3), tmp_path / "out"
+    wanted = {0, 2}
+    found = [one.only(wanted, max_detections=2) for one in Detector.from_checkpoint(workdir).predict(files, 0)]
+    arguments = ("predict", workdir, *files, "--out", out, "--threshold", 0, "--no-pictures", "--max-detections", 2)
+    for classes in (["--classes", "circle, triangle"], ["--classes", "TRIANGLE", "--classes", "0"]):
+        result = run(*arguments, *classes)
+        assert result.exit_code == 0, result.output
+        for rows, one in zip(_rows(out), found, strict=True):
+            assert [row["label"] for row in rows] == one.labels.tolist()
+            for row, box, score in zip(rows, one.boxes.tolist(), one.scores.tolist(), strict=True):
+                assert row["box"] == pytest.approx(box, abs=0.0501)
+                assert row["score"] == pytest.approx(score, abs=6e-4)
+                assert all(str(x) == f"{x:.1f}" and str(x) != "-0.0" for x in row["box"])
+                assert len(str(row["score"])) <= 6
+    result = run(*arguments, "--classes", "circle,sqare")
+    assert result.exit_code == 1
+    assert "no class 'sqare' (did you mean 'square'?). It has: 0 circle, 1 square, 2 triangle." in result.stderr
+
+
+def test_predict_prepares_images_as_fields_of_data_say(workdir, tmp_path, rng):
+    files, out = _save_shapes(tmp_path / "photos", rng, 2), tmp_path / "out"
+    arguments = ("predict", workdir, *files, "--out", out, "--threshold", 0, "--no-pictures")
+    changes = ("--config.data.val_short_side=16", "--config.data.val_buckets", "((32, 32),)")
+    result = run(arguments[0], *changes, *arguments[1:])
+    assert result.exit_code == 0, result.output
+    data = load_config(workdir).data
+    data.val_short_side, data.val_buckets = 16, ((32, 32),)
+    for rows, one in zip(_rows(out), Detector.from_checkpoint(workdir, data=data).predict(files, 0), strict=True):
+        np.testing.assert_allclose([row["box"] for row in rows], one.boxes, atol=0.051)
+    for change, words in (
+        ("--config.data.root=x", "cannot be changed: of its fields, a prediction uses data."),
+        ("--config.model.num_queries=3", "cannot be changed"),
+        ("--config.data.val_short_sid=3", "did you mean data.val_short_side?"),
+        ("--config.data.val_short_side=much", "data.val_short_side='much' must be a whole number"),
+        ("--config.data.val_short_side=-3", "data.val_short_side=-3 is out of range"),
+        ("--config.data.val_buckets=((33, 32),)", "data.val_buckets holds (33, 32)"),
+    ):
+        result = run(*arguments, change)
+        assert result.exit_code == 1, change
+        assert words in result.stderr
+    assert run(*arguments, "--treshold", 1).exit_code == 2
+
+
+def test_classes_are_found_by_name_and_by_label():
+    names = {1: "traffic light", 2: "bus, red", 3: "Bus", 4: "bus", 7: "1", 9: "train"}
+    for given, labels in (
+        (["traffic light"], {1}),
+        (["bus, red", " train "], {2, 9}),
+        (["bus"], {4}),
+        (["BUS"], {3, 4}),
+        (["1"], {7}),  # a name
+        (["2,3,"], {2, 3}),
+    ):
+        assert find_labels(given, names, 99) == labels
+    assert find_labels(["0", "98"], {}, 99) == {0, 98}
+    for given, known, words in (
+        (["5"], names, "no class '5'. It has: 1 traffic light, 2 bus, red"),
+        (["bus,lorry"], names, "no class 'lorry'"),
+        ([","], names, "no class ','"),
+        (["99"], {}, "labels from 0 to 98"),
+        (["cat"], {}, "holds no names"),
+    ):
+        with pytest.raises(ClickException, match=re.escape(words)):
+            find_labels(given, known, 99)
 
 
 @pytest.fixture

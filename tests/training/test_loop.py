@@ -1,4 +1,6 @@
+import contextlib
 import dataclasses
+import io
 import json
 import multiprocessing
 import signal
@@ -11,6 +13,7 @@ from PIL import Image
 from detr_jax import checkpoints
 from detr_jax.config import ConfigError
 from detr_jax.data import DataError
+from detr_jax.evaluation import validator
 from detr_jax.evaluation.validator import Validator
 from detr_jax.training import loop
 from detr_jax.training.log import RunLog
@@ -28,12 +31,16 @@ def one_device(monkeypatch):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The workdir and the metrics of one whole run."""
-    workdir = tmp_path_factory.mktemp("run")
+    """The workdir and the metrics of one whole run, whose output lies next to the workdir."""
+    workdir, printed = tmp_path_factory.mktemp("run"), io.StringIO()
     create_mesh = loop.create_mesh
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "create_mesh", lambda: create_mesh(jax.devices()[:1]))
-        return workdir, train(tiny_config(), workdir)
+        patch.setattr(validator, "sameness", lambda found, *_: f"All the same in {len(found.image_ids)} images.")
+        with contextlib.redirect_stdout(printed):
+            metrics = train(tiny_config(), workdir)
+    workdir.with_suffix(".txt").write_text(printed.getvalue())
+    return workdir, metrics
 
 
 def _lines(workdir):
@@ -63,6 +70,13 @@ def test_a_run_leaves_metrics_checkpoints_config_and_a_picture(finished):
     assert list((workdir / "tensorboard").iterdir())
     with Image.open(workdir / "predictions.png") as picture:
         assert min(picture.size) > 300
+
+
+def test_that_all_queries_say_the_same_is_said_after_the_first_validation_only(finished):
+    lines = finished[0].with_suffix(".txt").read_text().splitlines()
+    said = [i for i, line in enumerate(lines) if line == "All the same in 10 images."]
+    assert len(said) == 1
+    assert "validation at step 6" in lines[said[0] - 1]
 
 
 def test_the_same_command_again_trains_nothing_more_and_needs_no_initial_values(finished, monkeypatch, capsys):
