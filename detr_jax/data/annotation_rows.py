@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from detr_jax.data.source import Faults
+from detr_jax.wording import with_article
 
 LARGEST = 2**31
 """Sizes and coordinates stay below it."""
@@ -214,5 +215,4 @@ def _plural(what: str) -> str:
 def _name(item: dict[str, Any], what: str) -> str:
     if _is_text(item.get("where")):
         return item["where"]
-    article = "an" if what[0] in "aeiou" else "a"
-    return f"{what} {shown(item['id'])}" if "id" in item else f"{article} {what} without id"
+    return f"{what} {shown(item['id'])}" if "id" in item else f"{with_article(what)} without id"
