@@ -52,7 +52,8 @@ class Facts:
             means = stds = (math.nan,) * 3
         if not all(map(math.isfinite, (*means, *stds))) or min(stds) <= 0:
             self.faults.append(
-                f"{where} normalises by mean {mean!r} and deviation {std!r}: three numbers each are needed."
+                f"{where} normalises by mean {mean!r} and deviation {std!r}: each must be three numbers, "
+                "the deviations above 0."
             )
             return
         self.pixel_mean, self.pixel_std = _scaled(means, levels), _scaled(stds, levels)
