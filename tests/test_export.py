@@ -130,6 +130,15 @@ def test_the_loader_resizes_as_pillow_does_but_for_rounding(random_model, rng, t
     assert np.abs(ours.astype(int) - theirs).max() <= 1
 
 
+@pytest.mark.parametrize("rounding", ["original", "transformers", "nearest", "down"])
+def test_the_loader_rounds_sides_as_validation_does(rng, rounding):
+    detector = object.__new__(Detector)
+    for _ in range(20):
+        size, (short, long) = tuple(map(int, rng.integers(20, 90, 2))), sorted(map(int, rng.integers(20, 90, 2)))
+        detector.description = {"short_side": short, "max_long_side": long, "resize_rounding": rounding}
+        assert detector.resize(np.zeros((*size, 3), np.uint8)).shape[:2] == resized(size, short, long, rounding)
+
+
 def test_the_loader_refuses_what_does_not_fit(random_model, tmp_path):
     model, config = random_model()
     export_model(model, config, tmp_path / "out", platforms=("cpu",))

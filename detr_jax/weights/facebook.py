@@ -68,7 +68,9 @@ def facts(file: TensorFile) -> Facts:
         found.dilation = True
         found.notes.append(f"{file.source.name} is the name of a released DC5 model, so dilation=True was taken.")
     labels = next((len(x) - 1 for name, x in file.tensors.items() if name.endswith("class_embed.bias") and x.ndim), 0)
-    if labels in (NUM_COCO_LABELS, _PANOPTIC_LABELS) and arguments.get("dataset_file", "coco").startswith("coco"):
+    if labels in (NUM_COCO_LABELS, _PANOPTIC_LABELS) and str(arguments.get("dataset_file") or "coco").startswith(
+        "coco"
+    ):
         found.class_names = dict(COCO_CLASSES)
         found.notes.append(f"Its {labels} classes are taken for COCO's raw ids, as the original's are.")
     return found

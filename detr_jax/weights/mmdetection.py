@@ -129,7 +129,7 @@ def _read_pipeline(config: dict[str, Any], found: Facts) -> None:
         if steps:
             found.short_side = 0
         return
-    scale = resizes[0].get("scale")
+    scale: Any = resizes[0].get("scale")
     if len(resizes) > 1 or resizes[0].get("type") != "Resize" or not _is_pair(scale):
         found.faults.append(
             f"Its test pipeline resizes by {resizes}: only one Resize with a scale of two sides is modelled."
