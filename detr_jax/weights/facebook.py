@@ -61,7 +61,8 @@ def facts(file: TensorFile) -> Facts:
     """What the arguments of the training command say, which are in its checkpoints, or the released file's name."""
     found = Facts()
     arguments = _arguments(file.metadata.get("args"))
-    found.num_heads, found.dilation = arguments.get("nheads"), bool(arguments.get("dilation"))
+    found.num_heads = found.count(arguments.get("nheads"), "The arguments of its training have nheads")
+    found.dilation = bool(arguments.get("dilation"))
     found.check_backbone(arguments.get("backbone"), "The arguments of its training have backbone")
     released = by_file_name(file.source.name)
     if released and released.dilation and not found.dilation:

@@ -58,6 +58,13 @@ class Facts:
             return
         self.pixel_mean, self.pixel_std = _scaled(means, levels), _scaled(stds, levels)
 
+    def count(self, value: Any, where: str) -> int | None:
+        """A number of heads or layers, None if the files do not give it."""
+        if value is not None and not is_whole(value):
+            self.faults.append(f"{where}={value!r}: it must be a whole number of at least 1.")
+            return None
+        return value
+
     def name_classes(self, names: Mapping[int, Any], where: str) -> None:
         """Takes names by label; placeholders such as LABEL_0 and N/A are none."""
         self.class_names = {label: str(name) for label, name in names.items() if not is_placeholder(name)}

@@ -124,18 +124,23 @@ def facts(file: TensorFile) -> Facts:
 
 def _read_model(config: Mapping[str, Any], found: Facts) -> None:
     """What config.json says."""
-    found.num_heads = config.get("encoder_attention_heads")
+    names = ("encoder_attention_heads", "encoder_layers", "decoder_layers")
+    found.num_heads, found.encoder_layers, found.decoder_layers = (
+        found.count(config.get(name), f"config.json has {name}") for name in names
+    )
     found.dilation = _is_dilated(config)
-    found.encoder_layers, found.decoder_layers = (config.get(f"{part}_layers") for part in ("encoder", "decoder"))
-    names, labels = config.get("id2label"), config.get("label2id")
-    if not isinstance(names, dict) and isinstance(labels, dict):
-        names = {label: name for name, label in labels.items()}
+    by_label, by_name = config.get("id2label"), config.get("label2id")
+    if not isinstance(by_label, dict) and isinstance(by_name, dict):
+        by_label = {label: name for name, label in by_name.items()}
     try:
-        found.name_classes({int(label): name for label, name in (names or {}).items()}, "id2label of config.json")
+        found.name_classes({int(label): name for label, name in (by_label or {}).items()}, "id2label of config.json")
     except (TypeError, ValueError, AttributeError):
         found.faults.append("config.json has an id2label whose labels are not whole numbers.")
     found.note_thresholds(config, "config.json")
     found.check_backbone(config.get("backbone"), "config.json has backbone")
+    found.check_backbone(
+        (config.get("backbone_config") or {}).get("backbone"), "config.json has backbone_config.backbone"
+    )
     found.faults += _model_faults(config)
 
 

@@ -65,7 +65,7 @@ def facts(file: TensorFile) -> Facts:
         _read_model(model, found)
     dataset = _part(meta, "dataset_meta") or _part(config or {}, "test_dataloader", "dataset", "metainfo")
     classes = dataset.get("classes") or dataset.get("CLASSES") or ()
-    names = (classes,) if isinstance(classes, str) else tuple(classes)
+    names = tuple(classes) if isinstance(classes, list | tuple) else (classes,) if isinstance(classes, str) else ()
     if names != tuple(COCO_CLASSES.values()):
         found.name_classes(dict(enumerate(names)), "dataset_meta")
     return found

@@ -179,7 +179,10 @@ def test_every_listed_file_is_https_has_a_hash_and_a_name_of_its_own():
         ("detr-r101-dc5-a2e86def.pth", r"232 MiB.*import-weights detr-r101-dc5 "),
         ("https://dl.fbaipublicfiles.com/detr/detr-r50-e632da11.pth", "import-weights detr-r50 "),
         ("resnet50", r"98 MiB, BSD-3-Clause.*import-weights resnet50 --download"),
-        ("facebook/detr-resnet-50", r"import-weights detr-r50 detr-r50 --download"),
+        (
+            "facebook/detr-resnet-50",
+            r"import-weights detr-r50 detr-r50 --download.* hf download facebook/detr-resnet-50",
+        ),
         ("somebody/detr-of-theirs", r"hf download somebody/detr-of-theirs --local-dir detr-of-theirs"),
         ("https://huggingface.co/somebody/detr-of-theirs/tree/main", "hf download somebody/detr-of-theirs --local-dir"),
         ("hf://somebody/detr-of-theirs", "hf download somebody/detr-of-theirs --local-dir"),

@@ -126,6 +126,8 @@ def test_class_names_that_say_nothing_are_left_out(hub):
     [
         ({"backbone": "resnetblur50"}, "backbone='resnetblur50'"),
         ({"backbone": "wide_resnet50_2"}, "backbone='wide_resnet50_2'"),
+        ({"backbone_config": {"model_type": "timm_backbone", "backbone": "resnetblur50"}}, "backbone='resnetblur50'"),
+        ({"encoder_attention_heads": "8", "decoder_attention_heads": "8"}, "encoder_attention_heads='8'"),
         ({"quantization_config": {"bits": 8}}, "quantization_config"),
         ({"backbone": "resnet50"}, None),
         ({"backbone": "resnet50.a1_in1k"}, None),
