@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ from detr_jax.training.start import settle_model
 from detr_jax.weights import WeightsError, download, load_pretrained, official
 from detr_jax.weights.official import OFFICIAL, Official, find
 from tests.weights import foreign
+
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -170,6 +174,22 @@ def test_every_listed_file_is_https_has_a_hash_and_a_name_of_its_own():
         assert weights.dilation == ("dc5" in weights.name)
         for name in (weights.name, weights.file, weights.address, *weights.aliases):
             assert find(name) is weights
+
+
+def test_the_document_has_the_same_list():
+    rows = [line for line in (ROOT / "docs" / "weights.md").read_text().splitlines() if line.startswith("| `")]
+    assert len(rows) == len(OFFICIAL)
+    for row, weights in zip(rows, OFFICIAL, strict=True):
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        size = f"{weights.megabytes} MiB" if weights.megabytes else "not published"
+        assert [cells[0], *cells[2:]] == [
+            f"`{weights.name}`",
+            "" if weights.ap is None else str(weights.ap),
+            weights.licence,
+            size,
+            f"[{weights.file}]({weights.address})",
+        ]
+        assert ("DC5" in cells[1]) == weights.dilation
 
 
 @pytest.mark.parametrize(

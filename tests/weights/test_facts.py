@@ -219,6 +219,12 @@ def test_without_a_readable_configuration_mmdetection_s_own_is_assumed_and_named
     assert any("no configuration that can be read" in note for note in found.notes)
 
 
+def test_other_means_of_mmdetection_without_their_order_are_refused():
+    for mean, refused in (([123.675, 116.28, 103.53], False), ([103.53, 116.28, 123.675], True), ([0.0] * 3, True)):
+        tensors = {"data_preprocessor.mean": np.float32(mean).reshape(3, 1, 1)}
+        assert bool(mmdetection.facts(TensorFile(None, tensors)).faults) == refused
+
+
 def wrapped(folder, tensors=None, **config):
     if config:
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
