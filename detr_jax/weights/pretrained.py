@@ -209,7 +209,7 @@ def _data(facts: Facts, model: ModelConfig) -> tuple[DataConfig, list[str]]:
     stride, padded = model.backbone.stride, f"{facts.canvas[0]} x {facts.canvas[1]}"
     if any(side % stride for side in facts.canvas):
         notes.append(
-            f"It was made for images padded to {padded} pixels, which is not followed: they are not multiples of {stride}."
+            f"It was made for images padded to {padded} pixels, not followed as they are no multiples of {stride}."
         )
         return data, notes
     notes.append(f"It was made for images padded to {padded} pixels.")

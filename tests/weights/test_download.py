@@ -20,7 +20,6 @@ from detr_jax.weights import WeightsError, download, load_pretrained, official
 from detr_jax.weights.official import OFFICIAL, Official, find
 from tests.weights import foreign
 
-
 ROOT = Path(__file__).parent.parent.parent
 
 
