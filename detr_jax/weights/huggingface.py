@@ -138,16 +138,19 @@ def _read_model(config: Mapping[str, Any], found: Facts) -> None:
         found.faults.append("config.json has an id2label whose labels are not whole numbers.")
     found.note_thresholds(config, "config.json")
     found.check_backbone(config.get("backbone"), "config.json has backbone")
-    found.check_backbone(
-        (config.get("backbone_config") or {}).get("backbone"), "config.json has backbone_config.backbone"
-    )
+    found.check_backbone(_part(config, "backbone_config").get("backbone"), "config.json has backbone_config.backbone")
     found.faults += _model_faults(config)
+
+
+def _part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """An object inside of a config.json, empty if there is none."""
+    part = config.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 def _is_dilated(config: Mapping[str, Any]) -> bool:
     """Whether a config.json means a DC5 model; ``dilation`` counts for timm backbones only."""
-    backbone = config.get("backbone_config") or {}
-    kwargs = config.get("backbone_kwargs") or {}
+    backbone, kwargs = _part(config, "backbone_config"), _part(config, "backbone_kwargs")
     uses_timm = config.get("use_timm_backbone", backbone.get("model_type", "timm_backbone") == "timm_backbone")
     strides = (backbone.get("output_stride"), kwargs.get("output_stride"))
     return bool(uses_timm) and bool(config.get("dilation") or 16 in strides)
@@ -170,7 +173,7 @@ def _model_faults(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"config.json has {encoder} heads in the encoder and {decoder} in the decoder; they must be equal here."
     if config.get("quantization_config"):
         yield "config.json has a quantization_config: save the model with plain floating point weights."
-    backbone = config.get("backbone_config") or {}
+    backbone = _part(config, "backbone_config")
     for name in ("downsample_in_bottleneck", "downsample_in_first_stage"):
         if backbone.get(name):
             yield f"config.json has backbone_config.{name}=true, a ResNet that strides elsewhere than this package's."
