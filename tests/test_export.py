@@ -36,6 +36,7 @@ np.savez(sys.argv[3], **{f"{name}{i}": x for i, one in enumerate(found) for name
 
 
 NAMES = ("images", "sizes", "originals")
+MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.2, 0.25)
 
 
 def _batch(rng, number, canvas):
@@ -46,7 +47,7 @@ def _batch(rng, number, canvas):
 
 @jax.jit
 def _of(model, images, sizes, originals):
-    found = model(normalize_images(images, sizes), sizes)
+    found = model(normalize_images(images, sizes, MEAN, STD), sizes)
     return detections(found.logits[-1], found.boxes[-1], originals)
 
 
@@ -66,6 +67,7 @@ def random_model(rng, rngs):
     def build(norm="group"):
         config = tiny_config()
         config.model.backbone.norm = norm
+        config.model.pixel_mean, config.model.pixel_std = MEAN, STD
         model = DETR(config.model, rngs=rngs)
         graph, values = nnx.split(model)
 
