@@ -154,7 +154,10 @@ def find_checkpoint(path: str | Path) -> Path:
             "becomes one by detr-jax import-weights."
         )
     if not path.is_dir():
-        raise CheckpointError(f"{path} does not exist: give the workdir of a run or one of its checkpoints.")
+        raise CheckpointError(
+            f"{path} does not exist: give the workdir of a run or one of its checkpoints. "
+            "Released weights become one by detr-jax import-weights, whose --list names them."
+        )
     if (path / "params").is_dir():
         return path.resolve() if path.is_symlink() else path
     for folder in (path / "checkpoints", path):

@@ -107,6 +107,8 @@ class Detector:
             if long / short * short_side > max_long_side:
                 exact = max_long_side * short / long
                 short_side = max(1, round(exact))
+            if short_side == short:
+                return image
             long_side = int((exact if rounding == "transformers" else short_side) * long / short)
         size = (short_side, long_side) if height <= width else (long_side, short_side)
         if size == (height, width):

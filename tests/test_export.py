@@ -36,6 +36,7 @@ np.savez(sys.argv[3], **{f"{name}{i}": x for i, one in enumerate(found) for name
 
 
 NAMES = ("images", "sizes", "originals")
+MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.2, 0.25)
 
 
 def _batch(rng, number, canvas):
@@ -46,7 +47,7 @@ def _batch(rng, number, canvas):
 
 @jax.jit
 def _of(model, images, sizes, originals):
-    found = model(normalize_images(images, sizes), sizes)
+    found = model(normalize_images(images, sizes, MEAN, STD), sizes)
     return detections(found.logits[-1], found.boxes[-1], originals)
 
 
@@ -66,6 +67,7 @@ def random_model(rng, rngs):
     def build(norm="group"):
         config = tiny_config()
         config.model.backbone.norm = norm
+        config.model.pixel_mean, config.model.pixel_std = MEAN, STD
         model = DETR(config.model, rngs=rngs)
         graph, values = nnx.split(model)
 
@@ -147,6 +149,15 @@ def test_the_loader_resizes_as_pillow_does_but_for_rounding(random_model, rng, t
     ours = Detector(tmp_path / "out").resize(image)
     assert ours.shape == theirs.shape
     assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+@pytest.mark.parametrize("rounding", ["original", "transformers", "nearest", "down"])
+def test_the_loader_rounds_sides_as_validation_does(rng, rounding):
+    detector = object.__new__(Detector)
+    for _ in range(20):
+        size, (short, long) = tuple(map(int, rng.integers(20, 90, 2))), sorted(map(int, rng.integers(20, 90, 2)))
+        detector.description = {"short_side": short, "max_long_side": long, "resize_rounding": rounding}
+        assert detector.resize(np.zeros((*size, 3), np.uint8)).shape[:2] == resized(size, short, long, rounding)
 
 
 def test_the_loader_refuses_what_does_not_fit(random_model, tmp_path):

@@ -21,12 +21,14 @@ from detr_jax.results import ImageDetections
 from tests.tiny import tiny_config
 
 NAMES = {0: "circle", 2: "triangle"}
+MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.2, 0.25)
 
 
 @pytest.fixture(scope="module")
 def model():
     """A tiny detector with random parameters, and its configuration: short sides of 40 pixels, two canvases."""
     config = tiny_config()
+    config.model.pixel_mean, config.model.pixel_std = MEAN, STD
     config.data.val_short_side, config.data.max_long_side = 40, 64
     config.data.val_buckets = ((40, 64), (64, 40))
     return DETR(config.model, rngs=nnx.Rngs(np.random.SeedSequence().generate_state(1)[0].item())), config
@@ -59,7 +61,7 @@ def _by_definition(model, config, image):
     size = val_geometry((height, width), config.data).size
     resized = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
     sizes = np.array([size], np.int32)
-    out = jax.jit(lambda images: model(normalize_images(images, sizes), sizes))(resized[None])
+    out = jax.jit(lambda images: model(normalize_images(images, sizes, MEAN, STD), sizes))(resized[None])
     logits, (x, y, w, h) = np.asarray(out.logits[-1, 0], np.float64), np.asarray(out.boxes[-1, 0], np.float64).T
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares = (shares / shares.sum(axis=1, keepdims=True))[:, :-1]

@@ -11,8 +11,8 @@ from detr_jax.checkpoints import Checkpoints
 from detr_jax.config import Config, to_json
 from detr_jax.memory import fitting
 from detr_jax.models.detr import abstract_model
-from detr_jax.weights.download import download, weights_folder
-from detr_jax.weights.files import WeightsError
+from detr_jax.weights.downloads import download, weights_folder
+from detr_jax.weights.files import TORCH_SUFFIXES, WeightsError
 from detr_jax.weights.official import OFFICIAL, Official, find
 from detr_jax.weights.pretrained import ImportedWeights, read_pretrained
 from detr_jax.weights.trees import with_leaves
@@ -91,7 +91,7 @@ def _listed(source: str) -> Official:
     if listed is None:
         names = ", ".join(weights.name for weights in OFFICIAL)
         raise WeightsError(f"--download fetches listed weights only, and {source} is not listed; here are {names}.")
-    if importlib.util.find_spec("torch") is None:
+    if listed.file.endswith(TORCH_SUFFIXES) and importlib.util.find_spec("torch") is None:
         raise WeightsError(
             f"{listed.file} is a PyTorch file, and PyTorch is not installed: pip install 'detr_jax[torch]' first. "
             "Nothing was fetched."

@@ -25,7 +25,7 @@ from detr_jax.data import DataError, Source, TrainPlan, open_splits
 from detr_jax.data.bucket_counts import settle_train_buckets, settle_val_buckets, total_steps
 from detr_jax.training.saving import changes, previous_config
 from detr_jax.training.step import Model
-from detr_jax.weights import ImportedWeights, merge_pretrained, outcome_table, read_pretrained
+from detr_jax.weights import ImportedWeights, check_is_path, merge_pretrained, outcome_table, read_pretrained
 
 LEAST_IMAGES = 10_000
 """Below this many images the authors advise to fine-tune (facebookresearch/detr, issues 9 and 125)."""
@@ -122,6 +122,8 @@ def settle_model(config: Config, previous: Config | None) -> tuple[Config, Impor
       WeightsError: the checkpoint cannot be read.
     """
     given, follows, weights = config.model, config.training.follow_checkpoint, None
+    if config.training.init_from and not previous:
+        check_is_path(config.training.init_from)
     if follows and config.training.init_from:
         check_fields(config)
         weights = None if previous else read_start(config)

@@ -56,7 +56,7 @@ def facts(file: TensorFile) -> Facts:
             "(800 pixels, at most 1333; heads: 8)."
         )
     config = config or {}
-    found.num_heads = _field(config, "MODEL", "DETR", "NHEADS")
+    found.num_heads = found.count(_field(config, "MODEL", "DETR", "NHEADS"), "config.yaml has MODEL.DETR.NHEADS")
     _read_sizes(config, found)
     _read_channels(file, config, found)
     for names, modelled in (

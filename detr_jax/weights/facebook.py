@@ -61,14 +61,17 @@ def facts(file: TensorFile) -> Facts:
     """What the arguments of the training command say, which are in its checkpoints, or the released file's name."""
     found = Facts()
     arguments = _arguments(file.metadata.get("args"))
-    found.num_heads, found.dilation = arguments.get("nheads"), bool(arguments.get("dilation"))
+    found.num_heads = found.count(arguments.get("nheads"), "The arguments of its training have nheads")
+    found.dilation = bool(arguments.get("dilation"))
     found.check_backbone(arguments.get("backbone"), "The arguments of its training have backbone")
     released = by_file_name(file.source.name)
     if released and released.dilation and not found.dilation:
         found.dilation = True
         found.notes.append(f"{file.source.name} is the name of a released DC5 model, so dilation=True was taken.")
     labels = next((len(x) - 1 for name, x in file.tensors.items() if name.endswith("class_embed.bias") and x.ndim), 0)
-    if labels in (NUM_COCO_LABELS, _PANOPTIC_LABELS) and arguments.get("dataset_file", "coco").startswith("coco"):
+    if labels in (NUM_COCO_LABELS, _PANOPTIC_LABELS) and str(arguments.get("dataset_file") or "coco").startswith(
+        "coco"
+    ):
         found.class_names = dict(COCO_CLASSES)
         found.notes.append(f"Its {labels} classes are taken for COCO's raw ids, as the original's are.")
     return found

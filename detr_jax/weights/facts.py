@@ -52,10 +52,18 @@ class Facts:
             means = stds = (math.nan,) * 3
         if not all(map(math.isfinite, (*means, *stds))) or min(stds) <= 0:
             self.faults.append(
-                f"{where} normalises by mean {mean!r} and deviation {std!r}: three numbers each are needed."
+                f"{where} normalises by mean {mean!r} and deviation {std!r}: each must be three numbers, "
+                "the deviations above 0."
             )
             return
         self.pixel_mean, self.pixel_std = _scaled(means, levels), _scaled(stds, levels)
+
+    def count(self, value: Any, where: str) -> int | None:
+        """A number of heads or layers, None if the files do not give it."""
+        if value is not None and not is_whole(value):
+            self.faults.append(f"{where}={value!r}: it must be a whole number of at least 1.")
+            return None
+        return value
 
     def name_classes(self, names: Mapping[int, Any], where: str) -> None:
         """Takes names by label; placeholders such as LABEL_0 and N/A are none."""

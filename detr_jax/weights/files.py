@@ -37,17 +37,19 @@ _WRAPPERS = (  # what training checkpoints call the tensors; only if there is no
     "ema",
     "module",
 )
-_LOG_BOOKS = (  # what training checkpoints of mmdetection and Lightning hold in addition: losses, settings, paths
+_LOG_BOOKS = (  # what training checkpoints of mmdetection and Lightning hold in addition: losses and paths
     "mmengine.logging.history_buffer.HistoryBuffer",
     "builtins.getattr",
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
     "numpy.ndarray",
     "numpy.dtype",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
+)
+_SETTINGS = (  # dictionaries of Lightning's own
     "pytorch_lightning.utilities.parsing.AttributeDict",
     "lightning_fabric.utilities.data.AttributeDict",
     "lightning.fabric.utilities.data.AttributeDict",
-    "pathlib.PosixPath",
-    "pathlib.WindowsPath",
 )
 
 
@@ -58,9 +60,6 @@ class _Nothing:
         pass
 
     def __setstate__(self, _: Any) -> None:
-        pass
-
-    def __setitem__(self, *_: Any) -> None:
         pass
 
 
@@ -195,7 +194,11 @@ def _read_torch(path: Path) -> Any:
     torch = _import_torch(path)
     try:
         # training checkpoints hold more than tensors: the original's its command line, a Namespace of plain values
-        allowed = [argparse.Namespace, *((_Nothing, name) for name in _LOG_BOOKS)]
+        allowed = [
+            argparse.Namespace,
+            *((_Nothing, name) for name in _LOG_BOOKS),
+            *((dict, name) for name in _SETTINGS),
+        ]
         with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -124,25 +124,33 @@ def facts(file: TensorFile) -> Facts:
 
 def _read_model(config: Mapping[str, Any], found: Facts) -> None:
     """What config.json says."""
-    found.num_heads = config.get("encoder_attention_heads")
+    names = ("encoder_attention_heads", "encoder_layers", "decoder_layers")
+    found.num_heads, found.encoder_layers, found.decoder_layers = (
+        found.count(config.get(name), f"config.json has {name}") for name in names
+    )
     found.dilation = _is_dilated(config)
-    found.encoder_layers, found.decoder_layers = (config.get(f"{part}_layers") for part in ("encoder", "decoder"))
-    names, labels = config.get("id2label"), config.get("label2id")
-    if not isinstance(names, dict) and isinstance(labels, dict):
-        names = {label: name for name, label in labels.items()}
+    by_label, by_name = config.get("id2label"), config.get("label2id")
+    if not isinstance(by_label, dict) and isinstance(by_name, dict):
+        by_label = {label: name for name, label in by_name.items()}
     try:
-        found.name_classes({int(label): name for label, name in (names or {}).items()}, "id2label of config.json")
+        found.name_classes({int(label): name for label, name in (by_label or {}).items()}, "id2label of config.json")
     except (TypeError, ValueError, AttributeError):
         found.faults.append("config.json has an id2label whose labels are not whole numbers.")
     found.note_thresholds(config, "config.json")
     found.check_backbone(config.get("backbone"), "config.json has backbone")
+    found.check_backbone(_part(config, "backbone_config").get("backbone"), "config.json has backbone_config.backbone")
     found.faults += _model_faults(config)
+
+
+def _part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """An object inside of a config.json, empty if there is none."""
+    part = config.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 def _is_dilated(config: Mapping[str, Any]) -> bool:
     """Whether a config.json means a DC5 model; ``dilation`` counts for timm backbones only."""
-    backbone = config.get("backbone_config") or {}
-    kwargs = config.get("backbone_kwargs") or {}
+    backbone, kwargs = _part(config, "backbone_config"), _part(config, "backbone_kwargs")
     uses_timm = config.get("use_timm_backbone", backbone.get("model_type", "timm_backbone") == "timm_backbone")
     strides = (backbone.get("output_stride"), kwargs.get("output_stride"))
     return bool(uses_timm) and bool(config.get("dilation") or 16 in strides)
@@ -165,7 +173,7 @@ def _model_faults(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"config.json has {encoder} heads in the encoder and {decoder} in the decoder; they must be equal here."
     if config.get("quantization_config"):
         yield "config.json has a quantization_config: save the model with plain floating point weights."
-    backbone = config.get("backbone_config") or {}
+    backbone = _part(config, "backbone_config")
     for name in ("downsample_in_bottleneck", "downsample_in_first_stage"):
         if backbone.get(name):
             yield f"config.json has backbone_config.{name}=true, a ResNet that strides elsewhere than this package's."
@@ -201,9 +209,9 @@ def _read_processor(processor: Mapping[str, Any], found: Facts) -> None:
     found.note_thresholds(processor, where)
     pad_size = processor.get("pad_size")
     if processor.get("do_pad", processor.get("pad_and_return_pixel_mask", True)) and isinstance(pad_size, dict):
-        height, width = pad_size.get("height"), pad_size.get("width")
-        if is_whole(height) and is_whole(width):
-            found.canvas = height, width
+        sides: list[Any] = [pad_size.get(name) for name in ("height", "width")]
+        if all(map(is_whole, sides)):
+            found.canvas = sides[0], sides[1]
         else:
             found.faults.append(f"{where} has pad_size={pad_size}: it must have a height and a width in pixels.")
 

@@ -3,6 +3,9 @@
 import ast
 from typing import Any
 
+import numpy as np
+
+from detr_jax.config import IMAGENET_MEAN
 from detr_jax.data.coco_classes import COCO_CLASSES
 from detr_jax.weights.facts import Facts, is_whole
 from detr_jax.weights.files import TensorFile
@@ -58,6 +61,7 @@ def facts(file: TensorFile) -> Facts:
             "It holds no configuration that can be read: images are taken as mmdetection's DETR takes them (RGB, "
             "ImageNet's mean and deviation, 800 pixels, at most 1333)."
         )
+        _check_buffers(file, found)
     else:
         model = _part(config, "model")
         _read_images(_part(model, "data_preprocessor") or _part(config, "data_preprocessor"), found)
@@ -65,10 +69,20 @@ def facts(file: TensorFile) -> Facts:
         _read_model(model, found)
     dataset = _part(meta, "dataset_meta") or _part(config or {}, "test_dataloader", "dataset", "metainfo")
     classes = dataset.get("classes") or dataset.get("CLASSES") or ()
-    names = (classes,) if isinstance(classes, str) else tuple(classes)
+    names = tuple(classes) if isinstance(classes, list | tuple) else (classes,) if isinstance(classes, str) else ()
     if names != tuple(COCO_CLASSES.values()):
         found.name_classes(dict(enumerate(names)), "dataset_meta")
     return found
+
+
+def _check_buffers(file: TensorFile, found: Facts) -> None:
+    """Refuses other means than ImageNet's, as the order of their channels stands in the configuration."""
+    for name, array in file.tensors.items():
+        if name.endswith("data_preprocessor.mean") and not np.allclose(array.ravel() / 255, IMAGENET_MEAN, atol=0.01):
+            found.faults.append(
+                f"It normalises by the mean {array.ravel().tolist()}, of channels in an order that only the "
+                "configuration in a training checkpoint tells (meta.cfg): give a checkpoint that has one."
+            )
 
 
 def _read_config(text: Any) -> dict[str, Any] | None:
@@ -129,7 +143,7 @@ def _read_pipeline(config: dict[str, Any], found: Facts) -> None:
         if steps:
             found.short_side = 0
         return
-    scale = resizes[0].get("scale")
+    scale: Any = resizes[0].get("scale")
     if len(resizes) > 1 or resizes[0].get("type") != "Resize" or not _is_pair(scale):
         found.faults.append(
             f"Its test pipeline resizes by {resizes}: only one Resize with a scale of two sides is modelled."

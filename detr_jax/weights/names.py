@@ -23,7 +23,8 @@ def check_is_path(path: str | Path) -> None:
     if Path(path).exists():
         return
     if listed := find(text):
-        raise WeightsError(f"{text} is not here. {how_to_get(listed)}")
+        also = f" Or {_from_the_hub(text)}" if text in listed.aliases and _HUB_NAME.fullmatch(text) else ""
+        raise WeightsError(f"{text} is not here. {how_to_get(listed)}{also}")
     if hub := _HUB_ADDRESS.fullmatch(text):
         raise WeightsError(f"{text} is an address, and nothing is fetched from it. {_from_the_hub(hub[1])}")
     if _ADDRESS.fullmatch(text):
@@ -68,9 +69,7 @@ def how_to_get(weights: Official) -> str:
 
 def _from_the_hub(name: str) -> str:
     folder = name.split("/")[1]
-    listed = find(name)
-    also = f" The same weights are listed here: detr-jax import-weights {listed.name} OUT --download." if listed else ""
     return (
         f"download it with hf download {name} --local-dir {folder} (pip install huggingface_hub), and give that "
-        f"folder: detr-jax import-weights {folder} OUT.{also}"
+        f"folder: detr-jax import-weights {folder} OUT."
     )

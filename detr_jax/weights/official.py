@@ -3,6 +3,7 @@
 A hash is the beginning of the file's SHA-256, which PyTorch's convention puts at the end of the file's name.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 BASES = {
@@ -39,7 +40,7 @@ class Official(NamedTuple):
     @property
     def sha256(self) -> str:
         """The first eight digits of the file's SHA-256."""
-        return self.file.removesuffix(".pth").rsplit("-", 1)[1]
+        return Path(self.file).stem.rsplit("-", 1)[1]
 
 
 _APACHE, _BSD = "Apache-2.0", "BSD-3-Clause"

@@ -196,10 +196,10 @@ def _data(facts: Facts, model: ModelConfig) -> tuple[DataConfig, list[str]]:
     """How images are prepared, and sentences about what of it differs from the paper."""
     data, paper, notes = facts.data(), DataConfig(), []
     if not data.val_short_side:
-        notes.append("Images are not resized.")
+        notes.append("It was made for images in their own size.")
     elif (data.val_short_side, data.max_long_side) != (paper.val_short_side, paper.max_long_side):
         notes.append(
-            f"Images are resized to a short side of {data.val_short_side} pixels, and a long side of at most "
+            f"It was made for images with a short side of {data.val_short_side} pixels and a long side of at most "
             f"{data.max_long_side}."
         )
     if (model.pixel_mean, model.pixel_std) != (IMAGENET_MEAN, IMAGENET_STD):
@@ -208,11 +208,15 @@ def _data(facts: Facts, model: ModelConfig) -> tuple[DataConfig, list[str]]:
         return data, notes
     stride, padded = model.backbone.stride, f"{facts.canvas[0]} x {facts.canvas[1]}"
     if any(side % stride for side in facts.canvas):
-        notes.append(f"It pads images to {padded} pixels, which are not multiples of {stride}: that is not followed.")
+        notes.append(
+            f"It was made for images padded to {padded} pixels, not followed as they are no multiples of {stride}."
+        )
         return data, notes
-    notes.append(f"Images are padded to {padded} pixels, as there.")
+    notes.append(f"It was made for images padded to {padded} pixels.")
     if model.mask_padding:
-        notes.append("Padding changes its answers there, and never here; mask_padding=False gives them to the digit.")
+        notes.append(
+            "There, padding changes its answers, and here it does not: mask_padding=False gives the same ones."
+        )
     return dataclasses.replace(data, val_buckets=(facts.canvas,)), notes
 
 

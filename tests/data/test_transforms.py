@@ -81,6 +81,22 @@ def test_the_long_side_passes_its_limit_only_by_the_rounding(rng):
     assert 1333 < longest <= 1344 + 16
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_other_roundings_are_within_their_definition_of_the_exact_sides(rng, seed):
+    for _ in range(200):
+        size = tuple(map(int, rng.integers(1, 2000, 2)))
+        short_side, limit = sorted(map(int, rng.integers(20, 1500, 2)))
+        scale = min(Fraction(short_side, min(size)), Fraction(limit, max(size)))
+        exact = [side * scale for side in size]
+        for side, found in zip(exact, resized(size, short_side, limit, "nearest"), strict=True):
+            assert found == 1 or abs(found - side) <= Fraction(1, 2) + Fraction(1, 10**9)
+        for side, found in zip(exact, resized(size, short_side, limit, "down"), strict=True):
+            assert found == 1 or -1 < found - side <= Fraction(1, 10**9) or abs(found + 1 - side) < Fraction(1, 10**9)
+        short, long = sorted(resized(size, short_side, limit, "transformers"))
+        assert short == 1 or abs(short - min(exact)) <= Fraction(1, 2)
+        assert long <= limit or short == min(size), "what has the right short side stays as it is"
+
+
 def test_validation_images_are_only_resized():
     assert val_geometry((200, 640), DataConfig()) == Geometry(False, None, None, (417, 1334))
     assert val_geometry((200, 640), DataConfig(val_short_side=0)) == Geometry(False, None, None, (200, 640))

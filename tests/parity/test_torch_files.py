@@ -1,8 +1,12 @@
 """PyTorch's own files: read without running what is in them, and refused clearly."""
 
 import argparse
+import json
 import os
 import pickle
+import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,6 +110,48 @@ def test_a_training_checkpoint_of_mmdetection(tmp_path, weights):
     content = {"meta": {"seed": 1}, "state_dict": as_torch(state), "message_hub": hub.state_dict()}
     torch.save(content, tmp_path / "epoch_3.pth")
     assert_reads_as(tmp_path / "epoch_3.pth", state, tmp_path)
+
+
+def test_a_checkpoint_in_several_files(tmp_path, weights):
+    state = foreign.transformers4(weights)
+    names = list(state)
+    where = {name: f"pytorch_model-0000{1 + i % 2}-of-00002.bin" for i, name in enumerate(names)}
+    for shard in set(where.values()):
+        torch.save(as_torch({name: state[name] for name in names if where[name] == shard}), tmp_path / shard)
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
+    (tmp_path / "same").mkdir()
+    assert assert_reads_as(tmp_path, state, tmp_path / "same").kind == "huggingface"
+    (tmp_path / "pytorch_model-00002-of-00002.bin").write_bytes(b"PK")
+    with pytest.raises(WeightsError, match=r"pytorch_model-00002-of-00002\.bin is damaged"):
+        read_pretrained(tmp_path)
+
+
+class AttributeDict(dict):
+    """Lightning's settings of a model, a dictionary of its own class."""
+
+
+AttributeDict.__module__, AttributeDict.__qualname__ = "lightning.fabric.utilities.data", "AttributeDict"
+
+
+@pytest.mark.parametrize("prefix", ["model.", "detr.model."])
+def test_a_training_checkpoint_of_lightning(tmp_path, weights, monkeypatch, prefix):
+    """Its settings are of a class of its own, and its optimiser's state stands beside the tensors."""
+    parts = AttributeDict.__module__.split(".")
+    for depth in range(len(parts)):
+        module = types.ModuleType(".".join(parts[: depth + 1]))
+        module.AttributeDict = AttributeDict
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    state = foreign.facebook(weights)
+    content = {
+        "epoch": 3,
+        "global_step": 30,
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": as_torch({prefix + name: value for name, value in state.items()}),
+        "hyper_parameters": AttributeDict(lr=1e-4, folder=Path("data")),
+        "optimizer_states": [{"state": {0: {"step": torch.zeros(())}}}],
+    }
+    torch.save(content, tmp_path / "last.ckpt")
+    assert assert_reads_as(tmp_path / "last.ckpt", state, tmp_path).kind == "facebook"
 
 
 class FetchesAttribute:

@@ -49,9 +49,12 @@ def _run(config, devices, steps=3):
     return before, jax.device_get(state), terms
 
 
+MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.2, 0.25)
+
+
 def _config(**model):
     config = tiny_config()
-    for name, value in {"dropout": 0.0, **model}.items():
+    for name, value in {"dropout": 0.0, "pixel_mean": MEAN, "pixel_std": STD, **model}.items():
         setattr(config.model, name, value)
     return config
 
@@ -131,7 +134,7 @@ def test_the_gradient_is_that_of_the_set_loss_and_frozen_parts_have_none(plain):
     images, sizes, targets = jax.tree.map(jnp.asarray, _batches(config, 1)[0])
 
     def loss_of(module):
-        return set_loss(module(normalize_images(images, sizes), sizes), targets, config.loss)[0]
+        return set_loss(module(normalize_images(images, sizes, MEAN, STD), sizes), targets, config.loss)[0]
 
     loss, gradient = nnx.jit(nnx.value_and_grad(loss_of))(model)
     _, state, terms = _run(config, 1, steps=1)

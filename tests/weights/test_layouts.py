@@ -1,5 +1,6 @@
 """Every layout gives the numbers that transformers computed from the same weights (see `make_fixtures`)."""
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -7,10 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from detr_jax.weights import load_pretrained, read_pretrained
+from detr_jax.weights import load_pretrained, pretrained, read_pretrained
 from tests.outputs import model_outputs
 from tests.weights import foreign
-from tests.weights.pixels import SIZES, padded
+from tests.weights.pixels import CANVAS, SIZES, padded
 
 LAYOUTS = {
     "facebook": foreign.facebook,
@@ -124,3 +125,34 @@ def test_the_mask_head_of_a_panoptic_checkpoint_is_set_aside(bottleneck, tmp_pat
     for name, value in mask_head.items():
         np.testing.assert_array_equal(weights.mask_head[name], value)
     assert any("2 tensors of a mask head" in note for note in weights.notes)
+
+
+@pytest.mark.parametrize("layout", ["mmdetection", "detectron2"])
+def test_a_model_for_blue_green_red_takes_rgb_and_answers_as_before(bottleneck, tmp_path, monkeypatch, layout):
+    """The reference is the model for RGB; with the channels of its first convolution turned round, it wants BGR."""
+    state = dict(LAYOUTS[layout](bottleneck.weights))
+    stem = {"mmdetection": "backbone.conv1.weight", "detectron2": "detr.backbone.0.backbone.stem.conv1.weight"}[layout]
+    state[stem] = state[stem][:, ::-1]
+    mean, std = np.float32([103.53, 116.28, 123.675]), np.float32([57.375, 57.12, 58.395])
+    if layout == "detectron2":
+        state |= {"pixel_mean": mean, "pixel_std": std}
+    else:
+        config = {"model": {"data_preprocessor": {"mean": mean.tolist(), "std": std.tolist(), "bgr_to_rgb": False}}}
+        read = pretrained.read_file
+
+        def with_config(path):
+            return dataclasses.replace(read(path), metadata={"meta": {"cfg": config}})
+
+        monkeypatch.setattr(pretrained, "read_file", with_config)
+    path = save(tmp_path / "model.safetensors", state)
+    weights = read_pretrained(path)
+    assert any("blue, green, red" in note for note in weights.notes)
+    np.testing.assert_allclose(weights.config.pixel_mean, [0.485, 0.456, 0.406], atol=1e-6)
+    np.testing.assert_allclose(weights.config.pixel_std, [0.229, 0.224, 0.225], atol=1e-6)
+    model = load_pretrained(path, mask_padding=False)
+    _, sizes, expected = bottleneck.case("batch")
+    images = np.zeros((2, *CANVAS, 3), np.uint8)
+    for place, image in zip(images, bottleneck.images, strict=True):
+        place[: image.shape[0], : image.shape[1]] = image
+    pixels = model.normalize(jnp.asarray(images), jnp.asarray(sizes))
+    assert_outputs(model, pixels, sizes, expected, coco_ids=True)

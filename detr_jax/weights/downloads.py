@@ -4,13 +4,14 @@ import errno
 import hashlib
 import http.client
 import os
+import shutil
 import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from detr_jax.compilation_cache import default_folder
 from detr_jax.weights.files import WeightsError
@@ -65,8 +66,8 @@ def download(
         ) from None
     address = f"{bases[weights.origin]}/{weights.file}"
     try:
-        with os.fdopen(handle, "wb") as file:
-            found = _fetch(address, file, weights, progress or (lambda _, __: None))
+        os.close(handle)
+        found = _fetch(address, part, weights, progress or (lambda _, __: None))
         if not found.startswith(weights.sha256):
             raise WeightsError(
                 f"What came from {address} is not {weights.file}: its SHA-256 begins with {found[:8]}, and must begin "
@@ -84,15 +85,15 @@ def download(
     return path
 
 
-def _fetch(address: str, file: IO[bytes], weights: Official, progress: Progress) -> str:
+def _fetch(address: str, part: Path, weights: Official, progress: Progress) -> str:
     """Writes what an address has into a file; returns its SHA-256 in hexadecimal digits."""
     _check_secure(address)
     request = urllib.request.Request(address, headers={"User-Agent": "detr-jax", "Accept-Encoding": "identity"})
     opener = urllib.request.build_opener(_SecureRedirects())
     most = weights.megabytes * 2**20 * _TOO_LARGE if weights.megabytes else None
-    with opener.open(request, timeout=_TIMEOUT) as answer:
+    with opener.open(request, timeout=_TIMEOUT) as answer, part.open("wb") as file:
         total = _length(answer)
-        if total is not None and os.fstatvfs(file.fileno()).f_bavail * os.fstatvfs(file.fileno()).f_frsize < total:
+        if total is not None and shutil.disk_usage(part.parent).free < total:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         digest, done = hashlib.sha256(), 0
         while piece := answer.read(_CHUNK):
