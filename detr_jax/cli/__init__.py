@@ -23,7 +23,6 @@ from detr_jax.memory import OutOfMemoryError, does_not_fit, is_out_of_memory
 from detr_jax.visualization.charts import MissingMatplotlib
 from detr_jax.weights import WeightsError
 
-
 _SENTENCES = (
     *(CheckpointError, ConfigError, DataError, ExportError, LoaderError),
     *(MissingMatplotlib, OutOfMemoryError, WeightsError),
