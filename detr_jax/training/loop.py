@@ -28,7 +28,7 @@ from detr_jax.evaluation.stored import (
 )
 from detr_jax.evaluation.validator import Validator
 from detr_jax.host_memory import keep_freed_memory
-from detr_jax.memory import OutOfMemoryError, arrays_text, does_not_fit, fitting, is_out_of_memory
+from detr_jax.memory import OutOfMemoryError, arrays_text, does_not_fit, fitting, is_out_of_memory, on_host
 from detr_jax.sharding import create_mesh, layout, own_rows, place
 from detr_jax.training.best import Best
 from detr_jax.training.feed import Feed, Pace
@@ -355,7 +355,7 @@ def _check_shared(workdir: Path) -> None:
 
 def _finite_means(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
     """Means of the terms of the steps up to ``step``, after a check that every loss is a finite number."""
-    values = jax.device_get(pending)
+    values = on_host(pending)
     for i, terms in enumerate(values):
         if not np.isfinite(terms["loss"]):
             at = step - len(values) + i + 1
