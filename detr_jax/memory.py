@@ -63,8 +63,11 @@ def on_host(tree: Any) -> Any:
 
 
 def size_text(size: float) -> str:
-    """A number of bytes in MiB or GiB."""
-    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"
+    """A number of bytes in MiB, GiB or TiB."""
+    for unit, factor in (("TiB", 2**40), ("GiB", 2**30)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size / 2**20:.3g} MiB"
 
 
 def arrays_text(tree: Any) -> str:

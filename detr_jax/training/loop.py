@@ -136,7 +136,7 @@ class Run:
         _check_shared(workdir)
         self._checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep_checkpoints)
         self._checkpoints.class_names = start.train_source.categories
-        state = arrays_text((outline_state(model, optimizer, config), self._model.frozen))
+        state = arrays_text({"state": outline_state(model, optimizer, config), "frozen": self._model.frozen})
         with fitting(f"The state of the training (weights, optimiser, moving average: {state})", _SMALLER_STATE):
             if self._checkpoints.latest_step is None:
                 model = with_initial_values(model, config)
