@@ -49,10 +49,10 @@ def fast_forms(monkeypatch):
     return shapes
 
 
-def _config(**model):
-    """128 and 256 channels on maps of 36 and 18 rows, behind ImageNet's stem."""
+def _config(blocks=(1, 1), **model):
+    """128 and 256 channels on maps of 36 and 18 rows, behind ImageNet's stem; with one stage, the first of them."""
     config = tiny_config()
-    backbone = BackboneConfig(block="basic", blocks=(1, 1), width=128, norm="group")
+    backbone = BackboneConfig(block="basic", blocks=blocks, width=128, norm="group")
     config.model = dataclasses.replace(config.model, backbone=backbone, dropout=0.0, **model)
     config.training.batch_size = BATCH
     return config
@@ -129,13 +129,13 @@ def batch(rng):
 
 def test_parts_devices_and_recomputation_give_the_step_of_plain_convolutions(fast_forms, batch, monkeypatch):
     """Values and gradients by Winograd's form, in two parts on two devices, are those of the plain form in one go."""
-    config = _config(remat="all")
+    config = _config((1,), remat="all")
     config.training.accumulate = 2
     state, terms = _step(config, batch, 2)
-    assert {shape[1:] for shape in fast_forms} == {(*CANVAS, 3), (36, 40, 128), (18, 20, 256)}
+    assert {shape[1:] for shape in fast_forms} == {(*CANVAS, 3), (36, 40, 128)}
     fast_forms.clear()
     monkeypatch.setattr(convolution, "winograd_is_faster", lambda *shapes: False)
-    plain, plain_terms = _step(_config(), batch, 1)
+    plain, plain_terms = _step(_config((1,)), batch, 1)
     assert {shape[1:] for shape in fast_forms} == {(*CANVAS, 3)}
     for name in ("loss", "loss_ce", "loss_bbox", "loss_giou", "gradient_norm"):
         assert terms[name] == pytest.approx(plain_terms[name], rel=1e-3), name
