@@ -25,7 +25,7 @@ from detr_jax.data.images import ImageLike, decode, exif_rule, has_more_frames, 
 from detr_jax.data.labels import mapped
 from detr_jax.data.source import DataError
 from detr_jax.host_memory import keep_freed_memory
-from detr_jax.memory import OutOfMemoryError, fitting
+from detr_jax.memory import OutOfMemoryError, fitting, on_host
 from detr_jax.models.attention_maps import attention_maps
 from detr_jax.models.detr import DETR
 from detr_jax.postprocess import Detections, detections
@@ -265,7 +265,7 @@ class Detector:
             picture = waiting.lay_on(images[0], self.config.data)
             height, width = waiting.placement.size
             inputs = images, np.array([[height, width]], np.int32), np.array([size], np.int32)
-            (boxes, scores, labels), decoder, encoder = jax.device_get(self._attend(self.params, *inputs))
+            (boxes, scores, labels), decoder, encoder = on_host(self._attend(self.params, *inputs))
         check_scores(scores)
         chosen = _surest(scores, threshold)
         stride = self.config.model.backbone.stride
@@ -362,7 +362,7 @@ class Detector:
         """The answers of a batch, when the devices are done with it."""
         try:
             with self._fitting(batch[0].placement.canvas, self.batch_size):
-                boxes, scores, labels = map(np.asarray, found)
+                boxes, scores, labels = on_host(found)
         except OutOfMemoryError as error:
             yield from _all_too_large(batch, error)
             return

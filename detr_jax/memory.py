@@ -51,9 +51,23 @@ def fitting(what: str, advice: str) -> Iterator[None]:
         raise OutOfMemoryError(does_not_fit(what, advice, error)) from error
 
 
+def on_host(tree: Any) -> Any:
+    """What a program returned, as arrays of numpy.
+
+    It waits for the program first: with jaxlib 0.10 on CPUs, `jax.device_get` of what a program that ran out of memory
+    should have returned waits forever, if the program runs in the background.
+    """
+    import jax  # here: this file also serves commands that do not need jax
+
+    return jax.device_get(jax.block_until_ready(tree))
+
+
 def size_text(size: float) -> str:
-    """A number of bytes in MiB or GiB."""
-    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"
+    """A number of bytes in MiB, GiB or TiB."""
+    for unit, factor in (("TiB", 2**40), ("GiB", 2**30)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size / 2**20:.3g} MiB"
 
 
 def arrays_text(tree: Any) -> str:

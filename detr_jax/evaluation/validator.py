@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -19,7 +18,7 @@ from detr_jax.evaluation.coco import CocoEvaluator, Metrics
 from detr_jax.evaluation.sameness import sameness
 from detr_jax.evaluation.stored import StoredDetections
 from detr_jax.inference import check_scores, create_predict_step
-from detr_jax.memory import fitting
+from detr_jax.memory import fitting, on_host
 from detr_jax.postprocess import Detections
 from detr_jax.sharding import own_rows, place_rows
 from detr_jax.visualization import LabelledBoxes, comparison_sheet
@@ -136,7 +135,7 @@ class Validator:
     def _detections(self, values: Values, batch: Batch) -> Detections:
         """A model's `Detections` in the whole batch in numpy, places without an image included."""
         inputs = place_rows((batch.images, batch.sizes, batch.original_sizes), self._mesh)
-        return jax.device_get(self._predict(values, *inputs))
+        return on_host(self._predict(values, *inputs))
 
     def _stored(self, step: int, found: list[tuple[PlannedBatch, Detections]]) -> StoredDetections:
         """The detections of batches in one, without the places that hold no image."""

@@ -28,7 +28,7 @@ from detr_jax.evaluation.stored import (
 )
 from detr_jax.evaluation.validator import Validator
 from detr_jax.host_memory import keep_freed_memory
-from detr_jax.memory import OutOfMemoryError, arrays_text, does_not_fit, fitting, is_out_of_memory
+from detr_jax.memory import OutOfMemoryError, arrays_text, does_not_fit, fitting, is_out_of_memory, on_host
 from detr_jax.sharding import create_mesh, layout, own_rows, place
 from detr_jax.training.best import Best
 from detr_jax.training.feed import Feed, Pace
@@ -137,7 +137,7 @@ class Run:
         self._checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep_checkpoints)
         self._checkpoints.class_names = start.train_source.categories
         self._checkpoints.category_ids = start.train_source.category_ids
-        state = arrays_text((outline_state(model, optimizer, config), self._model.frozen))
+        state = arrays_text({"state": outline_state(model, optimizer, config), "frozen": self._model.frozen})
         with fitting(f"The state of the training (weights, optimiser, moving average: {state})", _SMALLER_STATE):
             if self._checkpoints.latest_step is None:
                 model = with_initial_values(model, config)
@@ -360,7 +360,7 @@ def _check_shared(workdir: Path) -> None:
 
 def _finite_means(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
     """Means of the terms of the steps up to ``step``, after a check that every loss is a finite number."""
-    values = jax.device_get(pending)
+    values = on_host(pending)
     for i, terms in enumerate(values):
         if not np.isfinite(terms["loss"]):
             at = step - len(values) + i + 1
