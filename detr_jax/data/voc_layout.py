@@ -78,10 +78,17 @@ def place_of(images: Path, descriptions: Path) -> Place:
     image_folder = list_folder(subfolder(images, *_IMAGES) or images)
     if not images_in(image_folder) and not unread_images(image_folder):
         image_folder = list_folder(images)
-    xml_folder = list_folder(subfolder(descriptions, *_DESCRIPTIONS) or descriptions)
-    if not any(suffix_of(name) == ".xml" for name in xml_folder.files):
+    outer = subfolder(descriptions, *_DESCRIPTIONS) or descriptions
+    inner = subfolder(outer, *_DESCRIPTIONS)  # such as annotations/xmls
+    direct = inner is None or _has_xml(list_folder(outer, below=False))
+    xml_folder = list_folder(outer if direct or inner is None else inner)
+    if not _has_xml(xml_folder):
         xml_folder = list_folder(descriptions)
     return Place(image_folder, xml_folder)
+
+
+def _has_xml(folder: Folder) -> bool:
+    return any(suffix_of(name) == ".xml" for name in folder.files)
 
 
 def find_place(root: Path, split: str) -> Place:

@@ -60,7 +60,7 @@ def _place(layout: YoloLayout, split: str, entry: str, faults: Faults) -> Path:
             f"{layout.file} has {split}: {entry}, and there is no {root / entry}: correct path or {split} in that file."
         )
     place, elsewhere = found
-    if elsewhere or not root.is_dir():
+    if elsewhere or (layout.root.startswith("/") and not root.is_dir()):
         faults.add(
             "folders or lists that do not exist as they are written were found near the file",
             f"{split}: {root / entry} is read from {place}",

@@ -154,7 +154,9 @@ def _signs(values: list[float]) -> int:
             signs |= _POINTS_3D * _within(values[4::3], values[5::3], cx, cy, w, h)
     if count in (8, 9):
         x, y = values[:8:2], values[1:8:2]
-        signs |= _PARALLELOGRAM * (max(abs(x[0] + x[2] - x[1] - x[3]), abs(y[0] + y[2] - y[1] - y[3])) < 2e-3)
+        closes = max(abs(x[0] + x[2] - x[1] - x[3]), abs(y[0] + y[2] - y[1] - y[3])) < 2e-3
+        area = abs((x[1] - x[0]) * (y[3] - y[0]) - (x[3] - x[0]) * (y[1] - y[0]))
+        signs |= _PARALLELOGRAM * (closes and area > 1e-6)
     if count >= 6:
         x0, y0, x1, y1 = _bounds(values[:2] + values[4:])
         near = max(x1 - x0, y1 - y0)

@@ -145,6 +145,219 @@ def test_boxes_beyond_the_image_are_clipped_and_counted(root):
     assert "2008_01.xml object 1 of image 1" in "".join(source.faults.sentences())
 
 
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("2008_01.jpg\n2008_02.xml\n", ["2008_01", "2008_02"]),
+        ("JPEGImages/2008_01.jpg\n.\\JPEGImages\\2008_02.jpg\n", ["2008_01", "2008_02"]),
+        ("/home/me/VOC/JPEGImages/2008_01.jpg\n", ["2008_01"]),
+        ("\ufeff2008_01\r\n\r\n2008_02\r\n", ["2008_01", "2008_02"]),
+        ("2008_01  1\n2008_02 -1\n2008_03  0\n", ["2008_01", "2008_02", "2008_03"]),
+        ('"2008_01"\n2008_02\n', ["2008_01", "2008_02"]),
+        ("my photo 1\n", ["my photo 1"]),
+        ('"my photo 1"\n"sub dir/my photo 0"\n', ["my photo 1", "sub dir/my photo 0"]),
+        ("sub dir/my photo 0.JPG\nmy photo 1\n", ["sub dir/my photo 0", "my photo 1"]),
+    ],
+)
+def test_lists_are_read_as_tools_write_them(root, lines, expected):
+    for name in ("my photo 1", "sub dir/my photo 0"):
+        for folder, suffix in (("JPEGImages", "JPG"), ("Annotations", "XML")):
+            (root / folder / "sub dir").mkdir(exist_ok=True)
+            (root / folder / f"{name}.{suffix}").write_text(_xml(("sofa", 2, 2, 9, 9)))
+    (root / "ImageSets/Main/tool.txt").write_text(lines, encoding="utf-8", newline="")
+    source = VocDataset(root, "tool")
+    names = [image["file_name"].removeprefix(f"{root}/JPEGImages/") for image in source.ground_truth()["images"]]
+    assert [name.rsplit(".", 1)[0] for name in names] == expected
+    assert not source.faults.counts
+
+
+def test_names_listed_twice_or_in_another_case_are_counted(root):
+    (root / "ImageSets/Main/odd.txt").write_text("2008_01\n2008_01\nROOM\n")
+    for folder, name in (("JPEGImages", "Room.JPG"), ("Annotations", "room.xml")):
+        (root / folder / name).write_text(_xml(("sofa", 2, 2, 9, 9)))
+    source = VocDataset(root, "odd")
+    assert [len(source.objects(index).labels) for index in range(len(source))] == [1, 1]
+    assert sorted(source.faults.counts.values()) == [1, 1]
+
+
+def test_a_flag_that_not_every_line_has_is_part_of_the_name(root):
+    (root / "ImageSets/Main/odd.txt").write_text("2008_01\n2008_02 1\n")
+    with pytest.raises(DataError, match=r"2008_02 1\.xml cannot be read \(it does not exist\)"):
+        VocDataset(root, "odd")
+
+
+@pytest.mark.parametrize(
+    ("corners", "one_based", "meant", "expected"),
+    [
+        ([(1, 1, 40, 30), (11, 6, 20, 15)], None, "pixels, counted from 1", [[0, 0, 40, 30], [10, 5, 20, 15]]),
+        (
+            [(1, 1, 40, 30), (11, 6, 20, 15)],
+            False,
+            "edges, counted from 0 (data.voc_one_based=false",
+            [[1, 1, 40, 30], [11, 6, 20, 15]],
+        ),
+        (
+            [(0, 0, 40, 30), (11, 6, 20, 15)],
+            None,
+            "edges, counted from 0 (1 of 2 boxes begin at 0",
+            [[0, 0, 40, 30], [11, 6, 20, 15]],
+        ),
+        (
+            [(0, 0, 40, 30), (11, 6, 20, 15)],
+            True,
+            "pixels, counted from 1 and included (data.voc_one_based=true",
+            [[0, 0, 40, 30], [10, 5, 20, 15]],
+        ),
+        (
+            [("10.5", "5.25", "20.5", 15), (11, 6, 20, 15)],
+            None,
+            "edges, counted from 0 (1 of 2 boxes have corners that are not whole",
+            [[10.5, 5.25, 20.5, 15], [11, 6, 20, 15]],
+        ),
+        (
+            [("10.0", "5.0", "20.0", "15.0")],
+            None,
+            "edges, counted from 0 (1 of 1 boxes have corners written with a decimal point",
+            [[10, 5, 20, 15]],
+        ),
+        (
+            [(0, 0, 0, 0), (1, 1, 40, 30)],
+            None,
+            "pixels, counted from 1",
+            [[0, 0, 40, 30]],
+        ),  # a slip without area is no sign
+    ],
+)
+def test_corners_are_pixels_from_1_or_edges_as_all_of_them_show(root, corners, one_based, meant, expected):
+    for path in (root / "Annotations").iterdir():
+        path.write_text(_xml())
+    (root / "Annotations/2008_01.xml").write_text(_xml(*(("sofa", *four) for four in corners)))
+    source = VocDataset(root, "train", one_based=one_based)
+    np.testing.assert_allclose(source.objects(0).boxes, expected)
+    assert source.understood.startswith(f"corners are {meant}")
+
+
+def test_a_few_fractions_do_not_make_edges_of_the_official_files(root):
+    things = [("sofa", 1 + index % 5, 2, 20, 25) for index in range(99)]
+    (root / "Annotations/2008_01.xml").write_text(_xml(*things, ("sofa", "45.70000076293945", 2, 46, 9), size=(90, 90)))
+    source = VocDataset(root, "train")
+    assert "pixels, counted from 1" in source.understood
+    assert "1 with fractions" in source.understood
+    np.testing.assert_allclose(source.objects(0).boxes[0], [0, 1, 20, 25])
+
+
+def test_corners_in_the_wrong_order_are_exchanged_unless_they_are_many(root):
+    good = [("sofa", 2, 3, 30, 20)] * 30
+    (root / "Annotations/2008_01.xml").write_text(_xml(*good, ("sofa", 30, 20, 2, 3)))
+    source = VocDataset(root, "train")
+    np.testing.assert_array_equal(source.objects(0).boxes, [[1, 2, 30, 20]] * 31)
+    assert sum(source.faults.counts.values()) == 1
+    (root / "Annotations/2008_01.xml").write_text(_xml(*good, *[("sofa", 25, 20, 10, 8)] * 9))
+    with pytest.raises(
+        DataError, match=r"9 of 40 boxes have xmin above xmax.*as if xmax and ymax were width and height"
+    ):
+        VocDataset(root, "train")
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ("<polygon><x1>4</x1><y1>5</y1><x2>9.5</x2><y2>5</y2><x3>6</x3><y3>12</y3></polygon>", [4, 5, 9.5, 12]),
+        ("<polygon><pt><x>4</x><y>5</y></pt><pt><x>9.5</x><y>12</y></pt></polygon>", [4, 5, 9.5, 12]),
+        ("<robndbox><cx>20</cx><cy>15</cy><w>10</w><h>4</h><angle>0</angle></robndbox>", [15, 13, 25, 17]),
+        ("<robndbox><cx>20</cx><cy>15</cy><w>10</w><h>4</h><angle>1.5707963</angle></robndbox>", [18, 10, 22, 20]),
+    ],
+)
+def test_objects_without_a_box_get_that_around_their_outline(root, shape, expected):
+    thing = f"<object><name>cat</name>{shape}</object></annotation>"
+    (root / "Annotations/2008_01.xml").write_text(_xml(("cat", 1, 1, 5, 5)).replace("</annotation>", thing))
+    source = VocDataset(root, "train")
+    np.testing.assert_allclose(source.objects(0).boxes, [[0, 0, 5, 5], expected], atol=1e-5)
+    assert list(source.faults.counts.values()) == [1]
+
+
+def test_every_box_of_an_object_is_read(root):
+    text = _xml(("cat", 1, 1, 5, 5)).replace(
+        "<bndbox>", "<bndbox><xmin>2</xmin><ymin>2</ymin><xmax>4</xmax><ymax>9</ymax></bndbox><bndbox>", 1
+    )
+    (root / "Annotations/2008_01.xml").write_text(text)
+    np.testing.assert_array_equal(VocDataset(root, "train").objects(0).boxes, [[1, 1, 4, 9], [0, 0, 5, 5]])
+
+
+@pytest.mark.parametrize(
+    ("declared", "encoding"),
+    [
+        ("", "utf-8"),
+        ("", "utf-8-sig"),
+        ("gbk", "gbk"),
+        ("utf-16", "utf-16"),
+        ("", "utf-16"),
+        ("big5", "big5"),
+        ("UTF-8", "utf-8"),
+    ],
+)
+def test_files_are_read_in_their_encoding_and_with_a_namespace(root, declared, encoding):
+    head = f'<?xml version="1.0" encoding="{declared}"?>' if declared else ""
+    text = head + _xml(("貓", 1, 1, 5, 5)).replace("<annotation>", '<annotation xmlns="http://example.org/voc">')
+    (root / "Annotations/2008_01.xml").write_bytes(text.encode(encoding))
+    assert "貓" in VocDataset(root, "train").categories.values()
+
+
+@pytest.mark.parametrize(
+    "entity", ['<!ENTITY a "lol">', '<!ENTITY a SYSTEM "file:///etc/hostname">', '<!ENTITY % a "x">', "<!entity a 'b'>"]
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_entities_are_refused(root, entity, encoding):
+    text = f"<!DOCTYPE x [{entity}]>" + _xml(("sofa", 1, 1, 5, 5))
+    (root / "Annotations/2008_01.xml").write_bytes(text.encode(encoding))
+    with pytest.raises(DataError, match=r"2008_01\.xml cannot be read as XML \(it defines entities"):
+        VocDataset(root, "train")
+
+
+def _plain(folder, images, **descriptions):
+    folder.mkdir(exist_ok=True)
+    for name in images:
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30)).save(folder / name)
+    for name, said in descriptions.items():
+        (folder / f"{name}.xml").write_text(_xml(("cat", 1, 1, 5, 5)).replace("odd.jpg", said))
+    source = VocDataset(folder, ".")
+    names = [image["file_name"].removeprefix(f"{folder}/") for image in source.ground_truth()["images"]]
+    return [name for index, name in enumerate(names) if len(source.objects(index).labels)], source.faults.counts
+
+
+def test_the_file_name_in_an_xml_file_decides_between_images_of_one_name(tmp_path):
+    images = ["a.jpg", "a.png", "b.jpg"]
+    assert _plain(tmp_path / "1", images, a="a.jpg", b="b.jpg")[0] == ["a.jpg", "b.jpg"]
+    assert _plain(tmp_path / "2", images, a="C:\\set\\A.PNG", b="old.jpg")[0] == ["a.png", "b.jpg"]
+    with pytest.raises(DataError, match=r"a\.xml may describe a\.jpg or a\.png, and its <filename> is old\.jpg"):
+        _plain(tmp_path / "3", images, a="old.jpg")
+
+
+def test_an_xml_file_of_another_name_belongs_to_the_image_that_it_names(tmp_path):
+    found, counts = _plain(tmp_path / "1", ["a.jpg", "b.jpg"], x="b.jpg", y="gone.jpg")
+    assert found == ["b.jpg"]
+    assert counts == {
+        "XML files that name an image of another name were read": 1,
+        "XML files without an image were ignored": 1,
+    }
+    found, counts = _plain(tmp_path / "2", ["a.jpg", "b.jpg"], a="b.jpg", b="b.jpg")
+    assert found == ["a.jpg", "b.jpg"]
+    assert list(counts.values()) == [1]  # a.xml names b.jpg, and is that of a.jpg
+
+
+def test_images_and_classes_in_sub_folders_and_behind_links_are_read(tmp_path):
+    store = tmp_path / "store"
+    assert _plain(store, ["a.jpg", "sub/b.jpg"], a="a.jpg", b="b.jpg")[0] == ["a.jpg", "sub/b.jpg"]
+    (store / "sub" / "b.xml").write_text(_xml(("bolt", 1, 1, 5, 5)))
+    (store / "b.xml").unlink()
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train").symlink_to(store)
+    source = VocDataset(tmp_path / "set", "train")
+    assert source.categories == {0: "bolt", 1: "cat"}
+    assert [source.objects(index).labels.tolist() for index in range(2)] == [[1], [0]]
+
+
 def test_it_is_opened_by_name(root):
     config = Config(data=DataConfig(dataset="voc", root=str(root)))
     assert len(open_source(config, "train")) == 2

@@ -1,0 +1,119 @@
+"""What annotation tools export is recognised, and read as plain parsing reads it."""
+
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from PIL import Image
+
+from detr_jax.data.voc import VocDataset, recognise_voc
+from detr_jax.data.yolo import YoloDataset, recognise_yolo
+from tests.data import exports
+
+
+@pytest.fixture
+def splits(rng):
+    return {"train": exports.draw(rng, 5, "t"), "val": exports.draw(rng, 3, "v")}
+
+
+def _plain_yolo(root):
+    """Class and box xywh in pixels of each row, by the image's stem."""
+    found = {}
+    for image in [*root.rglob("*.jpg"), *root.rglob("*.png"), *root.rglob("*.JPG")]:
+        labels = image.with_suffix(".txt")
+        if not labels.exists():
+            labels = next(root.rglob(labels.name))
+        width, height = Image.open(image).size
+        found[image.stem] = []
+        for row in labels.read_text().split("\n")[:-1]:
+            label, cx, cy, w, h = map(float, row.split(" "))
+            box = [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height]
+            found[image.stem].append((exports.NAMES[int(label)], box))
+    return found
+
+
+def _plain_voc(root, first):
+    """The same of XML files, of which the pixel at the image's corner is numbered ``first``."""
+    found = {}
+    for path in root.rglob("*.xml"):
+        things = []
+        for thing in ElementTree.parse(path).getroot().findall("object"):
+            x0, y0, x1, y1 = (float(thing.find("bndbox").findtext(side)) for side in ("xmin", "ymin", "xmax", "ymax"))
+            things.append((thing.findtext("name"), [x0 - first, y0 - first, x1 - x0 + first, y1 - y0 + first]))
+        found[path.stem] = things
+    return found
+
+
+def _read(source):
+    truth = source.ground_truth()
+    found = {image["id"]: (image["file_name"].rsplit("/", 1)[-1].rsplit(".", 1)[0], []) for image in truth["images"]}
+    for one in truth["annotations"]:
+        found[one["image_id"]][1].append((source.categories[one["category_id"]], one["bbox"]))
+    assert len(found) == len(source)
+    return dict(found.values())
+
+
+def _check(found, counts, opened, expected):
+    assert found is not None
+    assert found.splits == counts
+    assert "\n" not in found.line
+    assert all(f"{name}: " in found.line for name in counts)
+    read = {}
+    for split, count in counts.items():
+        source = opened(found.path, split)
+        assert not source.faults.counts
+        assert len(source) == count
+        assert source[count - 1].image.shape[:2] == tuple(source.sizes[count - 1])
+        read |= _read(source)
+    assert read.keys() == expected.keys()
+    for stem, things in expected.items():
+        assert [name for name, _ in read[stem]] == [name for name, _ in things]
+        assert [box for _, box in read[stem]] == [pytest.approx(box, abs=1e-6) for _, box in things]
+
+
+@pytest.mark.parametrize("export", exports.YOLO)
+def test_what_tools_export_as_yolo_is_recognised_and_read_as_plain_parsing_reads_it(tmp_path, splits, export):
+    root = tmp_path / "my set"
+    counts = export(root, splits)
+    _check(recognise_yolo(root), counts, YoloDataset, _plain_yolo(root))
+    assert recognise_voc(root) is None
+
+
+@pytest.mark.parametrize("export", exports.VOC)
+def test_what_tools_export_as_voc_is_recognised_and_read_as_plain_parsing_reads_it(tmp_path, splits, export):
+    root = tmp_path / "my set"
+    counts = export(root, splits)
+    first = 0 if export in (exports.cvat_voc, exports.datumaro_voc) else 1
+    _check(recognise_voc(root), counts, VocDataset, _plain_voc(root, first))
+    assert recognise_yolo(root) is None
+
+
+def test_folders_of_other_kinds_are_not_recognised(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "classes.txt").write_text("cat\n")
+    (tmp_path / "hyp.yaml").write_text("lr: 0.1\n")
+    (tmp_path / "annotations.xml").write_text("<annotations><image/></annotations>")
+    Image.new("RGB", (9, 9)).save(tmp_path / "images" / "a.png")
+    assert recognise_yolo(tmp_path) is None
+    assert recognise_voc(tmp_path) is None
+    assert recognise_yolo(tmp_path / "none") is None
+    assert recognise_voc(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    ("export", "opened", "split"),
+    [(exports.label_studio_yolo, YoloDataset, "all"), (exports.plain_voc, VocDataset, "all")],
+)
+def test_a_filter_by_name_shares_images_out_and_keeps_the_classes(tmp_path, splits, export, opened, split):
+    export(tmp_path, splits)
+    seen = []
+
+    def first(name):
+        seen.append(name)
+        return name.startswith("images/t")
+
+    kept = opened(tmp_path, split, keep=first)
+    rest = opened(tmp_path, split, keep=lambda name: not name.startswith("images/t"))
+    assert sorted(seen) == seen
+    assert set(_read(kept)) == {one.name for one in splits["train"]}
+    assert set(_read(rest)) == {one.name for one in splits["val"]}
+    assert kept.categories == rest.categories == opened(tmp_path, split).categories
