@@ -60,6 +60,11 @@ def _assert_equal(found, expected, originals):
     np.testing.assert_array_equal(found.labels[sure], expected.labels[sure])
 
 
+def _resized(size, *limits):
+    """The (height, width) of one image after resizing."""
+    return tuple(resized(np.array(size), *limits).tolist())
+
+
 @pytest.fixture
 def random_model(rng, rngs):
     """A factory of tiny models, every value of which is random, frozen statistics included."""
@@ -126,7 +131,7 @@ def test_images_of_any_size_come_back_in_their_order(random_model, rng, tmp_path
     found = detector.predict([images[0], Image.fromarray(images[1]), *images[2:]], 0)
     for image, one in zip(images, found, strict=True):
         small = detector.resize(image)
-        assert small.shape[:2] == resized(image.shape[:2], 24, 40)
+        assert small.shape[:2] == _resized(image.shape[:2], 24, 40)
         by_hand = np.zeros((1, *((48, 24) if small.shape[0] > small.shape[1] else (24, 48)), 3), np.uint8)
         by_hand[0, : small.shape[0], : small.shape[1]] = small
         sizes, originals = np.array([small.shape[:2]]), np.array([image.shape[:2]])
@@ -145,7 +150,7 @@ def test_the_loader_resizes_as_pillow_does_but_for_rounding(random_model, rng, t
     config.data = dataclasses.replace(config.data, val_short_side=40, max_long_side=80)
     export_model(model, config, tmp_path / "out", platforms=("cpu",))
     image = np.asarray(Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize((150, 97)))
-    theirs = np.asarray(Image.fromarray(image).resize(resized((97, 150), 40, 80)[::-1], Image.Resampling.BILINEAR))
+    theirs = np.asarray(Image.fromarray(image).resize(_resized((97, 150), 40, 80)[::-1], Image.Resampling.BILINEAR))
     ours = Detector(tmp_path / "out").resize(image)
     assert ours.shape == theirs.shape
     assert np.abs(ours.astype(int) - theirs).max() <= 1
@@ -157,7 +162,7 @@ def test_the_loader_rounds_sides_as_validation_does(rng, rounding):
     for _ in range(20):
         size, (short, long) = tuple(map(int, rng.integers(20, 90, 2))), sorted(map(int, rng.integers(20, 90, 2)))
         detector.description = {"short_side": short, "max_long_side": long, "resize_rounding": rounding}
-        assert detector.resize(np.zeros((*size, 3), np.uint8)).shape[:2] == resized(size, short, long, rounding)
+        assert detector.resize(np.zeros((*size, 3), np.uint8)).shape[:2] == _resized(size, short, long, rounding)
 
 
 def test_the_loader_refuses_what_does_not_fit(random_model, tmp_path):
@@ -179,7 +184,7 @@ def test_canvases_hold_every_resized_image_of_a_usual_aspect(rng):
     for _ in range(2000):
         short = int(rng.integers(50, 2000))
         size = rng.permutation([short, int(short * rng.uniform(1, 10))])
-        height, width = resized(tuple(map(int, size)), 800, 1333)
+        height, width = _resized(size, 800, 1333)
         assert any(height <= canvas[0] and width <= canvas[1] for canvas in canvases), size
 
 

@@ -33,7 +33,7 @@ _TURNS = {
 }
 _UNREADABLE = (
     *(UnidentifiedImageError, OSError, ValueError, TypeError, SyntaxError, EOFError, IndexError, KeyError),
-    *(OverflowError, ZeroDivisionError, RuntimeError, MemoryError, Image.DecompressionBombError),
+    *(OverflowError, ZeroDivisionError, RuntimeError, Image.DecompressionBombError),
 )
 """What Pillow raises on files that somebody or something has damaged."""
 
@@ -114,6 +114,8 @@ def decode(
         raise DataError(
             f"{name} cannot be decoded (no format of images is recognised): replace it or take it out."
         ) from None
+    except MemoryError:
+        raise DataError(f"{name} does not fit into memory when it is decoded: make it smaller.") from None
     except _UNREADABLE as error:
         raise DataError(f"{name} cannot be decoded ({error}): replace it or take it out.") from None
 
@@ -191,7 +193,7 @@ def level_range(file: Path | bytes) -> tuple[float, float] | None:
                 return None
             note_significant_bits(picture)
             return float(np.asarray(picture).max()), stated_level(picture)
-    except _UNREADABLE:
+    except (*_UNREADABLE, MemoryError):
         return None
 
 

@@ -91,6 +91,7 @@ def resized(
         exact = np.where(passes, reduced, short_sides)
         short_sides = np.where(passes, np.maximum(1, np.rint(reduced).astype(np.int64)), short_sides)
     long_sides = ((exact if rounding == "transformers" else short_sides) * long / short).astype(np.int64)
+    long_sides = np.where(short_sides == short, long, long_sides)  # what has the right short side stays as it is
     new_short, new_long = np.broadcast_arrays(short_sides, long_sides)
     landscape = sizes[..., 0] < sizes[..., 1]
     return np.stack([np.where(landscape, new_short, new_long), np.where(landscape, new_long, new_short)], axis=-1)

@@ -5,6 +5,8 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from PIL import Image
 
+from detr_jax.config import Config, DataConfig
+from detr_jax.data import find_layout, open_splits
 from detr_jax.data.voc import VocDataset, recognise_voc
 from detr_jax.data.yolo import YoloDataset, recognise_yolo
 from tests.data import exports
@@ -52,14 +54,15 @@ def _read(source):
     return dict(found.values())
 
 
-def _check(found, counts, opened, expected):
+def _check(root, found, counts, opened, expected):
     assert found is not None
-    assert found.splits == counts
-    assert "\n" not in found.line
-    assert all(f"{name}: " in found.line for name in counts)
+    assert found == find_layout(DataConfig(root=str(root)))
+    assert found.splits.keys() == counts.keys()
+    assert "\n" not in found.sentence
+    assert all(f"{name}: " in found.sentence for name in counts)
     read = {}
     for split, count in counts.items():
-        source = opened(found.path, split)
+        source = opened(*found.splits[split])
         assert not source.faults.counts
         assert len(source) == count
         assert source[count - 1].image.shape[:2] == tuple(source.sizes[count - 1])
@@ -74,7 +77,7 @@ def _check(found, counts, opened, expected):
 def test_what_tools_export_as_yolo_is_recognised_and_read_as_plain_parsing_reads_it(tmp_path, splits, export):
     root = tmp_path / "my set"
     counts = export(root, splits)
-    _check(recognise_yolo(root), counts, YoloDataset, _plain_yolo(root))
+    _check(root, recognise_yolo(root), counts, YoloDataset, _plain_yolo(root))
     assert recognise_voc(root) is None
 
 
@@ -83,7 +86,7 @@ def test_what_tools_export_as_voc_is_recognised_and_read_as_plain_parsing_reads_
     root = tmp_path / "my set"
     counts = export(root, splits)
     first = 0 if export in (exports.cvat_voc, exports.datumaro_voc) else 1
-    _check(recognise_voc(root), counts, VocDataset, _plain_voc(root, first))
+    _check(root, recognise_voc(root), counts, VocDataset, _plain_voc(root, first))
     assert recognise_yolo(root) is None
 
 
@@ -99,21 +102,13 @@ def test_folders_of_other_kinds_are_not_recognised(tmp_path):
     assert recognise_voc(tmp_path / "none") is None
 
 
-@pytest.mark.parametrize(
-    ("export", "opened", "split"),
-    [(exports.label_studio_yolo, YoloDataset, "all"), (exports.plain_voc, VocDataset, "all")],
-)
-def test_a_filter_by_name_shares_images_out_and_keeps_the_classes(tmp_path, splits, export, opened, split):
+@pytest.mark.parametrize("export", [exports.label_studio_yolo, exports.plain_voc, exports.one_folder_voc])
+def test_a_data_set_without_splits_is_shared_out_by_file_names_with_the_same_classes(tmp_path, splits, export):
     export(tmp_path, splits)
-    seen = []
-
-    def first(name):
-        seen.append(name)
-        return name.startswith("images/t")
-
-    kept = opened(tmp_path, split, keep=first)
-    rest = opened(tmp_path, split, keep=lambda name: not name.startswith("images/t"))
-    assert sorted(seen) == seen
-    assert set(_read(kept)) == {one.name for one in splits["train"]}
-    assert set(_read(rest)) == {one.name for one in splits["val"]}
-    assert kept.categories == rest.categories == opened(tmp_path, split).categories
+    config = Config(data=DataConfig(root=str(tmp_path), val_share=0.3))
+    config.model.num_classes = 0
+    train, val = open_splits(config)
+    stems = [set(_read(source)) for source in (train, val)]
+    assert stems[0] | stems[1] == {one.name for one in (*splits["train"], *splits["val"])}
+    assert not stems[0] & stems[1]
+    assert train.categories == val.categories

@@ -29,6 +29,11 @@ PROCESSORS = {
 }
 
 
+def _resized(size, *limits):
+    """The (height, width) of one image after resizing."""
+    return tuple(resized(np.array(size), *limits).tolist())
+
+
 @pytest.fixture(scope="module")
 def model():
     seed = int(np.random.default_rng().integers(2**31))
@@ -69,6 +74,6 @@ def test_sizes_are_those_of_transformers_to_the_pixel(rng):
         size = tuple(map(int, rng.integers(30, 1500, 2)))
         short_side, limit = sorted(map(int, rng.integers(30, 1400, 2)))
         expected = get_size_with_aspect_ratio(size, short_side, limit)
-        assert resized(size, short_side, limit, "transformers") == expected or min(expected) == 0
+        assert _resized(size, short_side, limit, "transformers") == expected or min(expected) == 0
         expected = get_image_size_for_max_height_width(size, limit, limit)
-        assert resized(size, limit, limit, "down") == expected or min(expected) == 0
+        assert _resized(size, limit, limit, "down") == expected or min(expected) == 0
