@@ -55,7 +55,7 @@ class YoloDataset(AnnotatedFolder):
 
     Args:
       data_file: the ``data.yaml``, or another file or folder that `read_layout` reads.
-      split: "train", "val", "test", or another one that the file names; "all" if the data set has no splits.
+      split: "train", "val" or "test", by any of their names; "all" if the data set has no splits.
       strict: whether wrong rows raise an error, or are dropped and counted.
       skip: whether images without a readable header are dropped, and counted in ``faults``.
       rows: what a row is: "box" (its first four numbers, whatever follows), "polygon" or "pose"; "auto": see above.

@@ -129,9 +129,9 @@ def _read_data_yaml(path: Path) -> YoloLayout:
 
 def _split_entries(content: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
     """The fields that name images."""
-    for split in (*TRAIN, *VALIDATION, *TEST, *sorted(key for key in content if isinstance(key, str))):
+    for split in (*TRAIN, *VALIDATION, *TEST):
         value = content.get(split)
-        if split in (*TRAIN, *VALIDATION, *TEST) and value is not None and value not in _NOTHING:
+        if value is not None and value not in _NOTHING:
             yield split, value if isinstance(value, list) else [value]
 
 

@@ -196,3 +196,70 @@ def test_it_is_opened_by_name(root):
     config.data.yolo_file = "other.yaml"
     with pytest.raises(DataError, match=r"other\.yaml does not exist.*data\.yolo_file"):
         open_source(config, "val")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("[no, yes]", ["no", "yes"]),
+        ("[010, 1.0]", ["010", "1.0"]),
+        ("[2024-01-31, null]", ["2024-01-31", "null"]),
+        ("\n  no: 0\n  on: 1", ["no", "on"]),
+        ("{dog: 1, cat: 0}\nnc: '2'", ["cat", "dog"]),
+        ("classes.txt", ["stop sign", "cat"]),
+        (None, ["0", "1"]),
+    ],
+)
+def test_names_are_the_texts_that_are_written(root, names, expected):
+    (root / "classes.txt").write_text("stop sign\r\ncat\r\n")
+    _write(root, names=names, nc=None if names else 2)
+    assert YoloDataset(root / "data.yaml", "val").categories == dict(enumerate(expected))
+
+
+@pytest.mark.parametrize(
+    ("fields", "counted"),
+    [
+        ({"train": "images\\train"}, 0),
+        ({"train": ".\\list.txt"}, 0),
+        ({"train": "../../images/train"}, 0),
+        ({"path": "/content/set"}, 1),
+        ({"path": "C:\\data\\set"}, 1),
+        ({"path": None, "train": "/content/set/images/train"}, 1),
+        ({"path": None, "train": "D:\\set\\images\\train"}, 1),
+        ({"train": "absolute.txt"}, 1),
+    ],
+)
+def test_paths_of_other_systems_and_machines_are_found_below_the_file(root, fields, counted):
+    (root / "list.txt").write_bytes(b"\xef\xbb\xbf.\\images\\train\\a.png\r\n.\\images\\train\\b.png\r\n")
+    (root / "absolute.txt").write_text("/content/set/images/train/a.png\n/content/set/images/train/b.png\n")
+    _write(root, **fields)
+    source = YoloDataset(root / "data.yaml", "train")
+    assert [len(source.objects(index).labels) for index in range(len(source))] == [2, 0]
+    assert sum(source.faults.counts.values()) == counted
+
+
+def test_a_folder_of_another_machine_is_not_taken_for_one_that_holds_all_splits(root):
+    _write(root, path=None, train="/content/set/train/images")
+    with pytest.raises(DataError, match=r"train: /content/set/train/images, and there is no"):
+        YoloDataset(root / "data.yaml", "train")
+
+
+def test_every_split_that_the_file_names_is_opened(root):
+    _write(root, val=None, valid="images/val", test="images/train", night="images/val")
+    data = root / "data.yaml"
+    assert [len(YoloDataset(data, split)) for split in ("train", "val", "valid", "validation", "test")] == [
+        2,
+        1,
+        1,
+        1,
+        2,
+    ]
+    with pytest.raises(DataError, match=r"names no images under 'dawn' \(splits: train, valid, test\)"):
+        YoloDataset(data, "dawn")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_label_files_with_a_byte_order_mark_are_read(root, encoding):
+    path = root / "labels" / "train" / "a.txt"
+    path.write_bytes(path.read_text().encode(encoding))
+    assert len(YoloDataset(root / "data.yaml", "train").objects(0).labels) == 2

@@ -31,7 +31,7 @@ def _rotated(rng):
     cx, cy, w, h = _box(rng)
     a, b = np.array([w, h]) * rng.uniform(-0.3, 0.3, (2, 2))
     offsets = np.array([a + b, a - b, -a - b, b - a])
-    return (offsets + np.array([cx, cy])).ravel().tolist()
+    return (np.array([[cx, cy]]) + offsets).ravel().tolist()
 
 
 def _track(rng):
