@@ -13,6 +13,7 @@ _SIGNS = (
     "cannot allocate memory",  # ENOMEM, in Python and in Rust
     "can't allocate memory",  # PyTorch
     "bad_alloc",  # C++
+    "ynnpack operation failed",  # XLA for CPUs, whose library of products gives no other reason
 )
 
 
