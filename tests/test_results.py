@@ -10,7 +10,7 @@ from detr_jax import Detector
 from detr_jax.data import DataError
 from detr_jax.models import DETR
 from detr_jax.results import ImageAttention, ImageDetections
-from detr_jax.wording import counted, fitting, image_name, with_article
+from detr_jax.wording import counted, one_line, image_name, with_article
 from tests.tiny import tiny_config
 
 NAMES = ("cat", "<b>bold</b>", "a name\nof two lines", "Fußgänger", "x" * 90)
@@ -107,8 +107,8 @@ def test_numbers_and_articles_agree_with_their_nouns():
     assert [counted(number, "image") for number in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
     assert [counted(number, "class", "classes") for number in (1, 2)] == ["1 class", "2 classes"]
     assert list(map(with_article, ("annotation", "image", "category"))) == ["an annotation", "an image", "a category"]
-    assert fitting("a(", ["b", "c"], ")", 6) == "a(...)"
-    assert fitting("a(", ["b", "c"], ")", 7) == "a(b, c)"
+    assert one_line("a(", ["b", "c"], ")", 6) == "a(...)"
+    assert one_line("a(", ["b", "c"], ")", 7) == "a(b, c)"
 
 
 def test_an_image_is_called_by_its_file_if_it_has_one():

@@ -23,7 +23,6 @@ _FORMATS: dict[str, tuple[str, ...]] = {
     "exif": ("coco", "yolo", "voc", "tfds"),
     "max_level": ("coco", "yolo", "voc", "tfds"),
     "root": ("coco", "yolo", "voc", "tfds"),
-    "shapes": ("shapes",),
 }
 """The data sets for which a field of ``data`` has an effect; all of them if it is not listed."""
 
@@ -31,6 +30,7 @@ FORMAT_FIELDS = tuple(_FORMATS)
 """Fields of ``data`` that say where a data set is and how it is read."""
 
 _CONDITIONS: tuple[tuple[str, Callable[[Config], Any], str], ...] = (
+    ("data.shapes", lambda c: c.data.dataset == "shapes", 'data.dataset is not "shapes"'),
     ("data.crop_min", lambda c: c.data.crop_short_sides, "data.crop_short_sides is empty"),
     ("data.crop_max", lambda c: c.data.crop_short_sides, "data.crop_short_sides is empty"),
     ("data.num_train_buckets", lambda c: not c.data.train_buckets, "data.train_buckets is given"),
@@ -51,9 +51,8 @@ def format_faults(data: DataConfig) -> Iterator[str]:
     """Sentences about fields of other kinds of data sets that were set."""
     for name, kinds in _FORMATS.items():
         if data.dataset != "auto" and data.dataset not in kinds and _is_set(data, name):
-            value = "" if dataclasses.is_dataclass(getattr(data, name)) else f"={getattr(data, name)!r}"
             yield (
-                f"data.{name}{value} has no effect with data.dataset={data.dataset!r}, only with "
+                f"data.{name}={getattr(data, name)!r} has no effect with data.dataset={data.dataset!r}, only with "
                 f"{' or '.join(map(repr, kinds))}: leave it out."
             )
     for split in ("train", "val"):
@@ -73,7 +72,9 @@ def ineffective(config: Config) -> Iterator[str]:
     for path, has_effect, reason in _CONDITIONS:
         section, name = path.split(".")
         if _is_set(getattr(config, section), name) and not has_effect(config):
-            yield f"{path}={operator.attrgetter(path)(config)!r} has no effect, as {reason}."
+            value = operator.attrgetter(path)(config)
+            shown = path if dataclasses.is_dataclass(value) else f"{path}={value!r}"
+            yield f"{shown} has no effect, as {reason}."
 
 
 def without_format(data: DataConfig, *, keep: Collection[str] = ()) -> DataConfig:

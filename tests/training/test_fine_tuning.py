@@ -166,6 +166,7 @@ def test_few_images_are_told_and_validation_without_objects_too_which_ends_no_ru
     config = tiny_config()
     config.data.dataset, config.data.root = "coco", str(tmp_path / "data")
     config.training.steps, config.training.early_stop = 3, 1
+    config.data.allow_empty = True
     config.evaluation.pictures = config.evaluation.snapshots = 0
     metrics = train(config, tmp_path / "run")
     assert set(metrics.values()) == {None}
