@@ -33,7 +33,7 @@ def get_config():
     config = tiny_config()
     return config
 """
-COCO = SHAPES.replace("    return", "    config.data.dataset = 'coco'\n    return")
+COCO = SHAPES.replace("    return", "    config.data.dataset = 'auto'\n    return")
 FINE_TUNING = """
 from configs.finetune import get_config as full_config
 from tests.tiny import tiny_config
@@ -41,6 +41,7 @@ from tests.tiny import tiny_config
 def get_config():
     config, tiny = full_config(), tiny_config()
     config.data, config.loss = tiny.data, tiny.loss
+    config.data.dataset = "auto"
     config.training.epochs, config.training.steps = None, 4
     return config
 """
@@ -78,7 +79,8 @@ def with_stand_ins(text: str) -> str:
     stand_ins = {
         "init_from=detr-r50-e632da11.pth": "init_from=runs/shapes",  # a smaller one
         ".pth": ".safetensors",
-        "FOLDER": "YOLO" if "yolo" in text else "COCO",
+        "init_from=CHECKPOINT": "init_from=runs/shapes",
+        "FOLDER": "YOLO" if "finetune" in text else "COCO",
         "0.7": "0",
         "threshold=0.5": "threshold=0",
     }
