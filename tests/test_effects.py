@@ -39,7 +39,7 @@ def test_a_field_without_effect_is_named_with_the_reason(changes, words):
         ("coco", "yolo_rows", "box", "'yolo'"),
         ("tfds", "voc_one_based", "true", "'voc'"),
         ("voc", "tfds_name", "coco/2017", "'tfds'"),
-        ("shapes", "val_split", "test", "'coco' or 'yolo' or 'voc' or 'tfds'"),
+        ("shapes", "val_split", "test", "'coco' or 'yolo' or 'voc' or 'labelme' or 'tfds'"),
     ],
 )
 def test_a_field_of_another_kind_of_data_set_is_refused(dataset, name, value, kinds):

@@ -26,7 +26,7 @@ _SAMPLES = 24  # images in a picture
 @click.command("check-data", cls=ConfigurableCommand, short_help="Check a data set.")
 @click.option("--config", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="As for train.py.")
 @click.option(
-    "--dataset", help="coco, yolo, voc, tfds or shapes: short for --config.data.dataset. Default: recognised."
+    "--dataset", help="coco, yolo, voc, labelme, tfds or shapes: short for --config.data.dataset. Default: recognised."
 )
 @click.option("--root", help="Folder of the data set: the same as FOLDER.")
 @click.option("--split", type=click.Choice(["train", "val"]), help="Check only one of the two.")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--root", help="Folder of the data set: short for --config.data.root. Default: as in training.")
-@click.option("--dataset", help="coco, yolo, voc, tfds or shapes: short for --config.data.dataset.")
+@click.option("--dataset", help="coco, yolo, voc, labelme, tfds or shapes: short for --config.data.dataset.")
 @click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write the numbers here too.")
 @click.option("--ema/--no-ema", default=True, show_default=True, help="Take the moving average where there is one.")
 @click.argument("changes", nargs=-1, type=click.UNPROCESSED, metavar="[--config.FIELD=VALUE]...")
@@ -82,7 +82,8 @@ def _metrics(checkpoint: Path, config: Config, ema: bool) -> "Metrics":
 
     from detr_jax.checkpoints import load_category_ids, load_class_names, load_model
     from detr_jax.compilation_cache import keep_compiled_programs
-    from detr_jax.data import find_layout, open_source
+    from detr_jax.data import open_source
+    from detr_jax.data.annotated import AnnotatedDataset
     from detr_jax.evaluation.validator import Validator
     from detr_jax.host_memory import keep_freed_memory
     from detr_jax.sharding import mesh_for_batch
@@ -92,8 +93,8 @@ def _metrics(checkpoint: Path, config: Config, ema: bool) -> "Metrics":
     keep_freed_memory()
     check(config)
     source = open_source(config, "val", category_ids=load_category_ids(checkpoint))
-    if layout := find_layout(config.data):
-        click.echo(f"{layout.sentence}.", err=True)
+    if isinstance(source, AnnotatedDataset) and source.origin:
+        click.echo(f"{source.origin}.", err=True)
     for sentence in (*source.faults.sentences(), *source.faults.note_sentences()):
         click.echo(f"Data: {sentence}", err=True)
     if note := _other_names(load_class_names(checkpoint), source.categories):

@@ -10,7 +10,7 @@ from typing import Any
 from detr_jax.config.effects import format_faults
 from detr_jax.config.fields import LEARNED_CELLS, SHAPE_KINDS, Config, ConfigError, DataConfig, ModelConfig
 
-_DATASETS = ("auto", "coco", "yolo", "voc", "tfds", "shapes")
+_DATASETS = ("auto", "coco", "yolo", "voc", "labelme", "tfds", "shapes")
 
 _CHOICES = {
     "model.backbone.block": ("basic", "bottleneck"),

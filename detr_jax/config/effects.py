@@ -7,6 +7,8 @@ from typing import Any
 
 from detr_jax.config.fields import Config, DataConfig
 
+_FILES = ("coco", "yolo", "voc", "labelme", "tfds")
+
 _FORMATS: dict[str, tuple[str, ...]] = {
     "train_images": ("coco",),
     "train_annotations": ("coco",),
@@ -17,12 +19,12 @@ _FORMATS: dict[str, tuple[str, ...]] = {
     "voc_one_based": ("voc",),
     "tfds_name": ("tfds",),
     "tfds_val_annotations": ("tfds",),
-    "train_split": ("coco", "yolo", "voc", "tfds"),
-    "val_split": ("coco", "yolo", "voc", "tfds"),
-    "val_share": ("coco", "yolo", "voc", "tfds"),
-    "exif": ("coco", "yolo", "voc", "tfds"),
-    "max_level": ("coco", "yolo", "voc", "tfds"),
-    "root": ("coco", "yolo", "voc", "tfds"),
+    "train_split": _FILES,
+    "val_split": _FILES,
+    "val_share": _FILES,
+    "exif": _FILES,
+    "max_level": _FILES,
+    "root": _FILES,
 }
 """The data sets for which a field of ``data`` has an effect; all of them if it is not listed."""
 

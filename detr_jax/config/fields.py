@@ -127,8 +127,8 @@ class DataConfig:
 
     dataset: str = "auto"
     """Kind of the data set: "coco" (images and an instances JSON), "yolo" (images, text files and a data.yaml), "voc"
-    (images and XML files), "tfds" (prepared by TensorFlow Datasets), "shapes" (drawn on the fly) or "auto": what the
-    folder ``root`` looks like."""
+    (images and XML files), "labelme" (images and JSON files), "tfds" (prepared by TensorFlow Datasets), "shapes" (drawn
+    on the fly) or "auto": what the folder ``root`` looks like."""
     root: str = ""
     """Folder of the data set. Paths in other fields are relative to it unless absolute. For "tfds" it is TFDS's
     data_dir (empty: TFDS's default)."""

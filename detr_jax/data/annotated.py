@@ -30,6 +30,8 @@ class AnnotatedDataset:
     boxes_as_displayed = False
     """Whether boxes always belong to the image with its EXIF rotation; otherwise the annotated size says so."""
 
+    origin = ""
+    """How the folder of the data set was understood; without full stop."""
     understood = ""
     """How annotations were read that could be read in several ways, and why; without full stop."""
 

@@ -10,6 +10,7 @@ Recognised are COCO's own folder (``annotations/instances_train2017.json``, ``tr
 import gzip
 import json
 import ntpath
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -90,8 +91,8 @@ def _candidates(root: Path) -> Iterable[Path]:
     found: dict[Path, None] = {}
     for folder in folders:
         if folder.is_dir() and not folder.name.startswith((".", "__MACOSX")):
-            there = sorted(file for suffix in ("*.json", "*.json.gz") for file in folder.glob(suffix))
-            found |= dict.fromkeys(file for file in there if not file.name.startswith("."))
+            names = sorted(name for name in os.listdir(folder) if name.lower().endswith((".json", ".json.gz")))
+            found |= dict.fromkeys(folder / name for name in names if not name.startswith("."))
     return found
 
 

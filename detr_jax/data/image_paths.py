@@ -58,9 +58,14 @@ def unlisted(listed: Mapping[Path, Collection[str]]) -> list[str]:
     Args:
       listed: for each folder, the file names below it that are listed.
     """
-    known = {os.path.abspath(folder / name) for folder, names in listed.items() for name in names}
-    paths = (os.path.join(folder, name) for folder in listed for name in images_in(list_folder(folder)))
-    return list(dict.fromkeys(path for path in paths if os.path.abspath(path) not in known))
+    known = {_normal(folder, name) for folder, names in listed.items() for name in names}
+    paths = (_normal(folder, name) for folder in listed for name in images_in(list_folder(folder)))
+    return list(dict.fromkeys(path for path in paths if path not in known))
+
+
+def _normal(folder: Path, name: str) -> str:
+    path = f"{folder}/{name}"
+    return os.path.abspath(os.path.join(folder, name)) if "." in (name[0], str(folder)[:1]) or "/." in path else path
 
 
 def _without_first(name: str) -> str:

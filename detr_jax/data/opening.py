@@ -18,6 +18,7 @@ from detr_jax.data.coco_layouts import CocoSplit
 from detr_jax.data.comparison import compare_splits
 from detr_jax.data.image_paths import unlisted
 from detr_jax.data.images import exif_rule
+from detr_jax.data.labelme import LabelmeDataset, recognise_labelme
 from detr_jax.data.labels import label_map
 from detr_jax.data.layouts import Layout, meaning
 from detr_jax.data.shapes import ShapesDataset
@@ -27,7 +28,7 @@ from detr_jax.data.yolo import YoloDataset, recognise_yolo
 from detr_jax.data.yolo_layout import description_file, read_layout
 from detr_jax.wording import counted
 
-_KINDS = ("coco", "yolo", "voc")
+_KINDS = ("coco", "yolo", "voc", "labelme")
 
 
 def open_source(
@@ -117,7 +118,9 @@ def find_layout(data: DataConfig) -> Layout | None:
     if not root.is_dir():
         raise DataError(f"The folder data.root={data.root} does not exist: give the root of the data set.")
     if data.dataset == "auto":
-        found = [layout for kind in _KINDS if (layout := _recognised(kind, root, data))]
+        found = [layout for kind in _KINDS[:2] if (layout := _recognised(kind, root, data))]
+        for kind in _KINDS[2:]:  # only then, as all files must be listed for them
+            found = found or [layout for layout in [_recognised(kind, root, data)] if layout]
         if len(found) > 1:
             kinds = " or ".join(f"data.dataset={layout.kind}" for layout in found)
             raise DataError(f"data.root={data.root} can be read as several kinds of data set: set {kinds}.")
@@ -144,7 +147,9 @@ def _recognised(kind: str, root: Path, data: DataConfig) -> Layout | None:
             there = coco_layouts.recognise(root)
         others = {} if there is None else {n: place for n, place in there.splits.items() if meaning(n) not in given}
         return Layout("coco", others | given, f"{root} is read as COCO, partly from files that are given")
-    return recognise_yolo(root, data.yolo_file) if kind == "yolo" else recognise_voc(root)
+    if kind == "yolo":
+        return recognise_yolo(root, data.yolo_file)
+    return recognise_voc(root) if kind == "voc" else recognise_labelme(root)
 
 
 def _given_coco_splits(root: Path, data: DataConfig) -> dict[str, CocoSplit]:
@@ -171,6 +176,7 @@ def _not_found(data: DataConfig, root: Path) -> str:
         "coco": "an instances JSON (such as annotations/instances_train2017.json or train/_annotations.coco.json)",
         "yolo": "a data.yaml or classes.txt with text files of labels",
         "voc": "XML files of annotations (next to the images, or in Annotations/)",
+        "labelme": "JSON files of labelme",
     }
     if data.dataset == "auto":
         there = ", ".join(sorted(child.name for child in root.iterdir())[:8]) or "nothing"
@@ -221,12 +227,20 @@ def _open(data: DataConfig, layout: Layout | None, split: str, strict: bool, *, 
 
 
 def _read(data: DataConfig, layout: Layout, name: str, strict: bool, skip: bool) -> AnnotatedDataset:
+    source = _read_split(data, layout, name, strict, skip)
+    source.origin = layout.sentence
+    return source
+
+
+def _read_split(data: DataConfig, layout: Layout, name: str, strict: bool, skip: bool) -> AnnotatedDataset:
     place: Any = layout.splits[name]
     decoding: Any = {"exif": exif_rule(data), "max_level": data.max_level}
     if layout.kind == "coco":
         return CocoDataset(place.images, place.annotations, strict=strict, **decoding)
     if layout.kind == "yolo":
         return YoloDataset(*place, strict=strict, skip=skip, rows=data.yolo_rows, **decoding)
+    if layout.kind == "labelme":
+        return LabelmeDataset(*place, strict=strict, skip=skip, **decoding)
     one_based = {"auto": None, "true": True, "false": False}[data.voc_one_based]
     return VocDataset(*place, strict=strict, skip=skip, one_based=one_based, **decoding)
 

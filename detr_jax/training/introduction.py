@@ -7,7 +7,6 @@ from jax.sharding import Mesh
 
 from detr_jax.config import differences
 from detr_jax.config.effects import ineffective
-from detr_jax.data import find_layout
 from detr_jax.data.annotated import AnnotatedDataset
 from detr_jax.evaluation.coco import has_objects
 from detr_jax.matching import callbacks_may_starve
@@ -65,8 +64,8 @@ def introduce(say: Callable[[str], None], start: Start, model: Model, mesh: Mesh
         say(f"from the checkpoint or the data: {', '.join(f'{name}={new}' for name, (_, new) in settled.items())}")
     if started_from:
         say(started_from)
-    if layout := find_layout(config.data):
-        say(f"{layout.sentence}.")
+    if isinstance(plan.source, AnnotatedDataset) and plan.source.origin:
+        say(f"{plan.source.origin}.")
     for source in (start.train_source, start.val_source):
         if isinstance(source, AnnotatedDataset) and source.understood:
             say(f"{source.faults.where}: {source.understood}.")

@@ -1,0 +1,172 @@
+"""Data sets of labelme: a JSON file of shapes next to each image (https://github.com/wkentaro/labelme)."""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from detr_jax.data.annotated import AnnotatedFolder
+from detr_jax.data.annotation_checks import check_instances
+from detr_jax.data.annotation_rows import shown
+from detr_jax.data.image_folders import count_unread, images_in, list_folder, stem_of, suffix_of
+from detr_jax.data.images import ExifRule, read_size
+from detr_jax.data.layouts import WHOLE, Layout, images, in_order, meaning
+from detr_jax.data.source import DataError, Faults
+from detr_jax.data.text_files import decode_text, posix_path
+
+_LOOKED_AT = 3  # JSON files of a folder before it is taken for another kind
+_HEAD = 2**16  # bytes in which such a file shows what it is; other JSON files may be large
+_FLAT = ("point", "points")  # shapes without a box
+
+
+class LabelmeDataset(AnnotatedFolder):
+    """Images of a folder and its folders, and the JSON files of the same names.
+
+    The box of a shape is what its points span: two corners, a polygon, or a circle's centre and rim. Single points are
+    ignored and counted. An image without a JSON file has no objects. Labels are positions in the sorted list of all
+    names below ``root``, those of other splits included. Boxes belong to the image with its EXIF rotation, as labelme
+    shows it.
+
+    Args:
+      root: the folder of the data set.
+      split: the folder in it; `WHOLE` for the root itself.
+      strict: whether wrong files raise an error, or are dropped and counted.
+      skip: whether images without a readable header are dropped, and counted in ``faults``.
+      exif, max_level: see `detr_jax.data.images.decode`.
+
+    Raises:
+      DataError: the folder is missing or, if ``strict``, a file or shape in it is wrong.
+    """
+
+    boxes_as_displayed = True
+
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        *,
+        strict: bool = True,
+        skip: bool = False,
+        exif: ExifRule = "auto",
+        max_level: float = 0,
+    ):
+        faults = Faults(f"{root} ({split})", skip=skip)
+        folder = list_folder(root if split == WHOLE else root / split)
+        count_unread([folder], faults)
+        described = {path: one for path in _json_files(root) if (one := _read(path, faults)) is not None}
+        names = sorted({shape.label for one in described.values() for shape in one.shapes})
+        label_of = {name: label for label, name in enumerate(names)}
+        form: dict[str, list[Any]] = {
+            "images": [],
+            "annotations": [],
+            "categories": [{"id": label, "name": name} for name, label in label_of.items()],
+        }
+        paths = [os.path.join(folder.path, name) for name in images_in(folder)]
+        files = _files_of(paths, {path: one for path, one in described.items() if path.startswith(folder.path)}, faults)
+        for image_id, path in enumerate(paths, start=1):
+            try:
+                height, width = read_size(Path(path), rotate=exif != "ignore")
+            except DataError as error:
+                faults.unopened("images without a readable header", str(error).rstrip("."))
+                continue
+            form["images"].append({"id": image_id, "file_name": path, "height": height, "width": width})
+            for where, label, box in _boxes(files.get(path), described, faults):
+                form["annotations"].append(
+                    {
+                        "id": len(form["annotations"]) + 1,
+                        "where": where,
+                        "image_id": image_id,
+                        "category_id": label_of[label],
+                        "bbox": box,
+                        "area": max(box[2], 0) * max(box[3], 0),
+                        "iscrowd": 0,
+                    }
+                )
+        super().__init__(check_instances(form, faults), strict=strict, exif=exif, max_level=max_level)
+
+
+def recognise_labelme(root: Path) -> Layout | None:
+    """How a folder would be read as labelme's, as its files' names say; None if it is not one."""
+    files = _json_files(root)
+    ignored = Faults(str(root))
+    if not any(_read(path, ignored) is not None for path in files[:_LOOKED_AT]):
+        return None
+    below = [child.name for child in root.iterdir() if child.is_dir() and meaning(child.name)]
+    counts = {name: len(images_in(list_folder(root / name))) for name in below}
+    counts = {name: count for name, count in counts.items() if count} or {WHOLE: len(images_in(list_folder(root)))}
+    order = in_order(counts)
+    line = "; ".join(f"{name}: {images(counts[name])}" for name in order)
+    return Layout("labelme", {name: (root, name) for name in order}, f"{root} is read as labelme's JSON files ({line})")
+
+
+class _Shape(msgspec.Struct):
+    label: str
+    points: list[tuple[float, float]]
+    shape_type: str | None = "polygon"
+
+
+class _File(msgspec.Struct):
+    shapes: list[_Shape]
+    imagePath: str = ""
+
+
+class _Box(NamedTuple):
+    where: str
+    label: str
+    bbox: list[float]
+    """xywh in pixels."""
+
+
+def _json_files(root: Path) -> list[str]:
+    folder = list_folder(root)
+    return [os.path.join(folder.path, name) for name in folder.files if suffix_of(name) == ".json"]
+
+
+def _read(path: str, faults: Faults) -> _File | None:
+    """A file of shapes; None for JSON files of other kinds. One that is damaged is counted as an error."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+            if b'"shapes"' not in head.replace(b"\0", b""):  # in UTF-16 too
+                return None
+            return msgspec.json.decode(decode_text(head + file.read()), type=_File)
+    except (OSError, ValueError, msgspec.DecodeError) as error:
+        faults.error("JSON files that cannot be read", f"{path} is not a labelme file ({error})")
+        return None
+
+
+def _files_of(paths: list[str], described: dict[str, _File], faults: Faults) -> dict[str, str]:
+    """The JSON file of each image: that which names it, or that of the same name."""
+    by_place = {os.path.normpath(path): path for path in paths}
+    by_stem = {stem_of(path): path for path in paths}
+    found: dict[str, str] = {}
+    for path, one in described.items():
+        named = os.path.normpath(os.path.join(os.path.dirname(path), posix_path(one.imagePath)))
+        image = by_place.get(named) or by_stem.get(stem_of(path))
+        if image is None:
+            faults.add("JSON files whose image is not there were ignored", f"{path}, image {shown(one.imagePath)}")
+        elif image in found:
+            faults.error("images with two JSON files", f"{image} has {found[image]} and {path}: remove one of them")
+        else:
+            found[image] = path
+    if missing := [path for path in paths if path not in found]:
+        faults.note_all("images have no JSON file, and so no objects", len(missing), missing)
+    return found
+
+
+def _boxes(path: str | None, described: dict[str, _File], faults: Faults) -> Iterator[_Box]:
+    for number, shape in enumerate(described[path].shapes if path is not None else (), start=1):
+        where = f"{path} shape {number}"
+        if shape.shape_type in _FLAT or not shape.points:
+            faults.add("shapes without a box were ignored", f"{where}, a {shape.shape_type}")
+            continue
+        xs, ys = zip(*shape.points, strict=True)
+        left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
+        if shape.shape_type == "circle" and len(shape.points) == 2:
+            (x, y), rim = shape.points
+            radius = math.dist((x, y), rim)
+            left, top, right, bottom = x - radius, y - radius, x + radius, y + radius
+        yield _Box(where, shape.label, [left, top, right - left, bottom - top])
