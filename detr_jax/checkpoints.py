@@ -23,6 +23,7 @@ from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
 from detr_jax.config import Config, ConfigError, from_json, to_json
+from detr_jax.data.labels import TrainedLabels
 from detr_jax.memory import arrays_text, fitting, is_out_of_memory
 from detr_jax.models.detr import DETR, abstract_model
 
@@ -201,10 +202,15 @@ def load_category_ids(path: str | Path) -> dict[int, int]:
     return _load_by_label(path, "ids")
 
 
-def category_ids_of_run(workdir: Path) -> dict[int, int] | None:
-    """What `load_category_ids` gives of a run's newest checkpoint; None if there is none that can be read."""
+def load_labels(path: str | Path) -> TrainedLabels:
+    """What the labels of a checkpoint mean; errors are those of `load_class_names`."""
+    return TrainedLabels(load_class_names(path), load_category_ids(path))
+
+
+def labels_of_run(workdir: Path) -> TrainedLabels | None:
+    """What the labels of a run's newest checkpoint mean; None if there is none that can be read."""
     try:
-        return load_category_ids(workdir)
+        return load_labels(workdir)
     except CheckpointError:
         return None
 

@@ -38,7 +38,10 @@ PredictStep = Callable[[tuple[Any, ...], ArrayLike, ArrayLike, ArrayLike], Detec
 FIRST_FRAME = "has several frames or pages, of which the first was taken"
 SHRUNK = "is larger than every canvas of the model, and was shrunk to fit one"
 THIN = "is so long and thin that it is shrunk to less than half of the usual height or width: cut it to find more"
-DARK = "uses only a small part of the levels that its file can hold, and is nearly black: set data.max_level"
+DARK = (
+    "uses only a small part of the levels that its file can hold, and is nearly black: set the highest possible level, "
+    "such as --config.data.max_level=4095"
+)
 TINY = "is only a few pixels large, which show the model nothing"
 
 _CUT = "Make the image smaller, or cut it into parts."

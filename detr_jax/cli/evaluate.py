@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import click
 
 from detr_jax.cli.configuration import check_fields_named, read_config
 from detr_jax.cli.output import check_writable, counted, write_text
-from detr_jax.config import Config, check, check_canvases
+from detr_jax.config import Config, DataConfig, check, check_canvases
 from detr_jax.config.effects import without_format
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     "evaluate", short_help="COCO metrics of a checkpoint.", context_settings={"ignore_unknown_options": True}
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--root", help="Folder of the data set: short for --config.data.root. Default: as in training.")
+@click.option(
+    "--root", help="Folder of other data, read as a whole if it has no splits. Default: the data of the training."
+)
 @click.option("--dataset", help="coco, yolo, voc, labelme, tfds or shapes: short for --config.data.dataset.")
 @click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write the numbers here too.")
 @click.option("--ema/--no-ema", default=True, show_default=True, help="Take the moving average where there is one.")
@@ -53,13 +55,9 @@ def evaluate(
         check_writable(file, "--json")
     checkpoint = find_checkpoint(checkpoint)
     base = load_config(checkpoint)
-    if root is not None or dataset is not None:  # what says how the training data is read does not hold for other data
-        keep = ["exif", "max_level"] if root is not None else ["exif", "max_level", "root"]
-        if not any(
-            change.startswith(("--config.data.val_split", "--config.data.val_annotations")) for change in changes
-        ):
-            keep.append("val_share")
-        base = dataclasses.replace(base, data=without_format(base.data, keep=keep))
+    named = {change[14:].partition("=")[0] for change in changes if change.startswith("--config.data.")}
+    named |= {name for name, value in (("root", root), ("dataset", dataset)) if value is not None}
+    base = dataclasses.replace(base, data=_as_trained(base.data, named))
     config = read_config(None, changes, base=base, root=root, dataset=dataset)
     metrics = _metrics(checkpoint, config, ema)
     for name in METRICS:
@@ -80,10 +78,11 @@ def _metrics(checkpoint: Path, config: Config, ema: bool) -> "Metrics":
     from absl import logging
     from flax import nnx
 
-    from detr_jax.checkpoints import load_category_ids, load_class_names, load_model
+    from detr_jax.checkpoints import load_labels, load_model
     from detr_jax.compilation_cache import keep_compiled_programs
     from detr_jax.data import open_source
     from detr_jax.data.annotated import AnnotatedDataset
+    from detr_jax.data.labelling import unknown_classes
     from detr_jax.evaluation.validator import Validator
     from detr_jax.host_memory import keep_freed_memory
     from detr_jax.sharding import mesh_for_batch
@@ -92,16 +91,17 @@ def _metrics(checkpoint: Path, config: Config, ema: bool) -> "Metrics":
     keep_compiled_programs()
     keep_freed_memory()
     check(config)
-    source = open_source(config, "val", category_ids=load_category_ids(checkpoint))
+    trained = load_labels(checkpoint)
+    source = open_source(config, "val", trained=trained)
     if isinstance(source, AnnotatedDataset) and source.origin:
         click.echo(f"{source.origin}.", err=True)
     for sentence in (*source.faults.sentences(), *source.faults.note_sentences()):
         click.echo(f"Data: {sentence}", err=True)
-    if note := _other_names(load_class_names(checkpoint), source.categories):
+    if note := unknown_classes(source, trained):
         click.echo(note, err=True)
     which = "moving average" if ema and (checkpoint / "ema").is_dir() else "parameters"
     click.echo(
-        f"{which} of {checkpoint}, {counted(len(source), 'validation image')} of {config.data.dataset}", err=True
+        f"{which} of {checkpoint}, {counted(len(source), 'validation image')} of {source.faults.where}", err=True
     )
     model, _ = load_model(checkpoint, ema=ema)
     graph, values = nnx.split(model)
@@ -112,18 +112,13 @@ def _metrics(checkpoint: Path, config: Config, ema: bool) -> "Metrics":
     return validator.judge(found)
 
 
-def _other_names(model: Mapping[int, str], data: Mapping[int, str]) -> str | None:
-    """A sentence where the model and the data have other names for the same label."""
-    apart = [label for label in sorted(model.keys() & data.keys()) if model[label].lower() != data[label].lower()]
-    if not apart:
-        return None
-    named = ", ".join(
-        f"{label} is {model[label]!r} to the model and {data[label]!r} in the data" for label in apart[:3]
-    )
-    return (
-        f"Note: of {counted(len(data), 'label')} in the data, {len(apart)} have other names in the model ({named}): "
-        "are these the classes that it was trained on?"
-    )
+def _as_trained(data: DataConfig, named: Collection[str]) -> DataConfig:
+    """What the training says of its data, without what does not hold if the ``named`` fields are given."""
+    if "root" in named or "dataset" in named:  # other data, which are not read as those of the training
+        return without_format(data, keep=("exif", "max_level", *(() if "root" in named else ("root",))))
+    if any(name.startswith("val_") for name in named):
+        return dataclasses.replace(data, val_share=0.0)
+    return data
 
 
 def _number(value: float | None) -> str:

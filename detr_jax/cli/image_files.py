@@ -4,7 +4,7 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from detr_jax.data.image_folders import image_suffixes, suffix_of
+from detr_jax.data.image_folders import image_suffixes, images_in, list_folder, suffix_of
 from detr_jax.data.source import DataError
 
 
@@ -31,7 +31,10 @@ def _files_of(name: str) -> list[Path]:
     path = Path(name)
     if path.is_dir():
         found = [child for child in sorted(path.iterdir()) if child.is_file() and _is_image(child)]
-        absent = f"The folder {path} holds no image of a kind that is read ({', '.join(sorted(image_suffixes()))})."
+        if not found:
+            folder = list_folder(path)
+            found = [path / name for name in images_in(folder)]
+        absent = f"The folder {path} and its folders hold no image of a kind that is read."
     elif path.exists():
         return [path]
     else:

@@ -65,7 +65,7 @@ def predict(
     """Find objects in images, and write them as JSON and as pictures.
 
     CHECKPOINT is the workdir of a run, of which the newest checkpoint is taken, or a checkpoint. IMAGE is a file, a
-    folder (the images in it, not in its folders) or a quoted pattern such as "photos/**/*.jpg".
+    folder (the images in it or, if it has none, in its folders) or a quoted pattern such as "photos/**/*.jpg".
 
     predictions.json in --out lists each image with its file, picture, width, height and detections: box [x0, y0, x1,
     y1] in pixels, score, label and name. Small images are enlarged in their pictures, and no other file in --out is

@@ -21,7 +21,7 @@ _FORMATS: dict[str, tuple[str, ...]] = {
     "tfds_val_annotations": ("tfds",),
     "train_split": _FILES,
     "val_split": _FILES,
-    "val_share": _FILES,
+    "val_share": _FILES[:-1],
     "exif": _FILES,
     "max_level": _FILES,
     "root": _FILES,

@@ -1,5 +1,6 @@
 """Data sets with checked annotations: what the readers of all formats have in common."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -10,7 +11,7 @@ from PIL import Image
 from detr_jax.data.images import ExifRule, decode
 from detr_jax.data.instances import Instances, PackedTexts, Truth
 from detr_jax.data.shared_arrays import SharedArray
-from detr_jax.data.source import DataError, Objects, Sample
+from detr_jax.data.source import DataError, Faults, Objects, Sample
 
 _SHARED = ("image_ids", "sizes", "starts", "boxes", "labels")
 
@@ -30,6 +31,8 @@ class AnnotatedDataset:
     boxes_as_displayed = False
     """Whether boxes always belong to the image with its EXIF rotation; otherwise the annotated size says so."""
 
+    labels_follow_names = False
+    """Whether labels are positions among the names in the folder, and not numbers in its files."""
     origin = ""
     """How the folder of the data set was understood; without full stop."""
     understood = ""
@@ -104,15 +107,17 @@ class AnnotatedDataset:
         """The fields of an instances JSON that an evaluation needs, crowds included."""
         return self._instances.ground_truth()
 
-    def relabel(self, label_of: Mapping[int, int]) -> None:
-        """Changes every label to ``label_of[label]``; ``category_ids`` then has the labels as they were."""
+    def relabel(self, label_of: Mapping[int, int], *, keep_ids: bool = True) -> None:
+        """Changes every label to ``label_of[label]``; ``category_ids`` has the labels as they were if ``keep_ids``."""
         self._shared = {}
-        self._set(self._instances.relabelled(label_of))
+        changed = self._instances.relabelled(label_of)
+        self._set(changed if keep_ids else dataclasses.replace(changed, category_ids={}))
 
-    def select(self, kept: np.ndarray) -> Self:
-        """A data set of the images ``kept`` [images] bool only; it shares the faults."""
+    def select(self, kept: np.ndarray, faults: Faults | None = None) -> Self:
+        """A data set of the images ``kept`` [images] bool only, with these faults or, by default, the same."""
         chosen = object.__new__(type(self))
         chosen.__dict__.update(self.__dict__)
+        chosen.faults = faults or self.faults
         chosen._shared = {}
         chosen._set(self._instances.select(kept))
         return chosen

@@ -13,6 +13,7 @@ from detr_jax.data.source import Faults
 
 _BOX_SLACK = 1.0  # pixels by which boxes of COCO pass their image through rounding only
 _FLOAT32_STEP = 2.0**-22  # two numbers whose relative difference is larger stay apart as float32
+_NAMED = 8  # classes in a message
 _LARGEST_ID = 2**53  # the evaluation keeps ids as float64
 
 
@@ -34,7 +35,7 @@ def check_rows(rows: Rows, faults: Faults, *, official: bool = False) -> Instanc
     categories = _categories(rows, faults)
     kept = _usable_images(rows, faults)
     image_ids, sizes = rows.image_ids[kept], rows.sizes[kept]
-    used = _usable_annotations(rows, categories, faults)
+    used = _usable_annotations(rows, categories, official, faults)
     used, image = _with_images(rows, used, image_ids, faults)
 
     boxes, areas = rows.boxes[used], rows.areas[used]
@@ -50,7 +51,10 @@ def check_rows(rows: Rows, faults: Faults, *, official: bool = False) -> Instanc
     if sentence := normalized_boxes(boxes[~crowds], sizes[image][~crowds]):
         faults.error("normalised boxes", sentence)
     elif doubt := doubt_about_boxes(boxes[~crowds], sizes[image][~crowds]):
-        faults.doubts.append(doubt)
+        if doubt.certain:
+            faults.error("boxes in another form", doubt.sentence.rstrip("."))
+        else:
+            faults.doubts.append(doubt.sentence)
     objects = np.flatnonzero(sound & ~crowds)
     objects = objects[np.argsort(image[objects], kind="stable")]
     if official:
@@ -91,7 +95,7 @@ def _categories(rows: Rows, faults: Faults) -> dict[int, str]:
         if not 0 <= category_id < _LARGEST_ID:
             faults.error(
                 "categories whose id is out of range",
-                f"a category has the id {category_id}, which must not be negative nor reach 2**53",
+                f"a category has the id {category_id}, which must be at least 0 and below 2**53",
             )
         elif category_id in categories:
             faults.error(
@@ -105,9 +109,7 @@ def _categories(rows: Rows, faults: Faults) -> dict[int, str]:
     for category_id in sorted(categories, key=lambda one: (one not in used, list(categories).index(one))):
         name = categories[category_id]
         if name in taken:
-            faults.add(
-                "categories with the name of another got their id behind it", f"category {category_id}, {name!r}"
-            )
+            faults.add("categories with the name of another got their id appended", f"category {category_id}, {name!r}")
             categories[category_id] = name = f"{name} ({category_id})"
         taken.add(name)
     return categories
@@ -126,10 +128,11 @@ def _usable_images(rows: Rows, faults: Faults) -> np.ndarray:
         return f"image {ids[row]} has {side}, which must be positive and below {LARGEST}"
 
     def wrong_id(row: int) -> str:
-        return f"an image has the id {ids[row]}, which must not be negative nor reach 2**53"
+        return f"an image has the id {ids[row]}, which must be at least 0 and below 2**53"
 
     def same_id(row: int) -> str:
-        return f"two images have the id {ids[row]}; ids must be unique"
+        first = rows.file_names[int(np.flatnonzero(ids == ids[row])[0])]
+        return f"two images have the id {ids[row]} ({first} and {rows.file_names[row]}); ids must be unique"
 
     _count(faults.error_all, "images whose height or width is out of range", np.flatnonzero(odd_size), wrong_size)
     _count(faults.error_all, "images whose id is out of range", np.flatnonzero(odd_id & ~odd_size), wrong_id)
@@ -140,7 +143,7 @@ def _usable_images(rows: Rows, faults: Faults) -> np.ndarray:
     return ~(odd_size | odd_id | again)
 
 
-def _usable_annotations(rows: Rows, categories: dict[int, str], faults: Faults) -> np.ndarray:
+def _usable_annotations(rows: Rows, categories: dict[int, str], official: bool, faults: Faults) -> np.ndarray:
     """The rows of annotations with an id of their own and a known image and category."""
     again = _repeated(rows.ids)
     listed = np.concatenate([rows.image_ids, np.array(sorted(rows.refused_images), np.int64)])
@@ -154,7 +157,12 @@ def _usable_annotations(rows: Rows, categories: dict[int, str], faults: Faults) 
         return f"{rows.name(row)} belongs to image {rows.owners[row]}, which is not listed under images"
 
     def no_category(row: int) -> str:
-        return f"{rows.name(row)} has category_id={rows.category_ids[row]}, which is not listed under categories"
+        category_id = rows.category_ids[row]
+        if official:
+            return f"{rows.name(row)} has category_id={category_id}, which is not listed under categories"
+        listed = ", ".join(f"{label} {name}" for label, name in itertools.islice(categories.items(), _NAMED))
+        more = ", ..." if len(categories) > _NAMED else ""
+        return f"{rows.name(row)} has class {category_id}, and the data set has {listed}{more}"
 
     _count(faults.error_all, "annotations with the id of another", np.flatnonzero(again), same_id)
     _count(faults.error_all, "annotations of an image that is not listed", np.flatnonzero(lost & ~again), no_image)

@@ -1,10 +1,13 @@
 """Boxes that are written in another form than COCO's: what the numbers of a whole data set say."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 _LEAST_MISFITS = 2  # boxes that do not fit before a form is doubted
 _LEAST_SHARE = 0.02  # of all boxes
 _FEWER = 10  # another form is named if this many times fewer boxes do not fit it
+_CERTAIN_MISFITS, _CERTAIN_SHARE, _CERTAIN_FEWER = 20, 0.1, 100  # from which on a form is certain
 _SLACK = 1.0  # pixels by which a sound box may pass its image
 _NORMALIZED = 1.5  # the largest coordinate of boxes in 0..1, some of which pass their image
 
@@ -23,8 +26,16 @@ def normalized_boxes(boxes: np.ndarray, sizes: np.ndarray) -> str | None:
     )
 
 
-def doubt_about_boxes(boxes: np.ndarray, sizes: np.ndarray) -> str | None:
-    """A sentence if the boxes of a data set fit another form better than [x, y, width, height] in pixels.
+class Doubt(NamedTuple):
+    """What the boxes of a data set seem to be."""
+
+    sentence: str
+    certain: bool
+    """Whether so many boxes speak for it that a training on them is refused."""
+
+
+def doubt_about_boxes(boxes: np.ndarray, sizes: np.ndarray) -> Doubt | None:
+    """A `Doubt` if the boxes of a data set fit another form better than [x, y, width, height] in pixels.
 
     The other forms are two corners, and centre with size. A box fits a form if, read so, it has an
     area and lies within its image.
@@ -43,10 +54,12 @@ def doubt_about_boxes(boxes: np.ndarray, sizes: np.ndarray) -> str | None:
         "two corners": "[x0, y0, x1, y1], so subtract the first corner from the second",
         "centre and size": "[cx, cy, width, height], so subtract half of the size from the centre",
     }[best]
-    return (
+    sentence = (
         f"{written} of {number} boxes do not fit into their image as [x, y, width, height], but "
         f"{number - misfits[best]} fit as {best}: they seem to be {right}."
     )
+    certain = written >= max(_CERTAIN_MISFITS, _CERTAIN_SHARE * number) and misfits[best] * _CERTAIN_FEWER <= written
+    return Doubt(sentence, certain)
 
 
 def _forms(boxes: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:

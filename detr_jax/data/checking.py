@@ -40,6 +40,8 @@ class Report(NamedTuple):
     """[sum of objects] float32, the area of each box in pixels."""
     understood: str
     """How annotations were read that could be read in several ways; empty if there was no choice."""
+    renumbered: bool
+    """Whether the labels are not the category ids."""
     digests: dict[bytes, str]
     """The name of an image by a hash of its file; of files with the same content, the first."""
 
@@ -49,6 +51,8 @@ class Report(NamedTuple):
         objects, classes = int(self.objects.sum()), counted(len(self.classes), "class", "classes")
         text = [f"{counted(number, 'image')}, {counted(objects, 'object')}, {classes}"]
         text += [self.understood] if self.understood else []
+        if self.renumbered:
+            text.append("category ids are far apart, so labels were given from 0 on; outputs have the ids")
         for title, sentences in (
             ("errors, which would stop a training", self.faults.error_sentences()),
             ("handled", self.faults.sentences()),
@@ -113,8 +117,9 @@ def check_source(
         kind = f"images with more objects than the {num_queries} queries, of which some cannot be found"
         notes.add_all(kind, len(many), (f"{_name(source, index)} has {objects[index]}" for index in many.tolist()))
     understood = source.understood if isinstance(source, AnnotatedDataset) else ""
+    renumbered = bool(getattr(source, "category_ids", {}))
     sizes = np.asarray(source.sizes)
-    return Report(faults, notes, class_table(source), sizes, objects, areas, understood, digests)
+    return Report(faults, notes, class_table(source), sizes, objects, areas, understood, renumbered, digests)
 
 
 def note_leaks(train: Report, val: Report) -> None:
@@ -202,7 +207,7 @@ def _note_levels(looks: list[_Look], source: Source, faults: Faults) -> None:
         faults.doubts.append(
             f"the levels of its {len(levels)} images of more than 8 bits reach {highest:g}"
             + (f" of {possible:g}, so they are nearly black to the model" if possible else "")
-            + f": set data.max_level={needed:g}."
+            + f": set --config.data.max_level={needed:g}."
         )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from detr_jax.config import DataConfig
-from detr_jax.data.levels import has_levels, note_significant_bits, stated_level, to_rgb
+from detr_jax.data.levels import has_levels, stated_level, to_rgb
 from detr_jax.data.source import DataError, SizeMismatch
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -97,7 +97,6 @@ def decode(
                 )
             if least is not None and not turned:
                 picture.draft("RGB", least[::-1])  # does nothing where it cannot
-            note_significant_bits(picture)
             if max_level and picture.mode == "RGB" and _is_wide(picture):
                 raise DataError(
                     f"{name} has 16 bits in each of three colours, and data.max_level={max_level:g} is for grey images "
@@ -191,7 +190,6 @@ def level_range(file: Path | bytes) -> tuple[float, float] | None:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
             if not has_levels(picture):
                 return None
-            note_significant_bits(picture)
             return float(np.asarray(picture).max()), stated_level(picture)
     except (*_UNREADABLE, MemoryError):
         return None

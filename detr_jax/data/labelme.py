@@ -42,6 +42,7 @@ class LabelmeDataset(AnnotatedFolder):
     """
 
     boxes_as_displayed = True
+    labels_follow_names = True
 
     def __init__(
         self,

@@ -1,10 +1,20 @@
 """Labels of a model for the category ids of a data set."""
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 _SLACK = 100  # ids that may be unused before labels are counted from 0
+
+
+class TrainedLabels(NamedTuple):
+    """What the labels of a trained model mean."""
+
+    names: Mapping[int, str]
+    """Name by label; empty if they are not known."""
+    category_ids: Mapping[int, int]
+    """Category id by label; empty if the labels are the ids."""
 
 
 def are_sparse(ids: Iterable[int]) -> bool:

@@ -59,10 +59,10 @@ class Layout:
     def lacks_validation(self) -> DataError:
         """The error of a data set that has no split to evaluate on."""
         others = sorted(name for name in self.splits if meaning(name) == "test")
-        hint = f"set data.val_split={others[0]}, or " if others else "set "
+        hint = f"set --config.data.val_split={others[0]}, or " if others else "set "
         return DataError(
-            f"{self.sentence}, and has no split to evaluate on: {hint}data.val_share=0.2 to keep a fifth of the "
-            "training images for that."
+            f"{self.sentence}, and has no split to evaluate on: {hint}--config.data.val_share=0.2 to keep a fifth of "
+            "the training images for that."
         )
 
 

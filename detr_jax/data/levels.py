@@ -1,6 +1,5 @@
 """The range of a picture's levels, and its conversion to 8 bits a channel."""
 
-import struct
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,6 @@ from PIL import Image
 from detr_jax.data.source import DataError
 
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _LARGEST_SAMPLE = 258, 339, 341  # tags of TIFF
-_PNG_CHUNKS = 32  # that are looked at before the pixels
 
 
 def to_rgb(picture: Image.Image, name: str, max_level: float = 0) -> Image.Image:
@@ -53,40 +51,19 @@ def has_levels(picture: Image.Image) -> bool:
 def stated_level(picture: Image.Image) -> float:
     """The highest level that can occur in a grey picture of more than 8 bits, as its file says; 0 if it does not.
 
-    PNG and TIFF say how many bits of a sample are used, and TIFF may say the highest sample. 16 bits are taken as full
-    if nothing else is said. Files of 32 bits or of decimals have no range of their own.
+    TIFF says how many bits of a sample are used, and may say the highest sample. 16 bits are taken as full if nothing
+    else is said. So they are in PNG, whose chunk sBIT speaks of samples that are scaled to 16 bits already. Files of 32
+    bits or of decimals have no range of their own.
     """
     tags: Any = getattr(picture, "tag_v2", {})
     if stated := tags.get(_LARGEST_SAMPLE):
         return float(np.max(stated))
-    bits = tags.get(_BITS_PER_SAMPLE) or picture.info.get("significant_bits")
-    if bits:
+    if bits := tags.get(_BITS_PER_SAMPLE):
         bits = int(np.max(bits))
         return 2**bits - 1 if bits <= 16 and picture.mode != "F" else 0
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM")):
         return 0xFFFF
     return 0
-
-
-def note_significant_bits(picture: Image.Image) -> None:
-    """Notes in ``info`` of an opened PNG how many bits of a sample are significant, which Pillow passes over."""
-    file = getattr(picture, "fp", None)
-    if picture.format != "PNG" or not has_levels(picture) or file is None:
-        return
-    place = file.tell()
-    try:
-        file.seek(8)  # behind the signature
-        for _ in range(_PNG_CHUNKS):
-            length, kind = struct.unpack(">I4s", file.read(8))
-            if kind == b"sBIT":
-                picture.info["significant_bits"] = max(file.read(length))
-            if kind in (b"sBIT", b"IDAT"):
-                return
-            file.seek(length + 4, 1)
-    except (struct.error, OSError, ValueError):
-        return  # decoding will say what is wrong
-    finally:
-        file.seek(place)
 
 
 def _kind(picture: Image.Image) -> str:

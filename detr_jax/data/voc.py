@@ -62,8 +62,7 @@ class VocDataset(AnnotatedFolder):
       DataError: a folder or list is missing or, if ``strict``, a file or an object in it is wrong.
     """
 
-    understood: str
-    """What corners were taken for, and why."""
+    labels_follow_names = True
 
     def __init__(
         self,
@@ -98,7 +97,7 @@ class VocDataset(AnnotatedFolder):
                 faults.error(kind, sentence)
             for kind, name in description.oddities:
                 faults.add(kind, name)
-            size = _size(image, description, faults)
+            size = _size(image, description, faults, rotate=exif != "ignore")
             if size is None:
                 continue
             form["images"].append({"id": image_id, "file_name": image, "height": size[0], "width": size[1]})
@@ -212,7 +211,7 @@ def _bbox(thing: Thing, from_one: bool) -> tuple[float, float, float, float]:
     return x0, y0, x1 - x0, y1 - y0
 
 
-def _size(image: str, description: Description, faults: Faults) -> tuple[int, int] | None:
+def _size(image: str, description: Description, faults: Faults, *, rotate: bool) -> tuple[int, int] | None:
     """(height, width) in pixels, of the description or else of the image's header."""
     if description.size is not None:
         if os.path.isfile(image):
@@ -220,7 +219,7 @@ def _size(image: str, description: Description, faults: Faults) -> tuple[int, in
         faults.unopened("images that are missing", f"The image file {image} does not exist, although it is listed")
         return None
     try:
-        return read_size(Path(image), rotate=True)
+        return read_size(Path(image), rotate=rotate)
     except DataError as error:
         faults.unopened("images without a readable header", str(error).rstrip("."))
         return None

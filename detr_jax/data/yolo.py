@@ -122,7 +122,9 @@ def recognise_yolo(root: Path, given: str = "") -> Layout | None:
         ignored = Faults(str(root))
         try:
             found = split_images(layout, split, ignored)
-        except DataError:
+        except DataError:  # opening the split says what is wrong
+            splits[split] = 0
+            said.append((split, f"{split}: {', '.join(entries)}, which is not there"))
             continue
         paths = found.paths
         if split == WHOLE and not any(LabelFiles(file.parent, found.folders).of(paths, ignored)):
@@ -131,7 +133,7 @@ def recognise_yolo(root: Path, given: str = "") -> Layout | None:
         folders = {os.path.dirname(path) for path in paths}
         where = _below(os.path.commonpath(folders), root) if len(entries) == 1 else f"{len(entries)} folders or lists"
         said.append((split, f"{split}: {where} ({images(len(paths))})"))
-    if not splits:
+    if not any(splits.values()):
         return None
     order = in_order(splits)
     line = "; ".join(text for _, text in sorted(said, key=lambda one: order.index(one[0])))

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from detr_jax.checkpoints import category_ids_of_run, find_checkpoint, load_model
+from detr_jax.checkpoints import find_checkpoint, labels_of_run, load_model
 from detr_jax.config import Config, ConfigError, from_json
 from detr_jax.data import DataError, Objects, Source, open_source
 from detr_jax.evaluation.coco import METRICS, CocoEvaluator, Metrics
@@ -52,7 +52,7 @@ def write_report(workdir: Path, out: Path, root: str | None = None) -> Path:
     """
     config, log = read_run(workdir, root)
     charts.check_matplotlib()
-    source = open_source(config, "val", category_ids=category_ids_of_run(workdir))
+    source = open_source(config, "val", trained=labels_of_run(workdir))
     found = _last_detections(workdir, config, source)
     pairs = _pairs(source, found, config.evaluation.picture_threshold)
     evaluator = CocoEvaluator(source.ground_truth())

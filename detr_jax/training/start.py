@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from detr_jax.checkpoints import category_ids_of_run
+from detr_jax.checkpoints import labels_of_run
 from detr_jax.config import (
     IMAGE_SIZES,
     Config,
@@ -23,6 +23,7 @@ from detr_jax.config import (
 )
 from detr_jax.data import DataError, Source, TrainPlan, open_splits
 from detr_jax.data.bucket_counts import settle_train_buckets, settle_val_buckets, total_steps
+from detr_jax.data.labelling import check_same_classes
 from detr_jax.training.saving import changes, previous_config
 from detr_jax.training.step import Model
 from detr_jax.weights import ImportedWeights, check_is_path, merge_pretrained, outcome_table, read_pretrained
@@ -58,7 +59,10 @@ def prepare(given: Config, workdir: Path, mesh: Mesh) -> Start:
     previous = previous_config(workdir)
     config, weights = settle_model(given, previous)
     check_devices(config, mesh)
-    train_source, val_source = open_splits(config, category_ids=category_ids_of_run(workdir))
+    trained = labels_of_run(workdir)
+    train_source, val_source = open_splits(config, trained=trained)
+    if trained is not None:
+        check_same_classes(train_source, trained)
     config = settle_classes(config, train_source, val_source)
     config = settle_buckets(config, previous, train_source, val_source)
     changed = changes(previous, config, workdir) if previous else {}

@@ -270,7 +270,7 @@ def test_predict_names_what_it_cannot_read_and_does_the_others(workdir, odd_file
     told = result.stderr.splitlines()
     for words in (
         f"{missing} does not exist.",
-        f"The folder {empty} holds no image",
+        f"The folder {empty} and its folders hold no image",
         "No file matches no/*.png.",
         f"{'a' * 300} cannot be read (File name too long).",
         "truncated.jpg cannot be decoded (image file is truncated",

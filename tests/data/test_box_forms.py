@@ -31,9 +31,12 @@ def test_sound_boxes_are_not_doubted_even_if_some_pass_their_image(rng, boxes):
 )
 def test_other_forms_are_named(boxes, form, words):
     xywh, sizes = boxes
-    sentence = doubt_about_boxes(form(xywh), sizes)
-    assert all(word in sentence for word in words)
-    assert f"of {len(xywh)} boxes" in sentence
+    doubt = doubt_about_boxes(form(xywh), sizes)
+    assert all(word in doubt.sentence for word in words)
+    assert f"of {len(xywh)} boxes" in doubt.sentence
+    assert doubt.certain
+    few = doubt_about_boxes(form(xywh)[:8], sizes[:8])
+    assert few is None or not few.certain, "eight boxes prove nothing"
 
 
 def test_normalised_boxes_are_recognised(boxes):

@@ -102,7 +102,7 @@ def _delete(*path):
         (_set(["images", 0, "id"], 3), ["two images", "3"]),
         (_set(["images", 0, "id"], "x"), ["id='x'", "whole number"]),
         (_set(["images"], []), ["instances.json", "no image"]),
-        (_set(["images", 0, "id"], -7), ["-7", "negative"]),
+        (_set(["images", 0, "id"], -7), ["-7", "at least 0"]),
         (_set(["annotations", 1, "id"], 1), ["two annotations", "1"]),
         (_delete("annotations", 0, "id"), ["annotation without id", "id=None"]),
         (_set(["annotations", 0, "area"], "big"), ["annotation 1", "area='big'"]),
@@ -171,7 +171,7 @@ def test_open_source_follows_the_official_layout_and_checks_the_classes(write, t
         data=DataConfig(root=str(tmp_path), train_images="images", train_annotations=str(tmp_path / "instances.json"))
     )
     assert len(open_source(config, "train")) == 2
-    with pytest.raises(DataError, match=r"has no split to evaluate on: set data\.val_share"):
+    with pytest.raises(DataError, match=r"has no split to evaluate on: set --config\.data\.val_share"):
         open_source(config, "val")
     config.data.val_annotations = "other.json"
     with pytest.raises(DataError, match=r"other\.json does not exist: correct data\.val_annotations"):

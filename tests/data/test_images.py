@@ -96,15 +96,13 @@ def test_sixteen_bits_are_scaled_to_eight(rng, form):
     np.testing.assert_array_equal(found, np.stack([expected] * 3, axis=-1))
 
 
-@pytest.mark.parametrize("bits", [9, 10, 12, 14])
-def test_fewer_significant_bits_of_a_png_are_full_brightness(rng, bits):
-    levels = rng.integers(0, 2**bits, (30, 40)).astype(np.uint16)
-    content = encoded(levels)
+@pytest.mark.parametrize("bits", [9, 12])
+def test_significant_bits_of_a_png_change_nothing_as_its_levels_are_scaled_to_16_bits(rng, bits):
+    content = encoded(rng.integers(0, 2**16, (30, 40)).astype(np.uint16))
     chunk = b"sBIT" + bytes([bits])
     chunk = struct.pack(">I", 1) + chunk + struct.pack(">I", zlib.crc32(chunk))
     marked = content[:33] + chunk + content[33:]  # behind the header
-    np.testing.assert_array_equal(read_image(marked)[..., 0], np.rint(levels * (255 / (2**bits - 1))))
-    np.testing.assert_array_equal(read_image(content)[..., 0], np.round(levels / 257))
+    np.testing.assert_array_equal(read_image(marked), read_image(content))
 
 
 @pytest.mark.parametrize(

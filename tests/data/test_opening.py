@@ -8,6 +8,7 @@ from PIL import Image
 
 from detr_jax.config import Config, ConfigError, DataConfig
 from detr_jax.data import DataError, open_source, open_splits
+from detr_jax.data.labels import TrainedLabels
 from detr_jax.data.opening import open_to_check, share_of
 
 
@@ -85,15 +86,15 @@ def test_sparse_ids_get_the_same_labels_in_both_splits(write):
     assert set(val.objects(0).labels.tolist()) == {1}
     assert {one["category_id"] for one in val.ground_truth()["annotations"]} == {1}
     assert set(train.all_objects()[1].labels.tolist()) == {0, 1, 2}
-    alone = open_source(config, "val", category_ids=train.category_ids)
+    alone = open_source(config, "val", trained=TrainedLabels(train.categories, train.category_ids))
     assert alone.categories == val.categories
     with pytest.raises(DataError, match="category 9000000000"):
-        open_source(config, "train", category_ids={})
+        open_source(config, "train", trained=TrainedLabels({}, {}))
 
 
 def test_a_share_of_the_images_is_held_out_by_the_names_of_their_files(write, tmp_path):
     config = write(train=_form({1: "x"}, 60, "a"))
-    with pytest.raises(DataError, match=r"no split to evaluate on: set data\.val_share=0\.2"):
+    with pytest.raises(DataError, match=r"no split to evaluate on: set --config\.data\.val_share=0\.2"):
         open_splits(config)
     config.data.val_share = 0.3
     train, val = open_splits(config)
@@ -144,4 +145,50 @@ def test_fields_that_have_no_effect_are_refused(write, changes, words, dataset):
         setattr(config.data, name, value)
     with pytest.raises((ConfigError, DataError)) as error:
         open_source(config, "val")
+    assert words in str(error.value)
+
+
+def test_a_share_that_is_not_needed_is_named(write):
+    config = write(train=_form({1: "x"}, 4, "t"), valid=_form({1: "x"}, 3, "v"))
+    config.data.val_share = 0.5
+    train, val = open_splits(config)
+    assert (len(train), len(val)) == (4, 3)
+    assert "data.val_share=0.5 has no effect, as the data set has the split 'valid'" in val.faults.note_sentences()[0]
+
+
+def test_faults_of_a_data_set_that_is_parted_are_said_once(write):
+    form = _form({1: "x"}, 12, "a")
+    for one in form["annotations"]:
+        one["bbox"] = [1, 1, 300, 9]
+    config = write(train=form)
+    config.data.val_share = 0.4
+    train, val = open_splits(config)
+    assert sum(train.faults.counts.values()) == 12
+    assert not val.faults.counts
+    assert f"holds out {len(val)} of 12 images" in val.origin
+
+
+def test_images_that_no_annotations_list_are_noted(write, tmp_path):
+    config = write(train=_form({1: "x"}, 4, "t"), valid=_form({1: "x"}, 3, "v"))
+    for name in ("train/extra.jpg", "train/deep/more.PNG", "valid/._junk.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    train, val = open_splits(config)
+    kind = "image files are in its folders and not in its annotations"
+    assert train.faults.notes[kind] == 2
+    assert {name.rsplit("/", 1)[-1] for name in train.faults.first[kind]} == {"extra.jpg", "more.PNG"}
+    assert kind not in val.faults.notes
+
+
+@pytest.mark.parametrize(
+    ("place", "words"), [("x.json", "is a file: give the folder"), ("up", "/up/set is one: give that")]
+)
+def test_a_root_next_to_a_data_set_is_refused_with_what_is_near(write, tmp_path, place, words):
+    config = write(train=_form({1: "x"}, 2, "t"))
+    (tmp_path / "x.json").touch()
+    (tmp_path / "up").mkdir()
+    (tmp_path / "train").rename(tmp_path / "up" / "set")
+    config.data.root = str(tmp_path / place)
+    with pytest.raises(DataError) as error:
+        open_source(config, "train")
     assert words in str(error.value)

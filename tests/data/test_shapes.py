@@ -153,5 +153,5 @@ def test_it_is_opened_by_name_and_checked_against_the_number_of_classes(config):
     data = DataConfig(dataset="shapes", shapes=config)
     source: Source = open_source(Config(data=data, model=ModelConfig(num_classes=3)), "val")
     assert len(source) == 40
-    with pytest.raises(DataError, match=r"category 2 \('triangle'\).*num_classes=2.*which is 3"):
+    with pytest.raises(DataError, match=r"category 2 \('triangle'\).*num_classes=2.*set it to 3"):
         open_source(Config(data=data, model=ModelConfig(num_classes=2)), "val")

@@ -1,9 +1,11 @@
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from detr_jax.config import Config, DataConfig
-from detr_jax.data import DataError, YoloDataset, open_source
+from detr_jax.data import DataError, YoloDataset, find_layout, open_source
 
 
 @pytest.fixture
@@ -105,8 +107,8 @@ def test_a_rotation_in_exif_is_applied_as_the_labels_expect(root, rng, orientati
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ("2 0.5 0.5 0.1 0.1", "category_id=2, which is not listed"),
-        ("-1 0.5 0.5 0.1 0.1", "category_id=-1"),
+        ("2 0.5 0.5 0.1 0.1", "has class 2, and the data set has 0 cat, 1 dog"),
+        ("-1 0.5 0.5 0.1 0.1", "has class -1"),
         ("bird 0.5 0.5 0.1 0.1", "'bird 0.5 0.5 0.1 0.1', which must be a class"),
         ("0.5 0.5 0.5 0.1 0.1", "must be a class"),
         ("0 0.5 0.5 0.1", "has 3 numbers after the class, which must be a class, then a box cx cy w h (all 1 rows"),
@@ -263,3 +265,12 @@ def test_label_files_with_a_byte_order_mark_are_read(root, encoding):
     path = root / "labels" / "train" / "a.txt"
     path.write_bytes(path.read_text().encode(encoding))
     assert len(YoloDataset(root / "data.yaml", "train").objects(0).labels) == 2
+
+
+def test_a_folder_that_data_yaml_names_and_that_is_gone_is_named(root):
+    shutil.rmtree(root / "images" / "val")
+    config = Config(data=DataConfig(root=str(root)))
+    assert "val: images/val, which is not there" in find_layout(config.data).sentence
+    assert len(open_source(config, "train")) == 2
+    with pytest.raises(DataError, match=r"data\.yaml has val: images/val"):
+        open_source(config, "val")
