@@ -10,7 +10,7 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def with_article(noun: str) -> str:
-    """A noun, spelt as it sounds at its beginning, behind its indefinite article: an image, a category."""
+    """A noun with its indefinite article before it: an image, a category. Its first letter decides."""
     return f"{'an' if noun[:1].lower() in tuple('aeiou') else 'a'} {noun}"
 
 

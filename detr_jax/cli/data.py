@@ -65,6 +65,8 @@ def check_data_command(
     check_data(config.data)
     if picture is not None:
         check_writable(picture, "--picture")
+        if picture.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+            raise click.ClickException(f"--picture={picture} must end in .png, .jpg or .webp.")
     model_given = file is not None or any(change.startswith("--config.model.num_classes") for change in changes)
     fine = True
     reports: dict[str, Report] = {}

@@ -67,6 +67,6 @@ def export_command(
             category_ids=load_category_ids(checkpoint),
         )
     except OSError as error:
-        raise click.ClickException(f"{out} cannot be written ({error}).") from None
+        raise click.ClickException(f"{out} cannot be written ({error.strerror}): choose another folder.") from None
     for file in files:
         click.echo(f"{file.stat().st_size / 2**20:9.2f} MiB  {file}")

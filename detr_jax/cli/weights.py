@@ -58,6 +58,7 @@ def import_weights(
     """
     logging.set_verbosity(logging.ERROR)
     if out is None and not fetches:
+        read_pretrained(source)  # says what is wrong with it, such as a name that must be fetched first
         raise click.UsageError("Missing argument 'OUT'.")
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise click.ClickException(f"{out} exists already: give a new folder.")

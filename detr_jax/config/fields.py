@@ -138,7 +138,8 @@ class DataConfig:
     """Split to evaluate on, such as "test"; empty: "val", "valid" or "validation", whichever there is."""
     val_share: float = 0.0
     """Share of the images that are evaluated on and not trained on, if the data set has no split for that. Which images
-    these are follows from a hash of their file names, so they are the same in every run."""
+    these are follows from a hash of their file names, so they are the same in every run. Copies of an image under other
+    names may be in both parts: ``detr-jax check-data`` names them."""
     allow_empty: bool = False
     """Accept a split in which no image has an object to train on, which is an error otherwise."""
     exif: str = "auto"

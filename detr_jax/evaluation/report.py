@@ -201,7 +201,7 @@ def _pairs(source: Source, found: StoredDetections, threshold: float) -> list[Pa
     if missing := set(source.image_ids) - set(found.image_ids.tolist()):
         raise DataError(
             f"{DETECTIONS} lacks image {min(missing)} of the data set, which has changed since: delete the "
-            "file, and the newest checkpoint is judged anew."
+            "file, and the newest checkpoint is evaluated again."
         )
     crowds = _crowds(source)
     pairs = []

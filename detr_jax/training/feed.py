@@ -73,9 +73,9 @@ class Feed:
     def _check(self, images: int, skipped: int) -> None:
         if skipped > self._config.max_skipped * max(images, len(self._source)):
             raise DataError(
-                f"{skipped} of {images} training images could not be read, which is more than "
-                f"data.max_skipped={self._config.max_skipped} allows of all or of an epoch's {len(self._source)}: mend "
-                f"them, take them out or raise the share. The first: {' '.join(self._first_skipped.values())}"
+                f"{skipped} of {images} training images could not be read, which is more than data.max_skipped="
+                f"{self._config.max_skipped} of them, or of the {len(self._source)} images of an epoch: repair or remove "
+                f"them, or raise data.max_skipped. The first: {' '.join(self._first_skipped.values())}"
             )
 
     def _reason(self, image_id: int) -> str:

@@ -181,13 +181,13 @@ def test_images_that_no_annotations_list_are_noted(write, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("place", "words"), [("x.json", "is a file: give the folder"), ("up", "/up/set is one: give that")]
+    ("place", "words"), [("x.json", "is a file: give the folder"), ("up", "/up/deep is one: give that")]
 )
 def test_a_root_next_to_a_data_set_is_refused_with_what_is_near(write, tmp_path, place, words):
     config = write(train=_form({1: "x"}, 2, "t"))
     (tmp_path / "x.json").touch()
-    (tmp_path / "up").mkdir()
-    (tmp_path / "train").rename(tmp_path / "up" / "set")
+    (tmp_path / "up" / "deep").mkdir(parents=True)
+    (tmp_path / "train").rename(tmp_path / "up" / "deep" / "train")
     config.data.root = str(tmp_path / place)
     with pytest.raises(DataError) as error:
         open_source(config, "train")
