@@ -5,10 +5,11 @@ Command::
     python train.py --config configs/small.py --config.data.root=FOLDER
 
 FOLDER is a data set of COCO's, YOLO's, Pascal VOC's or labelme's form, which is recognised;
-``--config.data.val_share=0.2`` holds images out if it has no validation split. The number of classes comes from the data.
+``--config.data.val_share=0.2`` holds images out if it has no validation split. The number of classes comes from the
+data.
 
-DETR needs many images to learn from scratch: on a few hundred, expect boxes that are roughly right at best. To use a
-detector, fine-tune a trained one with configs/finetune.py.
+DETR needs many images to learn from scratch. For a detector to be used, fine-tune a trained one with
+configs/finetune.py.
 """
 
 from detr_jax.config import (

@@ -74,8 +74,8 @@ class Feed:
         if skipped > self._config.max_skipped * max(images, len(self._source)):
             raise DataError(
                 f"{skipped} of {images} training images could not be read, which is more than data.max_skipped="
-                f"{self._config.max_skipped} of them, or of the {len(self._source)} images of an epoch: repair or remove "
-                f"them, or raise data.max_skipped. The first: {' '.join(self._first_skipped.values())}"
+                f"{self._config.max_skipped} of them, or of the {len(self._source)} images of an epoch: repair or "
+                f"remove them, or raise data.max_skipped. The first: {' '.join(self._first_skipped.values())}"
             )
 
     def _reason(self, image_id: int) -> str:
