@@ -252,5 +252,5 @@ def test_a_listed_detector_is_fetched_and_imported_by_one_command(server, bottle
 
 def test_without_out_there_must_be_a_download(tmp_path):
     result = CliRunner().invoke(main, ["import-weights", "detr-r50"])
-    assert result.exit_code == 2
-    assert "Missing argument 'OUT'" in result.output
+    assert result.exit_code == 1
+    assert "--download" in result.output
