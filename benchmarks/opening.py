@@ -71,11 +71,11 @@ def measure(program: str, file: Path) -> dict[str, float]:
     """CPU seconds, wall seconds and peak GiB of a Python program in a process of its own."""
     lines = f"folder, file = {str(file.parent)!r}, {str(file)!r}\n" + program.format(images=IMAGES, objects=OBJECTS)
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    peak = "\nimport resource; print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)"
+    peak = "\nprint('peak', [line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
     done = subprocess.run([sys.executable, "-c", lines + peak], check=True, capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    gib = float(done.stdout.rpartition("peak")[2])
+    gib = float(done.stdout.rpartition("peak")[2]) / 2**20
     return {"cpu_s": cpu, "wall_s": time.perf_counter() - started, "peak_gib": gib}
 
 

@@ -27,8 +27,9 @@ class ImagePaths:
         if all(self._exists(name) for name in probes) and not any("\\" in name for name in probes):
             return names
         below = self._below()
-        if not below:
-            return names
+        changed = (change(name) for name in probes for change in _CHANGES.values())
+        if not any(name in below or self._exists(name) for name in changed):
+            return names  # none of them is here
         found = []
         for name in names:
             for how, change in _CHANGES.items():

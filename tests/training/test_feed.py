@@ -55,7 +55,8 @@ def test_more_skipped_images_than_allowed_end_in_an_error_with_the_share_and_the
     stream = [batch([1, 2], [-1, 3]), batch([2, 4], [5, -1]), batch([6, 6], [7, 8])]
     feed = Feed(iter(stream), mesh, source, DataConfig(max_skipped=0.03), lambda _: None)
     next(feed)
-    with pytest.raises(DataError, match=r"4 of 6 .*max_skipped=0\.03 .*100 images of an epoch.*3\.png is broken.*7\.png"):
+    words = r"4 of 6 .*max_skipped=0\.03 .*100 images of an epoch.*3\.png is broken.*7\.png"
+    with pytest.raises(DataError, match=words):
         next(feed)
 
 
