@@ -27,8 +27,8 @@ class ImagePaths:
         if all(self._exists(name) for name in probes) and not any("\\" in name for name in probes):
             return names
         below = self._below()
-        changed = (change(name) for name in probes for change in _CHANGES.values())
-        if not any(name in below or self._exists(name) for name in changed):
+        candidates = (change(name) for name in probes for change in _CHANGES.values())
+        if not any(name in below or self._exists(name) for name in candidates):
             return names  # none of them is here
         found = []
         for name in names:
