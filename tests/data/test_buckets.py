@@ -110,7 +110,7 @@ def test_padded_pixels_of_each_number_of_buckets_are_nearly_those_of_the_buckets
     assert len(found) == 6
     assert found[0] == chosen[0]
     assert (found >= 0.999 * np.array(chosen)).all(), "the random exchanges only improve"
-    assert (found <= 1.1 * np.array(chosen)).all()
+    assert (found <= 1.2 * np.array(chosen)).all(), "at most 1.12 in 400 draws"
 
 
 def test_padded_pixels_end_when_every_size_has_its_bucket():
