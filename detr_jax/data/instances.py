@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from detr_jax.data.labels import mapped
 from detr_jax.data.source import Faults, Objects
 
 
@@ -113,18 +114,12 @@ class Instances:
 
     def relabelled(self, label_of: Mapping[int, int]) -> "Instances":
         """The same annotations with the label ``label_of[id]`` for each category id; the labels must be ids still."""
-        ids = np.array(sorted(self.categories), np.int64)
-        labels = np.array([label_of[category_id] for category_id in ids.tolist()], np.int64)
-
-        def mapped(column: np.ndarray) -> np.ndarray:
-            return labels[np.searchsorted(ids, column)] if len(ids) else column
-
         return dataclasses.replace(
             self,
             categories={label_of[category_id]: name for category_id, name in self.categories.items()},
             category_ids={label_of[category_id]: category_id for category_id in self.categories},
-            labels=mapped(self.labels),
-            truth=dataclasses.replace(self.truth, labels=mapped(self.truth.labels)),
+            labels=mapped(self.labels, label_of),
+            truth=dataclasses.replace(self.truth, labels=mapped(self.truth.labels, label_of)),
         )
 
     def ground_truth(self) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from detr_jax.data.annotation_checks import check_instances
 from detr_jax.data.annotation_rows import shown
 from detr_jax.data.image_folders import count_unread, images_in, list_folder, stem_of, suffix_of
 from detr_jax.data.images import ExifRule, read_size
-from detr_jax.data.layouts import WHOLE, Layout, images, in_order, meaning
+from detr_jax.data.layouts import WHOLE, Layout, in_order, meaning
 from detr_jax.data.source import DataError, Faults
 from detr_jax.data.text_files import decode_text, posix_path
+from detr_jax.wording import counted
 
 _LOOKED_AT = 3  # JSON files of a folder before it is taken for another kind
 _HEAD = 2**16  # bytes in which such a file shows what it is; other JSON files may be large
@@ -99,7 +100,7 @@ def recognise_labelme(root: Path) -> Layout | None:
     counts = {name: len(images_in(list_folder(root / name))) for name in below}
     counts = {name: count for name, count in counts.items() if count} or {WHOLE: len(images_in(list_folder(root)))}
     order = in_order(counts)
-    line = "; ".join(f"{name}: {images(counts[name])}" for name in order)
+    line = "; ".join(f"{name}: {counted(counts[name], 'image')}" for name in order)
     return Layout("labelme", {name: (root, name) for name in order}, f"{root} is read as labelme's JSON files ({line})")
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from detr_jax.data.source import DataError
-from detr_jax.wording import counted
 
 TRAIN = ("train", "training")
 VALIDATION = ("val", "valid", "validation", "validate", "dev")
@@ -81,8 +80,3 @@ def in_order(names: Iterable[str]) -> list[str]:
     """Names of splits: those of training first, then of validation, then others."""
     order = list(_GROUPS)
     return sorted(names, key=lambda name: (order.index(split) if (split := meaning(name)) else len(order), name))
-
-
-def images(number: int) -> str:
-    """A number of images in words."""
-    return counted(number, "image")

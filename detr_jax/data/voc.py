@@ -9,7 +9,7 @@ from detr_jax.data.annotated import AnnotatedFolder
 from detr_jax.data.annotation_checks import check_instances
 from detr_jax.data.image_folders import count_unread, images_in, list_folder, suffix_of
 from detr_jax.data.images import ExifRule, read_size
-from detr_jax.data.layouts import WHOLE, Layout, images, in_order
+from detr_jax.data.layouts import WHOLE, Layout, in_order
 from detr_jax.data.source import DataError, Faults
 from detr_jax.data.text_files import read_lines
 from detr_jax.data.voc_corners import counted_from_one
@@ -25,6 +25,7 @@ from detr_jax.data.voc_layout import (
     split_folders,
 )
 from detr_jax.data.voc_xml import Description, Thing
+from detr_jax.wording import counted
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -124,7 +125,7 @@ def recognise_voc(root: Path) -> Layout | None:
         return None
     if (lists := list_file_folder(root)) is not None:
         counts = {name: len(lines) for name, path in list_files(lists).items() if (lines := _split_lines(name, path))}
-        said = {name: images(count) for name, count in counts.items()}
+        said = {name: counted(count, "image") for name, count in counts.items()}
         where = f"VOC by {lists.relative_to(root).as_posix()}"
     else:
         places = {name: place_of(*folders) for name, folders in split_folders(root).items()}
@@ -133,8 +134,8 @@ def recognise_voc(root: Path) -> Layout | None:
             places = {WHOLE: place_of(root, root)}
         counts = {name: len(images_in(place.images)) for name, place in places.items()}
         said = {
-            name: f"{os.path.relpath(place.images.path, root)} ({images(counts[name])}, {len(place.xml_files())} XML "
-            f"files in {os.path.relpath(place.descriptions.path, root)})"
+            name: f"{os.path.relpath(place.images.path, root)} ({counted(counts[name], 'image')}, "
+            f"{len(place.xml_files())} XML files in {os.path.relpath(place.descriptions.path, root)})"
             for name, place in places.items()
         }
         where = "VOC by XML files"

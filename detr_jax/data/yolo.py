@@ -13,7 +13,7 @@ from detr_jax.data.annotation_checks import check_instances
 from detr_jax.data.annotation_rows import shown
 from detr_jax.data.image_folders import count_unread
 from detr_jax.data.images import ExifRule, read_size
-from detr_jax.data.layouts import WHOLE, Layout, images, in_order
+from detr_jax.data.layouts import WHOLE, Layout, in_order
 from detr_jax.data.source import DataError, Faults
 from detr_jax.data.text_files import decode_text
 from detr_jax.data.yolo_images import split_images
@@ -33,6 +33,7 @@ from detr_jax.data.yolo_rows import (
     conclude,
     parse_labels,
 )
+from detr_jax.wording import counted
 
 _THREADS = 8  # they wait for files more than they compute
 _TOGETHER = 64  # files that a thread reads at a time
@@ -132,7 +133,7 @@ def recognise_yolo(root: Path, given: str = "") -> Layout | None:
         splits[split] = len(paths)
         folders = {os.path.dirname(path) for path in paths}
         where = _below(os.path.commonpath(folders), root) if len(entries) == 1 else f"{len(entries)} folders or lists"
-        said.append((split, f"{split}: {where} ({images(len(paths))})"))
+        said.append((split, f"{split}: {where} ({counted(len(paths), 'image')})"))
     if not any(splits.values()):
         return None
     order = in_order(splits)
