@@ -59,7 +59,7 @@ def main() -> int:
                     continue
                 candidates |= {kind: functools.partial(peer.run, kind) for kind in args.peer}
             timings = in_turn(candidates, repeats=args.repeats, calls=args.calls)
-            row = {"dtype": dtype, "batch": batch, "canvas": list(inputs.images.shape[1:3]), **against_peers(timings)}
+            row = {"dtype": dtype, "batch": batch, "bucket": list(inputs.images.shape[1:3]), **against_peers(timings)}
             ours = row["ours_s"]
             row |= {"difference": difference, "compile_s": forward.program.seconds, "flops": forward.program.flops}
             row |= {"memory_bytes": forward.program.memory, "images_per_s": batch / ours if ours else None}

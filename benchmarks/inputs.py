@@ -15,7 +15,7 @@ MEAN_OBJECTS = 7.3
 
 
 class Inputs(NamedTuple):
-    """A batch. Dimensions: ``B`` images of ``h, w`` pixels on canvases of ``H, W``, ``T`` targets."""
+    """A batch. Dimensions: ``B`` images of ``h, w`` pixels on buckets of ``H, W``, ``T`` targets."""
 
     images: np.ndarray
     """[B, H, W, 3] uint8, zero beyond the image."""
@@ -30,10 +30,10 @@ class Inputs(NamedTuple):
 
 
 def random_inputs(rng: np.random.Generator, batch: int, size: tuple[int, int], num_classes: int) -> Inputs:
-    """Images of ``size`` on the smallest canvas of whole strides, as a shape bucket would hold them."""
+    """Images of ``size`` on the smallest bucket of whole strides, as a shape bucket would hold them."""
     height, width = size
-    canvas = [-(-side // STRIDE) * STRIDE for side in size]
-    images = np.zeros((batch, *canvas, 3), np.uint8)
+    bucket = [-(-side // STRIDE) * STRIDE for side in size]
+    images = np.zeros((batch, *bucket, 3), np.uint8)
     images[:, :height, :width] = rng.integers(0, 256, (batch, height, width, 3), np.uint8)
     boxes, labels = random_objects(rng, batch, num_classes)
     sizes = np.tile(np.array(size, np.int32), (batch, 1))

@@ -6,8 +6,8 @@ Command::
 
 ROOT is in COCO's layout. No pixel is read: sizes follow from the annotations and the random numbers of the
 augmentation. Padded pixels are those of whole batches, places without an image in a validation batch included.
-The JSON holds the headline, 16 canvases for training and 8 for validation at batches of 2 images; with more images in
-a batch the padding depends on how many images there are for each canvas, and vanishes as the data set grows.
+The JSON holds the headline, 16 buckets for training and 8 for validation at batches of 2 images; with more images in
+a batch the padding depends on how many images there are for each bucket, and vanishes as the data set grows.
 """
 
 import argparse
@@ -41,8 +41,8 @@ def useful(batches: Iterable[PlannedBatch], batch_size: int) -> float:
         (sum(height * width for height, width in (image.geometry.size for image in images)), np.prod(bucket))
         for bucket, images, _ in batches
     ]
-    image, canvas = np.sum(pixels, axis=0)
-    return float(image / (canvas * batch_size))
+    image, bucket = np.sum(pixels, axis=0)
+    return float(image / (bucket * batch_size))
 
 
 def train_useful(source: Source, config: DataConfig, batch_size: int, epochs: int) -> float:
@@ -68,7 +68,7 @@ def main() -> None:
 
     print(f"useful pixels / padded pixels; {len(train)} training images, mean of {arguments.epochs} epochs; ", end="")
     print(f"{len(val)} validation images")
-    print("canvases".ljust(20) + "".join(f"batch {size}".rjust(10) for size in BATCH_SIZES))
+    print("buckets".ljust(20) + "".join(f"batch {size}".rjust(10) for size in BATCH_SIZES))
     rows: dict[str, list[float]] = {}
     for count in (8, 12, 16):
         rows[f"train, {count}"] = train_row(DataConfig(num_train_buckets=count))

@@ -115,7 +115,7 @@ def step_costs(dtype: str, batch: int, image: tuple[int, int]):
     yield "optimiser", "update", Cost(flops, unfused, 3 * nbytes(state.params) + 2 * moments)
 
 
-def parts(config: Config, batch: int, canvas: tuple[int, ...]) -> list[Part]:
+def parts(config: Config, batch: int, bucket: tuple[int, ...]) -> list[Part]:
     """The parts of the model and its loss, in order; shapes alone."""
     model = nnx.eval_shape(lambda: DETR(config.model, rngs=nnx.Rngs(0)))
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -139,7 +139,7 @@ def parts(config: Config, batch: int, canvas: tuple[int, ...]) -> list[Part]:
     def loss(heads: Any, decoded: jax.Array, targets: Targets) -> jax.Array:
         return set_loss(Predictions(heads[0](decoded), heads[1](decoded)), targets, config.loss)[0]
 
-    x = shape(batch, *canvas, 3, dtype=jnp.uint8)
+    x = shape(batch, *bucket, 3, dtype=jnp.uint8)
     found = [Part("stem", model.backbone.stem, stem, fixed=(x, sizes), trained=False)]
     first_trained = 1  # stages before it are frozen, as in the paper
     for number, blocks in enumerate(model.backbone.stages):

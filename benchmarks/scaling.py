@@ -47,12 +47,12 @@ def main() -> int:
 
     columns = {"devices": 7, "fsdp": 5, "TFLOP": 7, "GB moved": 8, "state MiB": 9, "step MiB": 9, "collectives": 40}
     columns |= {"exchange MiB": 12}
-    canvas = [-(-side // STRIDE) * STRIDE for side in args.size]
-    report = Report(columns, args.json, benchmark="scaling", batch_per_device=args.batch, canvas=canvas)
+    bucket = [-(-side // STRIDE) * STRIDE for side in args.size]
+    report = Report(columns, args.json, benchmark="scaling", batch_per_device=args.batch, bucket=bucket)
     exit_code = 0
     for devices in args.devices:
         for fsdp in (False, True) if devices > 1 else (False,):
-            case = {"devices": devices, "fsdp": fsdp, "batch": args.batch * devices, "canvas": canvas}
+            case = {"devices": devices, "fsdp": fsdp, "batch": args.batch * devices, "bucket": bucket}
             row = in_own_process({**case, "dtype": args.dtype})
             exit_code |= bool(row.get("failed"))
             report.add(row, cells(row))
@@ -86,7 +86,7 @@ def figures(case: dict[str, Any]) -> dict[str, Any]:
     config = Config()
     config.training.batch_size, config.training.fsdp = case["batch"], case["fsdp"]
     config.model.dtype = case["dtype"]
-    compiled = compile_step(config, tuple(case["canvas"]), MAX_OBJECTS, create_mesh(jax.devices()[: case["devices"]]))
+    compiled = compile_step(config, tuple(case["bucket"]), MAX_OBJECTS, create_mesh(jax.devices()[: case["devices"]]))
     cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
     count, exchanged = collectives(compiled.as_text(), case["devices"])
     return {

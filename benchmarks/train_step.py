@@ -61,7 +61,7 @@ def main() -> int:
                     print(f"Here {ours.trained_parameters} parameters are trained, not {TRAINED_PARAMETERS}.")
                     return 1
             timings = in_turn(candidates, repeats=args.repeats, calls=args.calls)
-            row = {"dtype": dtype, "batch": batch, "canvas": list(inputs.images.shape[1:3]), **against_peers(timings)}
+            row = {"dtype": dtype, "batch": batch, "bucket": list(inputs.images.shape[1:3]), **against_peers(timings)}
             seconds, flops = row["ours_s"], ours.program.flops
             row |= {"images_per_s": batch / seconds if seconds else None, "objects": int(inputs.count.sum())}
             row |= {"peer_images_per_s": {name: batch / peer_s for name, peer_s in row["peers_s"].items()}}

@@ -1,6 +1,6 @@
 """Trained detectors as StableHLO artefacts that run without this package.
 
-An artefact is a folder with one program a canvas, compiled when it is first called, for any batch size and for each of
+An artefact is a folder with one program a bucket, compiled when it is first called, for any batch size and for each of
 the chosen platforms; its weights; ``export.json``, which describes it; ``labels.json``, the class names; and
 ``loader.py``, which runs it with jax and numpy (and flatbuffers, with which jax reads it) alone.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 import detr_jax
-from detr_jax.config import Config, ConfigError, check_canvases
+from detr_jax.config import Config, ConfigError, check_buckets
 from detr_jax.memory import arrays_text, fitting
 from detr_jax.models.detr import DETR
 from detr_jax.postprocess import Detections, detections
@@ -36,7 +36,7 @@ def export_model(
     config: Config,
     out: str | Path,
     *,
-    canvases: Sequence[tuple[int, int]] = (),
+    buckets: Sequence[tuple[int, int]] = (),
     platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
     weights_beside: bool = False,
     class_names: Mapping[int, str] | None = None,
@@ -48,10 +48,10 @@ def export_model(
       model: a detector of compute type float32, for answers equal to its own.
       config: its configuration, which says how images are resized.
       out: a new folder.
-      canvases: shapes (height, width) in pixels that images are padded to, multiples of the backbone's stride; by
-        default `default_canvases`.
+      buckets: shapes (height, width) in pixels that images are padded to, multiples of the backbone's stride; by
+        default `default_buckets`.
       platforms: of `PLATFORMS`; the artefact runs on these only.
-      weights_beside: keep the weights in a file of their own, once for all canvases, in place of in each program.
+      weights_beside: keep the weights in a file of their own, once for all buckets, in place of in each program.
       class_names: name by label.
       category_ids: category id by label, which the artefact's results have; empty if the labels are the ids.
 
@@ -60,7 +60,7 @@ def export_model(
 
     Raises:
       ExportError: the folder is not new, or a platform is not known.
-      ConfigError: a canvas does not fit the model, or none is given and none follows from the configuration.
+      ConfigError: a bucket does not fit the model, or none is given and none follows from the configuration.
       OutOfMemoryError: the programs do not fit into memory.
     """
     out, stride = Path(out), config.model.backbone.stride
@@ -70,16 +70,16 @@ def export_model(
         raise ExportError(f"The platform {unknown[0]!r} is not known: choose among {', '.join(PLATFORMS)}.")
     if not platforms:
         raise ExportError(f"No platform is given: choose among {', '.join(PLATFORMS)}.")
-    canvases = list(dict.fromkeys(canvases)) or default_canvases(config)
-    for canvas in canvases:
-        if len(canvas) != 2 or any(side < 1 or side % stride for side in canvas):
-            raise ConfigError(f"The canvas {canvas} must be a (height, width) of positive multiples of {stride}.")
-    check_canvases(config.model, canvases)
+    buckets = list(dict.fromkeys(buckets)) or default_buckets(config)
+    for bucket in buckets:
+        if len(bucket) != 2 or any(side < 1 or side % stride for side in bucket):
+            raise ConfigError(f"The bucket {bucket} must be a (height, width) of positive multiples of {stride}.")
+    check_buckets(config.model, buckets)
 
     size = arrays_text(nnx.as_pure(nnx.state(model)))
-    advice = "Keep the weights beside the programs (--weights beside), or export fewer canvases together."
-    with fitting(f"The export of {len(canvases)} canvas(es) of a model of {size},", advice):
-        programs, weights = _programs(model, canvases, platforms, weights_beside)
+    advice = "Keep the weights beside the programs (--weights beside), or export fewer buckets together."
+    with fitting(f"The export of {len(buckets)} bucket(s) of a model of {size},", advice):
+        programs, weights = _programs(model, buckets, platforms, weights_beside)
 
     out.mkdir(parents=True, exist_ok=True)
     for name, program in programs.items():
@@ -90,7 +90,7 @@ def export_model(
         "format": 1,
         "made_with": {"detr_jax": detr_jax.__version__, "jax": jax.__version__},
         "platforms": list(platforms),
-        "canvases": [list(canvas) for canvas in canvases],
+        "buckets": [list(bucket) for bucket in buckets],
         "weights": WEIGHTS if weights_beside else None,
         "short_side": config.data.val_short_side,
         "max_long_side": config.data.max_long_side,
@@ -109,9 +109,9 @@ def export_model(
 
 
 def _programs(
-    model: DETR, canvases: Sequence[tuple[int, int]], platforms: Sequence[str], weights_beside: bool
+    model: DETR, buckets: Sequence[tuple[int, int]], platforms: Sequence[str], weights_beside: bool
 ) -> tuple[dict[str, bytes], list[np.ndarray]]:
-    """The serialised program of each canvas by file name, and the weights in the order in which it takes them."""
+    """The serialised program of each bucket by file name, and the weights in the order in which it takes them."""
     graph, state = nnx.split(model)
     leaves, tree = jax.tree.flatten(jax.tree.map(np.asarray, nnx.as_pure(state)))
 
@@ -129,7 +129,7 @@ def _programs(
         return tuple(predict(weights, images, sizes, original_sizes))
 
     programs: dict[str, bytes] = {}
-    for height, width in canvases:
+    for height, width in buckets:
         (batch,) = jax.export.symbolic_shape("batch")
         inputs = (
             jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8),
@@ -143,17 +143,17 @@ def _programs(
     return programs, leaves
 
 
-def default_canvases(config: Config) -> list[tuple[int, int]]:
-    """The canvases (height, width) of a configuration's validation; else the two that hold all resized images.
+def default_buckets(config: Config) -> list[tuple[int, int]]:
+    """The buckets (height, width) of a configuration's validation; else the two that hold all resized images.
 
     Raises:
-      ConfigError: images are not resized and no canvas is configured.
+      ConfigError: images are not resized and no bucket is configured.
     """
     data, stride = config.data, config.model.backbone.stride
     if data.val_buckets:
         return list(data.val_buckets)
     if not data.val_short_side:
-        raise ConfigError("This model reads images in their own size: give the canvas to pad them to, in pixels.")
+        raise ConfigError("This model reads images in their own size: give the bucket to pad them to, in pixels.")
     short = -(-data.val_short_side // stride) * stride
     long = -(-(data.max_long_side + _OVER_LIMIT) // stride) * stride
     return list(dict.fromkeys([(short, max(short, long)), (max(short, long), short)]))

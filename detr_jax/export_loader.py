@@ -36,7 +36,7 @@ class Detector:
         """Reads the folder that ``detr-jax export`` wrote; by default the one that this file is in."""
         self.folder = Path(folder)
         self.description = json.loads((self.folder / "export.json").read_text())
-        self.canvases = [(height, width) for height, width in self.description["canvases"]]
+        self.buckets = [(height, width) for height, width in self.description["buckets"]]
         """Shapes (height, width) in pixels that images are padded to."""
         names = json.loads((self.folder / "labels.json").read_text(encoding="utf-8"))
         self.names: dict[int, str] = {int(label): name for label, name in names.items()}
@@ -53,18 +53,18 @@ class Detector:
         """What every object query finds in a batch.
 
         Args:
-          images: [B, H, W, 3] uint8, RGB, padded at the bottom and right to one of ``canvases``.
+          images: [B, H, W, 3] uint8, RGB, padded at the bottom and right to one of ``buckets``.
           sizes: [B, 2] int32, valid (height, width) in pixels.
           original_sizes: [B, 2] int32, (height, width) in pixels before resizing, which the boxes refer to.
         """
-        canvas = np.shape(images)[1:3]
-        if canvas not in self.canvases or np.ndim(images) != 4 or images.dtype != np.uint8:
+        bucket = np.shape(images)[1:3]
+        if bucket not in self.buckets or np.ndim(images) != 4 or images.dtype != np.uint8:
             raise ValueError(
                 f"images are {images.dtype} {list(np.shape(images))}: give uint8 [B, H, W, 3] with (H, W) one of "
-                f"{', '.join(map(str, self.canvases))}."
+                f"{', '.join(map(str, self.buckets))}."
             )
         sizes, original_sizes = np.asarray(sizes, np.int32), np.asarray(original_sizes, np.int32)
-        boxes, scores, outputs = map(np.asarray, self._program(canvas)(*self._weights, images, sizes, original_sizes))
+        boxes, scores, outputs = map(np.asarray, self._program(bucket)(*self._weights, images, sizes, original_sizes))
         return Found(boxes, scores, self._category_ids[outputs])
 
     def predict(self, images: Sequence[Any], threshold: float = 0.5) -> list[Found]:
@@ -75,11 +75,11 @@ class Detector:
         """
         images = [np.asarray(image) for image in images]
         resized = [self.resize(image) for image in images]
-        canvas_of = [self._canvas(image.shape[:2]) for image in resized]
+        bucket_of = [self._bucket(image.shape[:2]) for image in resized]
         found: dict[int, Found] = {}
-        for canvas in dict.fromkeys(canvas_of):
-            members = [i for i, its_canvas in enumerate(canvas_of) if its_canvas == canvas]
-            batch = np.zeros((len(members), *canvas, 3), np.uint8)
+        for bucket in dict.fromkeys(bucket_of):
+            members = [i for i, its_bucket in enumerate(bucket_of) if its_bucket == bucket]
+            batch = np.zeros((len(members), *bucket, 3), np.uint8)
             for place, i in zip(batch, members, strict=True):
                 place[: resized[i].shape[0], : resized[i].shape[1]] = resized[i]
             sizes = np.array([resized[i].shape[:2] for i in members], np.int32)
@@ -116,17 +116,17 @@ class Detector:
         values = jax.image.resize(image.astype(np.float32), (*size, 3), "linear", antialias=True)
         return np.clip(np.rint(np.asarray(values)), 0, 255).astype(np.uint8)
 
-    def _canvas(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The smallest canvas that holds an image."""
-        holding = [canvas for canvas in self.canvases if canvas[0] >= size[0] and canvas[1] >= size[1]]
+    def _bucket(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The smallest bucket that holds an image."""
+        holding = [bucket for bucket in self.buckets if bucket[0] >= size[0] and bucket[1] >= size[1]]
         if not holding:
             raise ValueError(
-                f"An image of {size[0]} x {size[1]} pixels (height x width) fits on no canvas of this artefact: "
-                f"{', '.join(map(str, self.canvases))}."
+                f"An image of {size[0]} x {size[1]} pixels (height x width) fits on no bucket of this artefact: "
+                f"{', '.join(map(str, self.buckets))}."
             )
-        return min(holding, key=lambda canvas: canvas[0] * canvas[1])
+        return min(holding, key=lambda bucket: bucket[0] * bucket[1])
 
-    @functools.cache  # noqa: B019 (one entry a canvas)
-    def _program(self, canvas: tuple[int, int]) -> Any:
-        file = self.folder / f"model_{canvas[0]}x{canvas[1]}.stablehlo"
+    @functools.cache  # noqa: B019 (one entry a bucket)
+    def _program(self, bucket: tuple[int, int]) -> Any:
+        file = self.folder / f"model_{bucket[0]}x{bucket[1]}.stablehlo"
         return jax.jit(export.deserialize(bytearray(file.read_bytes())).call)

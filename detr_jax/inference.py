@@ -20,9 +20,9 @@ from detr_jax.checkpoints import CheckpointError, load_category_ids, load_class_
 from detr_jax.compilation_cache import keep_compiled_programs
 from detr_jax.config import Config, DataConfig, check_prediction
 from detr_jax.data.batching import usable_cores
-from detr_jax.data.canvases import Placement, lay, place, prediction_canvases
 from detr_jax.data.images import ImageLike, decode, exif_rule, has_more_frames, is_dark, open_image
 from detr_jax.data.labels import mapped
+from detr_jax.data.placement import Placement, lay, place, prediction_buckets
 from detr_jax.data.source import DataError
 from detr_jax.host_memory import keep_freed_memory
 from detr_jax.memory import OutOfMemoryError, fitting, on_host
@@ -36,7 +36,7 @@ from detr_jax.wording import counted, one_line
 PredictStep = Callable[[tuple[Any, ...], ArrayLike, ArrayLike, ArrayLike], Detections]
 
 FIRST_FRAME = "has several frames or pages, of which the first was taken"
-SHRUNK = "is larger than every canvas of the model, and was shrunk to fit one"
+SHRUNK = "is larger than every bucket of the model, and was shrunk to fit one"
 THIN = "is so long and thin that it is shrunk to less than half of the usual height or width: cut it to find more"
 DARK = (
     "uses only a small part of the levels that its file can hold, and is nearly black: set the highest possible level, "
@@ -82,7 +82,7 @@ class Answer(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    """An image that has its canvas, and is not read yet."""
+    """An image that has its bucket, and is not read yet."""
 
     index: int  # type: ignore[assignment]
     image: Path | Image.Image
@@ -94,20 +94,20 @@ class _Waiting(NamedTuple):
         """How messages call it."""
         return str(self.image) if isinstance(self.image, Path) else f"Image {self.index}"
 
-    def lay_on(self, canvas: np.ndarray, data: DataConfig) -> Image.Image:
-        """Reads the image, and writes it resized on its canvas [H, W, 3] uint8; returns it in its own size."""
+    def lay_on(self, bucket: np.ndarray, data: DataConfig) -> Image.Image:
+        """Reads the image, and writes it resized on its bucket [H, W, 3] uint8; returns it in its own size."""
         with fitting(f"{self.name}, {self.size[0]} x {self.size[1]} pixels,", _CUT):
             picture = self.image
             if isinstance(picture, Path):
                 picture = decode(picture, exif=exif_rule(data), max_level=data.max_level)
-            lay(picture, self.placement, canvas)
+            lay(picture, self.placement, bucket)
         return picture
 
 
 class Detector:
     """A trained detector that takes images of any size.
 
-    Images are resized as in validation, put on the smallest of a few canvases, and predicted in batches. Each canvas
+    Images are resized as in validation, put on the smallest of a few buckets, and predicted in batches. Each bucket
     is compiled once, when it is first needed or by `warmup`; compiled programs are kept on disk between processes
     (`detr_jax.compilation_cache`).
 
@@ -117,7 +117,7 @@ class Detector:
       params: its values as a pure tree, on the devices; what is put in their place is used from then on.
       class_names: name by label; empty if the checkpoint holds none.
       category_ids: category id by label, which results have as their labels; empty if the labels are the ids.
-      canvases: (height, width) in pixels, by area.
+      buckets: (height, width) in pixels, by area.
       batch_size: images predicted together.
     """
 
@@ -140,7 +140,7 @@ class Detector:
         self.params = jax.device_put(nnx.as_pure(values), replicated(mesh))
         self.class_names = dict(class_names or {})
         self.category_ids = dict(category_ids or {})
-        self.canvases = prediction_canvases(config)
+        self.buckets = prediction_buckets(config)
         self.batch_size = batch_size
         self._graph = graph
         self._predict = create_predict_step(graph, mesh)
@@ -148,8 +148,8 @@ class Detector:
     def __repr__(self) -> str:
         backbone, queries = self.config.model.backbone, counted(self.config.model.num_queries, "query", "queries")
         kind = f"ResNet-{2 + sum(backbone.blocks) * (2 if backbone.block == 'basic' else 3)}"
-        canvases, largest = counted(len(self.canvases), "canvas", "canvases"), "{} x {}".format(*self.canvases[-1])
-        ending = f"; {kind}, {queries}; {canvases} up to {largest}; batch_size={self.batch_size})"
+        buckets, largest = counted(len(self.buckets), "bucket", "buckets"), "{} x {}".format(*self.buckets[-1])
+        ending = f"; {kind}, {queries}; {buckets} up to {largest}; batch_size={self.batch_size})"
         names = [" ".join(name.split()) for _, name in sorted(self.class_names.items())]
         classes = counted(len(names) or self.config.model.num_classes, "class", "classes")
         return one_line(f"Detector({classes}{': ' if names else ''}", names, ending, 100)
@@ -210,7 +210,7 @@ class Detector:
 
         Raises:
           DataError: an image cannot be read, or is none; `stream` goes on with the others instead.
-          OutOfMemoryError: an image or its canvas does not fit into memory; `stream` goes on here too.
+          OutOfMemoryError: an image or its bucket does not fit into memory; `stream` goes on here too.
           CheckpointError: the model's answers are not numbers.
         """
         several = images if isinstance(images, list | tuple) else [images]
@@ -225,9 +225,9 @@ class Detector:
     def stream(self, images: Iterable[ImageLike], threshold: float = 0.5) -> Iterator[Answer]:
         """Finds objects in any number of images, of which few are in memory at a time.
 
-        An image waits until as many as a batch holds want the same canvas; GPUs and TPUs work on a batch while the next
+        An image waits until as many as a batch holds want the same bucket; GPUs and TPUs work on a batch while the next
         is read. Of files only the headers are read before that; pictures and arrays wait as copies, at most
-        ``batch_size - 1`` for each canvas. Arguments are those of `predict`.
+        ``batch_size - 1`` for each bucket. Arguments are those of `predict`.
 
         Yields:
           An `Answer` for each image, in the order in which batches are done; ``index`` tells which image it is.
@@ -257,14 +257,14 @@ class Detector:
     def attention(self, image: ImageLike, threshold: float = 0.5) -> ImageAttention:
         """Finds objects in one image, as `predict` does, and tells where the model looked.
 
-        Its program, another than that of `predict`, is compiled once for each canvas; errors are those of `predict`.
+        Its program, another than that of `predict`, is compiled once for each bucket; errors are those of `predict`.
         """
         _check_threshold(threshold)
         with fitting("The image", _CUT):
             opened, size = self._opened(image, "The image")
-        waiting = _Waiting(0, opened, size, place(size, self.config, self.canvases))
-        with self._fitting(waiting.placement.canvas, 1, "The attention on the canvas"):
-            images = np.zeros((1, *waiting.placement.canvas, 3), np.uint8)
+        waiting = _Waiting(0, opened, size, place(size, self.config, self.buckets))
+        with self._fitting(waiting.placement.bucket, 1, "The attention on the bucket"):
+            images = np.zeros((1, *waiting.placement.bucket, 3), np.uint8)
             picture = waiting.lay_on(images[0], self.config.data)
             height, width = waiting.placement.size
             inputs = images, np.array([[height, width]], np.int32), np.array([size], np.int32)
@@ -295,33 +295,31 @@ class Detector:
         return jax.jit(attend)
 
     def warmup(self, sizes: Iterable[tuple[int, int]] | None = None) -> None:
-        """Compiles, or reads from disk, what images of these (height, width) need; by default all canvases.
+        """Compiles, or reads from disk, what images of these (height, width) need; by default all buckets.
 
         Raises:
-          OutOfMemoryError: a canvas does not fit into memory.
+          OutOfMemoryError: a bucket does not fit into memory.
         """
-        canvases = (
-            self.canvases if sizes is None else {place(size, self.config, self.canvases).canvas for size in sizes}
-        )
-        for canvas in canvases:
-            valid = np.full((self.batch_size, 2), canvas, np.int32)
-            with self._fitting(canvas, self.batch_size):
-                images = np.zeros((self.batch_size, *canvas, 3), np.uint8)
+        buckets = self.buckets if sizes is None else {place(size, self.config, self.buckets).bucket for size in sizes}
+        for bucket in buckets:
+            valid = np.full((self.batch_size, 2), bucket, np.int32)
+            with self._fitting(bucket, self.batch_size):
+                images = np.zeros((self.batch_size, *bucket, 3), np.uint8)
                 jax.block_until_ready(self._predict((self.params,), images, valid, valid))
 
-    def _fitting(self, canvas: tuple[int, int], images: int, what: str = "The canvas") -> AbstractContextManager[None]:
-        """Says, if memory runs out inside, that this many images on a canvas do not fit, and what helps."""
+    def _fitting(self, bucket: tuple[int, int], images: int, what: str = "The bucket") -> AbstractContextManager[None]:
+        """Says, if memory runs out inside, that this many images on a bucket do not fit, and what helps."""
         advice = "Use a machine with more memory." if self.config.data.val_short_side else _CUT
         if images > 1:
             advice = f"Lower batch_size={images}. {advice}"
-        return fitting(f"{what} of {canvas[0]} x {canvas[1]} pixels, for {images} image(s),", advice)
+        return fitting(f"{what} of {bucket[0]} x {bucket[1]} pixels, for {images} image(s),", advice)
 
     def _opened(self, image: ImageLike, name: str) -> tuple[Path | Image.Image, tuple[int, int]]:
         data = self.config.data
         return open_image(image, name, exif=exif_rule(data), max_level=data.max_level)
 
     def _batches(self, images: Iterable[ImageLike]) -> Iterator[list[_Waiting] | Answer]:
-        """Images of one canvas each, at most ``batch_size`` of them; and answers for what is no image."""
+        """Images of one bucket each, at most ``batch_size`` of them; and answers for what is no image."""
         waiting: dict[tuple[int, int], list[_Waiting]] = {}
         for index, image in enumerate(images):
             try:
@@ -330,21 +328,21 @@ class Detector:
             except (DataError, OutOfMemoryError) as error:
                 yield Answer(index, None, error)
                 continue
-            placement = place(size, self.config, self.canvases)
-            group = waiting.setdefault(placement.canvas, [])
+            placement = place(size, self.config, self.buckets)
+            group = waiting.setdefault(placement.bucket, [])
             group.append(_Waiting(index, found, size, placement))
             if len(group) == self.batch_size:
-                yield waiting.pop(placement.canvas)
+                yield waiting.pop(placement.bucket)
         yield from waiting.values()
 
     def _start(
         self, batch: list[_Waiting], threads: ThreadPoolExecutor
     ) -> tuple[list[_Waiting], list[Any], Detections]:
         """Reads a batch and sets the devices to work on it."""
-        canvas = batch[0].placement.canvas
-        with self._fitting(canvas, self.batch_size):
-            images = np.zeros((self.batch_size, *canvas, 3), np.uint8)
-        sizes = np.full((self.batch_size, 2), canvas, np.int32)
+        bucket = batch[0].placement.bucket
+        with self._fitting(bucket, self.batch_size):
+            images = np.zeros((self.batch_size, *bucket, 3), np.uint8)
+        sizes = np.full((self.batch_size, 2), bucket, np.int32)
         original_sizes = np.ones((self.batch_size, 2), np.int32)
 
         def fill(i: int, waiting: _Waiting) -> Image.Image | DataError | OutOfMemoryError:
@@ -356,7 +354,7 @@ class Detector:
             return picture
 
         pictures = list(threads.map(fill, range(len(batch)), batch))
-        with self._fitting(canvas, self.batch_size):
+        with self._fitting(bucket, self.batch_size):
             return batch, pictures, self._predict((self.params,), images, sizes, original_sizes)
 
     def _finish(
@@ -364,7 +362,7 @@ class Detector:
     ) -> Iterator[Answer]:
         """The answers of a batch, when the devices are done with it."""
         try:
-            with self._fitting(batch[0].placement.canvas, self.batch_size):
+            with self._fitting(batch[0].placement.bucket, self.batch_size):
                 boxes, scores, labels = on_host(found)
         except OutOfMemoryError as error:
             yield from _all_too_large(batch, error)

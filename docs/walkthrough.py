@@ -36,7 +36,7 @@ else:
     )  # fmt: skip
     model = DETR(small, rngs=nnx.Rngs(0))
 
-# %% Two images of different sizes on one canvas, padded at the bottom and right
+# %% Two images of different sizes on one bucket, padded at the bottom and right
 source = ShapesDataset(ShapesConfig(val_images=2), "val")
 samples = [source[0], source[1]]
 images = np.zeros((2, 64, 64, 3), np.uint8)

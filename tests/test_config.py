@@ -13,7 +13,7 @@ from detr_jax.config import (
     DataConfig,
     ModelConfig,
     check,
-    check_canvases,
+    check_buckets,
     differences,
     from_json,
     to_json,
@@ -235,7 +235,7 @@ def test_differences_are_the_changed_fields_by_path():
     }
 
 
-def test_learned_positions_need_canvases_within_their_tables():
+def test_learned_positions_need_buckets_within_their_tables():
     config = shapes.get_config()
     config.model.position_embedding = "learned"
     check(config)
@@ -243,6 +243,6 @@ def test_learned_positions_need_canvases_within_their_tables():
     with pytest.raises(ConfigError, match=r"learned.*50 x 50 cells.*\(512, 64\)"):
         check(config)
     with pytest.raises(ConfigError, match=r"learned.*50 x 50 cells.*\(512, 64\)"):
-        check_canvases(config.model, [(64, 64), (512, 64)])
+        check_buckets(config.model, [(64, 64), (512, 64)])
     config.model.position_embedding = "sine"
-    check_canvases(config.model, [(64, 64), (512, 64)])
+    check_buckets(config.model, [(64, 64), (512, 64)])

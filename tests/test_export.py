@@ -16,7 +16,7 @@ from detr_jax.checkpoints import Checkpoints
 from detr_jax.cli import main
 from detr_jax.config import Config, ConfigError, DataConfig
 from detr_jax.data.transforms import resized
-from detr_jax.export import ExportError, default_canvases, export_model
+from detr_jax.export import ExportError, default_buckets, export_model
 from detr_jax.export_loader import Detector
 from detr_jax.models import DETR, normalize_images
 from detr_jax.postprocess import detections
@@ -39,9 +39,9 @@ NAMES = ("images", "sizes", "originals")
 MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.2, 0.25)
 
 
-def _batch(rng, number, canvas):
-    sizes = np.stack([rng.integers(canvas[i] // 2, canvas[i], number, endpoint=True) for i in (0, 1)], 1)
-    images = rng.integers(0, 256, (number, *canvas, 3), np.uint8)  # what lies in the padding must not matter
+def _batch(rng, number, bucket):
+    sizes = np.stack([rng.integers(bucket[i] // 2, bucket[i], number, endpoint=True) for i in (0, 1)], 1)
+    images = rng.integers(0, 256, (number, *bucket, 3), np.uint8)  # what lies in the padding must not matter
     return images, sizes.astype(np.int32), rng.integers(20, 2000, (number, 2), np.int32)
 
 
@@ -88,10 +88,10 @@ def random_model(rng, rngs):
 @pytest.mark.parametrize(("norm", "beside"), [("group", False), ("frozen_batch", True)])
 def test_the_artefact_equals_the_model_without_this_package(random_model, rng, tmp_path, norm, beside):
     model, config = random_model(norm)
-    canvases = ((32, 32), (24, 40)) if beside else ((32, 32),)
-    export_model(model, config, tmp_path / "out", canvases=canvases, weights_beside=beside, platforms=("cpu", "cuda"))
+    buckets = ((32, 32), (24, 40)) if beside else ((32, 32),)
+    export_model(model, config, tmp_path / "out", buckets=buckets, weights_beside=beside, platforms=("cpu", "cuda"))
     assert (tmp_path / "out" / "weights.npz").exists() == beside
-    batches = [_batch(rng, number, canvases[i % len(canvases)]) for i, number in enumerate((3, 1))]
+    batches = [_batch(rng, number, buckets[i % len(buckets)]) for i, number in enumerate((3, 1))]
     inputs = {f"{n}{i}": x for i, one in enumerate(batches) for n, x in zip(NAMES, one, strict=True)}
     np.savez(tmp_path / "inputs.npz", **inputs)
     command = [sys.executable, "-c", PROGRAM, tmp_path / "out", tmp_path / "inputs.npz", tmp_path / "found.npz"]
@@ -108,7 +108,7 @@ def test_an_artefact_gives_the_category_ids_of_the_data(random_model, rng, tmp_p
     names = {label: f"class {label}" for label in ids}
     export_model(
         *(model, config, tmp_path / "out"),
-        canvases=((32, 32),),
+        buckets=((32, 32),),
         platforms=("cpu",),
         class_names=names,
         category_ids=ids,
@@ -124,7 +124,7 @@ def test_an_artefact_gives_the_category_ids_of_the_data(random_model, rng, tmp_p
 def test_images_of_any_size_come_back_in_their_order(random_model, rng, tmp_path):
     model, config = random_model()
     config.data = dataclasses.replace(config.data, val_short_side=24, max_long_side=40, val_buckets=())
-    assert default_canvases(config) == [(24, 48), (48, 24)]
+    assert default_buckets(config) == [(24, 48), (48, 24)]
     export_model(model, config, tmp_path / "out", platforms=("cpu",))
     detector = Detector(tmp_path / "out")
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((24, 30), (60, 24), (24, 40), (100, 31))]
@@ -173,19 +173,19 @@ def test_the_loader_refuses_what_does_not_fit(random_model, tmp_path):
         detector(np.zeros((1, 8, 8, 3), np.uint8), np.array([[8, 8]]), np.array([[8, 8]]))
     with pytest.raises(ValueError, match=r"float64 \[8, 8, 3\]"):
         detector.predict([np.zeros((8, 8, 3))])
-    with pytest.raises(ValueError, match=r"33 x 8 pixels .* fits on no canvas.*\(32, 32\)"):
+    with pytest.raises(ValueError, match=r"33 x 8 pixels .* fits on no bucket.*\(32, 32\)"):
         detector.predict([np.zeros((33, 8, 3), np.uint8)])
 
 
-def test_canvases_hold_every_resized_image_of_a_usual_aspect(rng):
+def test_buckets_hold_every_resized_image_of_a_usual_aspect(rng):
     config = Config(data=DataConfig(val_short_side=800, max_long_side=1333))
-    canvases = default_canvases(config)
-    assert canvases == [(800, 1344), (1344, 800)]
+    buckets = default_buckets(config)
+    assert buckets == [(800, 1344), (1344, 800)]
     for _ in range(2000):
         short = int(rng.integers(50, 2000))
         size = rng.permutation([short, int(short * rng.uniform(1, 10))])
         height, width = _resized(size, 800, 1333)
-        assert any(height <= canvas[0] and width <= canvas[1] for canvas in canvases), size
+        assert any(height <= bucket[0] and width <= bucket[1] for bucket in buckets), size
 
 
 def test_the_command_writes_an_artefact_with_the_moving_average(random_model, tmp_path, rng):
@@ -195,11 +195,11 @@ def test_the_command_writes_an_artefact_with_the_moving_average(random_model, tm
     checkpoints.class_names = {0: "kreis", 2: "dreieck \u25b3"}
     checkpoints.save(3, {"params": jax.tree.map(np.zeros_like, values), "ema": values}, config)
     checkpoints.close()
-    arguments = ["export", str(tmp_path / "run"), str(tmp_path / "out"), "--platforms", "cpu", "--canvas", "40x24"]
+    arguments = ["export", str(tmp_path / "run"), str(tmp_path / "out"), "--platforms", "cpu", "--bucket", "40x24"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert "model_40x24.stablehlo" in result.output
-    assert json.loads((tmp_path / "out" / "export.json").read_text())["canvases"] == [[40, 24]]
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["buckets"] == [[40, 24]]
     batch = _batch(rng, 2, (40, 24))
     detector = Detector(tmp_path / "out")
     assert detector.names == {0: "kreis", 2: "dreieck \u25b3"}
@@ -213,12 +213,12 @@ def test_what_cannot_be_exported_is_refused_and_nothing_written(random_model, tm
     model, config = random_model()
     with pytest.raises(ExportError, match=r"'gpu' is not known.*cuda"):
         export_model(model, config, tmp_path / "out", platforms=("gpu",))
-    with pytest.raises(ConfigError, match=r"canvas \(30, 32\).*multiples of 4"):
-        export_model(model, config, tmp_path / "out", canvases=((30, 32),))
+    with pytest.raises(ConfigError, match=r"bucket \(30, 32\).*multiples of 4"):
+        export_model(model, config, tmp_path / "out", buckets=((30, 32),))
     config.data.val_buckets = ()
-    with pytest.raises(ConfigError, match="give the canvas"):
+    with pytest.raises(ConfigError, match="give the bucket"):
         export_model(model, config, tmp_path / "out")
-    result = CliRunner().invoke(main, ["export", str(tmp_path), str(tmp_path / "out"), "--canvas", "big"])
+    result = CliRunner().invoke(main, ["export", str(tmp_path), str(tmp_path / "out"), "--bucket", "big"])
     assert result.exit_code == 2
     assert "'big' is not understood" in result.output
     result = CliRunner().invoke(main, ["export", str(tmp_path / "nothing"), str(tmp_path / "out")])

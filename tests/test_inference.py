@@ -12,7 +12,7 @@ from detr_jax import Detector
 from detr_jax.checkpoints import CheckpointError, Checkpoints
 from detr_jax.config import Config, DataConfig
 from detr_jax.data import DataError
-from detr_jax.data.canvases import place, prediction_canvases
+from detr_jax.data.placement import place, prediction_buckets
 from detr_jax.data.transforms import val_geometry
 from detr_jax.inference import FIRST_FRAME, SHRUNK, THIN, TINY
 from detr_jax.models import DETR
@@ -26,7 +26,7 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.2, 0.25)
 
 @pytest.fixture(scope="module")
 def model():
-    """A tiny detector with random parameters, and its configuration: short sides of 40 pixels, two canvases."""
+    """A tiny detector with random parameters, and its configuration: short sides of 40 pixels, two buckets."""
     config = tiny_config()
     config.model.pixel_mean, config.model.pixel_std = MEAN, STD
     config.data.val_short_side, config.data.max_long_side = 40, 64
@@ -164,7 +164,7 @@ def test_a_broken_model_is_told_from_an_image_without_objects(model, rng):
 
 
 def test_attention_comes_with_the_same_answer_and_for_the_cells_of_the_image_alone(detector, rng):
-    image = rng.integers(0, 256, (50, 30, 3), dtype=np.uint8)  # 63 x 38 on the canvas 64 x 40; cells of 4 pixels
+    image = rng.integers(0, 256, (50, 30, 3), dtype=np.uint8)  # 63 x 38 on the bucket 64 x 40; cells of 4 pixels
     looked = detector.attention(image, threshold=0)
     _assert_same(looked.found, detector.predict(image, threshold=0), 1e-4)
     np.testing.assert_array_equal(looked.image, image)
@@ -227,11 +227,11 @@ def test_unusual_images_are_predicted_with_a_note(detector, tmp_path, rng):
         assert np.isfinite(found.boxes).all()
 
 
-def test_each_canvas_is_compiled_once(detector, rng):
+def test_each_bucket_is_compiled_once(detector, rng):
     detector.warmup([(40, 40), (50, 50)])
     detector.warmup()
     detector.predict([*_images(rng, 6), np.zeros((9, 4000), np.uint8)])
-    assert detector._predict._cache_size() == len(detector.canvases) == 2
+    assert detector._predict._cache_size() == len(detector.buckets) == 2
 
 
 def _random_config(rng):
@@ -241,21 +241,21 @@ def _random_config(rng):
     return config
 
 
-def test_an_image_of_any_size_has_a_canvas_and_keeps_the_size_of_validation_if_it_can(rng):
+def test_an_image_of_any_size_has_a_bucket_and_keeps_the_size_of_validation_if_it_can(rng):
     for _ in range(20):
         config = _random_config(rng)
-        canvases = prediction_canvases(config)
+        buckets = prediction_buckets(config)
         stride = config.model.backbone.stride
-        assert len(canvases) <= 9
-        assert all(side % stride == 0 for canvas in canvases for side in canvas)
+        assert len(buckets) <= 9
+        assert all(side % stride == 0 for bucket in buckets for side in bucket)
         for size in np.rint(np.exp(rng.uniform(0, np.log(20_000), (100, 2)))).astype(int).tolist():
             size = tuple(size)
-            canvas, placed, shrunk = place(size, config, canvases)
-            assert canvas in canvases
-            assert 1 <= placed[0] <= canvas[0]
-            assert 1 <= placed[1] <= canvas[1]
+            bucket, placed, shrunk = place(size, config, buckets)
+            assert bucket in buckets
+            assert 1 <= placed[0] <= bucket[0]
+            assert 1 <= placed[1] <= bucket[1]
             wanted = val_geometry(size, config.data).size
-            fits = any(height >= wanted[0] and width >= wanted[1] for height, width in canvases)
+            fits = any(height >= wanted[0] and width >= wanted[1] for height, width in buckets)
             assert shrunk == (not fits)
             if fits:
                 assert placed == wanted
@@ -263,12 +263,12 @@ def test_an_image_of_any_size_has_a_canvas_and_keeps_the_size_of_validation_if_i
                 assert placed[0] / placed[1] == pytest.approx(size[0] / size[1], rel=0.05)
 
 
-def test_an_image_beyond_all_canvases_of_an_unresized_model_is_shrunk(model, rng):
+def test_an_image_beyond_all_buckets_of_an_unresized_model_is_shrunk(model, rng):
     config = tiny_config()
     config.data.val_buckets = ((32, 32),)
     detector = Detector(model[0], config)
     image = rng.integers(0, 256, (64, 48, 3), dtype=np.uint8)
-    assert place((64, 48), config, detector.canvases) == ((32, 32), (32, 24), True)
+    assert place((64, 48), config, detector.buckets) == ((32, 32), (32, 24), True)
     found = detector.predict(image, 0)
     assert found.size == (64, 48)
     assert found.notes == (SHRUNK,)

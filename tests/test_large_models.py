@@ -58,15 +58,15 @@ def _config(blocks=(1, 1), **model):
     return config
 
 
-def _images(rng, number, canvas):
-    sizes = np.stack([rng.integers(side // 2, side, number, endpoint=True) for side in canvas], 1)
-    return rng.integers(0, 256, (number, *canvas, 3), np.uint8), sizes.astype(np.int32)
+def _images(rng, number, bucket):
+    sizes = np.stack([rng.integers(side // 2, side, number, endpoint=True) for side in bucket], 1)
+    return rng.integers(0, 256, (number, *bucket, 3), np.uint8), sizes.astype(np.int32)
 
 
 def test_an_exported_model_answers_batches_of_any_size_as_the_model_does(fast_forms, rng, rngs, tmp_path, monkeypatch):
     config = _config(remat="all")
     model = DETR(config.model, rngs=rngs)
-    export_model(model, config, tmp_path / "out", canvases=[CANVAS], weights_beside=True)
+    export_model(model, config, tmp_path / "out", buckets=[CANVAS], weights_beside=True)
     assert {shape[1:] for shape in fast_forms} == {(*CANVAS, 3), (36, 40, 128), (18, 20, 256)}
     images, sizes = _images(rng, 3, CANVAS)
     originals = rng.integers(20, 2000, (3, 2), np.int32)
@@ -96,11 +96,11 @@ def test_an_exported_resnet18_at_real_size_answers_as_the_detector(fast_forms, r
     config.model = dataclasses.replace(config.model, backbone=resnet_config(18), num_queries=10, hidden_dim=64)
     config.data = dataclasses.replace(config.data, val_short_side=480, max_long_side=640, val_buckets=())
     model = DETR(config.model, rngs=rngs)
-    export_model(model, config, tmp_path / "out", canvases=[(480, 640)])
+    export_model(model, config, tmp_path / "out", buckets=[(480, 640)])
     assert {shape[1:] for shape in fast_forms} == {(480, 640, 3), (60, 80, 128), (30, 40, 256), (15, 20, 512)}
     images = [rng.integers(0, 256, (480, width, 3), np.uint8) for width in (640, 600)]
     detector = Detector(model, config, batch_size=2)
-    assert detector.canvases[detector.canvases.index((480, 640))] == (480, 640)
+    assert detector.buckets[detector.buckets.index((480, 640))] == (480, 640)
     exported = ExportedDetector(tmp_path / "out")
     for found, expected in zip(exported.predict(images, 0), detector.predict(images, 0), strict=True):
         np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Memory that runs out: for real, on canvases and arrays that no machine holds."""
+"""Memory that runs out: for real, on buckets and arrays that no machine holds."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ HUGE = (60000, 60000)
 
 @pytest.fixture
 def checkpoint(tmp_path, rngs):
-    """A workdir whose model has a canvas of usual size and one that fits into no memory."""
+    """A workdir whose model has a bucket of usual size and one that fits into no memory."""
     config = tiny_config()
     config.data.val_buckets = ((32, 32), HUGE)
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", keep=1)
@@ -72,14 +72,14 @@ def test_a_tree_is_described_by_its_size_and_its_largest_array():
 
 
 def test_prediction_goes_on_with_the_next_image(checkpoint, rng, tmp_path):
-    sizes = {"a.png": (30, 20), "b.png": (40, 50), "c.png": (20, 30)}  # only the second needs the huge canvas
+    sizes = {"a.png": (30, 20), "b.png": (40, 50), "c.png": (20, 30)}  # only the second needs the huge bucket
     (tmp_path / "images").mkdir()
     for name, size in sizes.items():
         Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / "images" / name)
     out = tmp_path / "out"
     result = CliRunner().invoke(main, ["predict", str(checkpoint), str(tmp_path / "images"), "--out", str(out)])
     assert result.exit_code == 1
-    assert f"{tmp_path / 'images' / 'b.png'} was not predicted. The canvas of 60000 x 60000 pixels" in result.stderr
+    assert f"{tmp_path / 'images' / 'b.png'} was not predicted. The bucket of 60000 x 60000 pixels" in result.stderr
     assert "does not fit into memory (" in result.stderr
     assert [entry["picture"] for entry in json.loads((out / "predictions.json").read_text())] == ["a.png", "c.png"]
 
@@ -87,7 +87,7 @@ def test_prediction_goes_on_with_the_next_image(checkpoint, rng, tmp_path):
 def test_attention_says_what_does_not_fit(checkpoint):
     detector = Detector.from_checkpoint(checkpoint)
     image = np.zeros((40, 50, 3), np.uint8)
-    with pytest.raises(OutOfMemoryError, match=r"The attention on the canvas of 60000 x 60000"):
+    with pytest.raises(OutOfMemoryError, match=r"The attention on the bucket of 60000 x 60000"):
         detector.attention(image)
 
 

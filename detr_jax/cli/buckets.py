@@ -1,4 +1,4 @@
-"""The canvases that a training will use, before it starts."""
+"""The buckets that a training will use, before it starts."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ import numpy as np
 
 from detr_jax.cli.configuration import read_config
 from detr_jax.compilation_cache import keep_compiled_programs
-from detr_jax.config import Config, check_canvases
+from detr_jax.config import Config, check_buckets
 from detr_jax.data import TrainPlan, ValPlan, open_source
 from detr_jax.data.bucket_counts import images_trained, images_validated
 from detr_jax.data.buckets import Bucket, train_sizes, useful_share, val_sizes
@@ -34,12 +34,12 @@ class MemorySize(click.ParamType):
 
 
 @click.command(
-    "buckets", short_help="Canvases of a data set, and memory.", context_settings={"ignore_unknown_options": True}
+    "buckets", short_help="Buckets of a data set, and memory.", context_settings={"ignore_unknown_options": True}
 )
 @click.option("--config", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="As for train.py.")
 @click.option("--dataset", help="coco, yolo, voc, tfds or shapes: short for --config.data.dataset.")
 @click.option("--root", help="Folder of the data set: short for --config.data.root.")
-@click.option("--memory", is_flag=True, help="Compile the training step of each canvas and tell the bytes it needs.")
+@click.option("--memory", is_flag=True, help="Compile the training step of each bucket and tell the bytes it needs.")
 @click.option("--largest-batch", is_flag=True, help="Find the largest batch whose step fits into the devices' memory.")
 @click.option(
     "--device-memory", type=MemorySize(), help="For --largest-batch, as 80GiB. Default: what the devices say."
@@ -54,15 +54,15 @@ def buckets(
     device_memory: int | None,
     changes: tuple[str, ...],
 ) -> None:
-    """Show the canvases of a data set: what is on each, and how much of it is image.
+    """Show the buckets of a data set: what is on each, and how much of it is image.
 
-    The canvases are those that a new training with this configuration uses. Their number follows from the sizes of the
+    The buckets are those that a new training with this configuration uses. Their number follows from the sizes of the
     images and the length of the run: one more is chosen only if it saves more padding than its compilation costs, up to
-    data.num_train_buckets and data.num_val_buckets. "useful" is pixels of images over pixels of canvases, over many
+    data.num_train_buckets and data.num_val_buckets. "useful" is pixels of images over pixels of buckets, over many
     random augmentations for training. With --memory, nothing is trained or allocated: the bytes are those of the
     program compiled for the devices that JAX sees here, of which others may need more or less.
 
-    --largest-batch compiles the step on the largest canvas for a few batch sizes, until it knows the largest one that
+    --largest-batch compiles the step on the largest bucket for a few batch sizes, until it knows the largest one that
     fits: a multiple of the devices and of training.accumulate.
 
     \b
@@ -83,7 +83,7 @@ def buckets(
         TrainPlan(train, config.data, size, config.training.seed, stride),
         ValPlan(val, config.data, config.evaluation.batch_size, stride),
     )
-    check_canvases(config.model, (*plan.buckets, *val_plan.buckets))
+    check_buckets(config.model, (*plan.buckets, *val_plan.buckets))
 
     _table(f"training, {len(train)} images", plan.buckets, train_sizes(train, config.data))
     if config.data.num_train_buckets < most.num_train_buckets:
@@ -101,7 +101,7 @@ def buckets(
 def _tell_memory(
     config: Config, plan: TrainPlan, max_objects: int, each: bool, largest_batch: bool, given: int | None
 ) -> None:
-    """Compiles training steps and prints what they need: one a canvas, or those on the way to the largest batch."""
+    """Compiles training steps and prints what they need: one a bucket, or those on the way to the largest batch."""
     from detr_jax.memory import fitting, is_out_of_memory
     from detr_jax.sharding import create_mesh
     from detr_jax.training import memory
@@ -116,11 +116,11 @@ def _tell_memory(
                 f"memory of the training step on each of {mesh.size} {platform} device(s), {size} images in all, as "
                 "compiled here:"
             )
-            for canvas in plan.buckets:
-                with fitting(f"The step on the canvas {canvas[0]} x {canvas[1]}", memory.TO_NEED_LESS):
-                    found = memory.step_memory(config, canvas, max_objects, mesh)
+            for bucket in plan.buckets:
+                with fitting(f"The step on the bucket {bucket[0]} x {bucket[1]}", memory.TO_NEED_LESS):
+                    found = memory.step_memory(config, bucket, max_objects, mesh)
                 click.echo(
-                    f"{canvas[0]:6} x {canvas[1]:<6} {found.total / 2**20:10.0f} MiB: {found.state / 2**20:.0f} of "
+                    f"{bucket[0]:6} x {bucket[1]:<6} {found.total / 2**20:10.0f} MiB: {found.state / 2**20:.0f} of "
                     f"state and batch, {found.temporary / 2**20:.0f} within the step"
                 )
         if not largest_batch:
@@ -130,9 +130,9 @@ def _tell_memory(
             raise click.ClickException(
                 f"The memory of {platform} devices is not known: give it, as --device-memory 80GiB."
             )
-        canvas = max(plan.buckets, key=math.prod)
+        bucket = max(plan.buckets, key=math.prod)
         click.echo(
-            f"largest batch on the canvas {canvas[0]} x {canvas[1]} within {limit / 2**30:.3g} GiB on each of "
+            f"largest batch on the bucket {bucket[0]} x {bucket[1]} within {limit / 2**30:.3g} GiB on each of "
             f"{mesh.size} {platform} device(s), in multiples of {unit}; each row is compiled:"
         )
         click.echo(" batch       GiB  fits  compiled in")
@@ -142,7 +142,7 @@ def _tell_memory(
             training = dataclasses.replace(config.training, batch_size=units * unit)
             try:
                 total: float = memory.step_memory(
-                    dataclasses.replace(config, training=training), canvas, max_objects, mesh
+                    dataclasses.replace(config, training=training), bucket, max_objects, mesh
                 ).total
             except jax.errors.JaxRuntimeError as error:
                 if not is_out_of_memory(error):
@@ -157,26 +157,26 @@ def _tell_memory(
         raise click.ClickException(str(error)) from None
     if not largest:
         raise click.ClickException(
-            f"Not even {unit} images fit: set model.remat=all or model.dtype=bfloat16, or smaller canvases."
+            f"Not even {unit} images fit: set model.remat=all or model.dtype=bfloat16, or smaller buckets."
         )
     click.echo(f"the largest batch that fits: --config.training.batch_size={largest}")
 
 
-def _table(title: str, canvases: list[Bucket], sizes: np.ndarray) -> None:
-    """Prints each canvas with its share of the images and of useful pixels."""
-    holds = (np.array(canvases) >= sizes[:, None]).all(axis=-1)
-    taken = np.where(holds, np.prod(canvases, axis=1), np.inf).argmin(axis=1)
-    how_many = "one canvas" if len(canvases) == 1 else f"{len(canvases)} canvases"
-    click.echo(f"{title}: {useful_share(sizes, canvases):.1%} useful on {how_many}")
+def _table(title: str, buckets: list[Bucket], sizes: np.ndarray) -> None:
+    """Prints each bucket with its share of the images and of useful pixels."""
+    holds = (np.array(buckets) >= sizes[:, None]).all(axis=-1)
+    taken = np.where(holds, np.prod(buckets, axis=1), np.inf).argmin(axis=1)
+    how_many = "one bucket" if len(buckets) == 1 else f"{len(buckets)} buckets"
+    click.echo(f"{title}: {useful_share(sizes, buckets):.1%} useful on {how_many}")
     click.echo("  height x width     images  useful")
-    for number, canvas in enumerate(canvases):
+    for number, bucket in enumerate(buckets):
         held = sizes[taken == number]
-        useful = f"{useful_share(held, [canvas]):7.1%}" if len(held) else "      -"
-        click.echo(f"{canvas[0]:8} x {canvas[1]:<8} {len(held) / len(sizes):6.1%} {useful}")
+        useful = f"{useful_share(held, [bucket]):7.1%}" if len(held) else "      -"
+        click.echo(f"{bucket[0]:8} x {bucket[1]:<8} {len(held) / len(sizes):6.1%} {useful}")
 
 
 def _tell_why_fewer(most: int, field: str, images: int) -> None:
-    """Says why there are fewer canvases than the configuration allows."""
+    """Says why there are fewer buckets than the configuration allows."""
     click.echo(
         f"fewer than data.{field}={most}: over the {images:,} images of the run, one more would save less padding than "
         "its compilation costs"

@@ -11,7 +11,7 @@ import click
 
 from detr_jax.cli.configuration import check_fields_named, read_config
 from detr_jax.cli.output import check_writable, counted, write_text
-from detr_jax.config import Config, DataConfig, check, check_canvases
+from detr_jax.config import Config, DataConfig, check, check_buckets
 from detr_jax.config.effects import without_format
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _metrics(checkpoint: Path, config: Config, ema: bool) -> "Metrics":
     model, _ = load_model(checkpoint, ema=ema)
     graph, values = nnx.split(model)
     validator = Validator(config, source, graph, mesh_for_batch(config.evaluation.batch_size))
-    check_canvases(config.model, validator.plan.buckets)
+    check_buckets(config.model, validator.plan.buckets)
     with click.progressbar(length=len(source), label="evaluating", file=sys.stderr) as bar:
         found = validator.detect((nnx.as_pure(values),), after_batch=bar.update)
     return validator.judge(found)

@@ -8,7 +8,7 @@ import click
 from detr_jax.checkpoints import load_category_ids, load_class_names, load_model
 
 
-class _Canvas(click.ParamType):
+class _Bucket(click.ParamType):
     name = "HxW"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
@@ -22,9 +22,10 @@ class _Canvas(click.ParamType):
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
+    "--bucket",
     "--canvas",
-    "canvases",
-    type=_Canvas(),
+    "buckets",
+    type=_Bucket(),
     multiple=True,
     help="Height and width in pixels that images are padded to; may be given several times. By default those "
     "of validation, or else one lying and one standing that hold every resized image.",
@@ -39,18 +40,18 @@ class _Canvas(click.ParamType):
 )
 @click.option("--ema/--no-ema", default=True, show_default=True, help="Take the moving average where there is one.")
 def export_command(
-    checkpoint: Path, out: Path, canvases: tuple[tuple[int, int], ...], platforms: str, weights: str, ema: bool
+    checkpoint: Path, out: Path, buckets: tuple[tuple[int, int], ...], platforms: str, weights: str, ema: bool
 ) -> None:
     """Write a detector as StableHLO programs that run without this package.
 
     CHECKPOINT is a workdir (its newest checkpoint is taken; WORKDIR/best is the best) or a checkpoint; one of another
-    framework becomes one with import-weights. OUT is a new folder: a program for each canvas and any batch size, in
+    framework becomes one with import-weights. OUT is a new folder: a program for each bucket and any batch size, in
     float32, class names, and loader.py, which runs it.
 
     \b
     Examples:
       detr-jax export runs/shapes/best shapes-model
-      detr-jax export runs/coco model --canvas 800x1088 --canvas 1088x800 --platforms cuda --weights beside
+      detr-jax export runs/coco model --bucket 800x1088 --bucket 1088x800 --platforms cuda --weights beside
     """
     from detr_jax.export import export_model
 
@@ -60,7 +61,7 @@ def export_command(
             model,
             config,
             out,
-            canvases=canvases,
+            buckets=buckets,
             platforms=[name.strip() for name in platforms.split(",") if name.strip()],
             weights_beside=weights == "beside",
             class_names=load_class_names(checkpoint),

@@ -6,7 +6,7 @@ A file under ``configs/`` returns a `Config` from ``get_config()``; ``train.py``
 """
 
 from detr_jax.config.checks import check as check
-from detr_jax.config.checks import check_canvases as check_canvases
+from detr_jax.config.checks import check_buckets as check_buckets
 from detr_jax.config.checks import check_data as check_data
 from detr_jax.config.checks import check_fields as check_fields
 from detr_jax.config.checks import check_prediction as check_prediction

@@ -208,12 +208,12 @@ def _position_faults(model: ModelConfig, buckets: Sequence[tuple[int, int]]) -> 
         if max(bucket) > LEARNED_CELLS * model.backbone.stride:
             yield (
                 f"model.position_embedding='learned' reaches {LEARNED_CELLS} x {LEARNED_CELLS} cells of "
-                f"{model.backbone.stride} pixels, but the data's canvas {bucket} is larger: use 'sine'."
+                f"{model.backbone.stride} pixels, but the data's bucket {bucket} is larger: use 'sine'."
             )
 
 
-def check_canvases(model: ModelConfig, buckets: Sequence[tuple[int, int]]) -> None:
-    """Checks canvases (height, width) in pixels that were chosen from the data, as `check` does those in the config.
+def check_buckets(model: ModelConfig, buckets: Sequence[tuple[int, int]]) -> None:
+    """Checks buckets (height, width) in pixels that were chosen from the data, as `check` does those in the config.
 
     Raises:
       ConfigError: the model's learned positions do not reach over one of them.

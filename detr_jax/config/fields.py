@@ -190,7 +190,7 @@ class DataConfig:
     """Flip half of the training images left to right."""
 
     train_buckets: tuple[tuple[int, int], ...] = ()
-    """Canvas shapes (height, width) in pixels, one compilation each; empty: chosen from the data's own sizes."""
+    """Bucket shapes (height, width) in pixels, one compilation each; empty: chosen from the data's own sizes."""
     num_train_buckets: int = 12
     """The most buckets to choose for training. A run chooses fewer if one more would save less padding over all its
     steps than its compilation costs. It writes the number to config.json, and keeps it when it is resumed."""

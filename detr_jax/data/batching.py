@@ -23,12 +23,12 @@ from detr_jax.data.transforms import first_size, transform_objects, transform_pi
 
 
 class Batch(NamedTuple):
-    """Images on one canvas and their objects, in numpy. Dimensions: ``B`` batch, ``H, W`` canvas, ``T`` boxes."""
+    """Images on one bucket and their objects, in numpy. Dimensions: ``B`` batch, ``H, W`` bucket, ``T`` boxes."""
 
     images: np.ndarray
     """[B, H, W, 3] uint8, zero-padded at the bottom and right."""
     sizes: np.ndarray
-    """[B, 2] int32, (height, width) in pixels of the image on the canvas."""
+    """[B, 2] int32, (height, width) in pixels of the image on the bucket."""
     boxes: np.ndarray
     """[B, T, 4] float32, cxcywh in 0..1 of the unpadded image; zero beyond ``count``."""
     labels: np.ndarray

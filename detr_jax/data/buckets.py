@@ -1,4 +1,4 @@
-"""The canvases of a data set: few shapes, one compilation each, that together waste little on padding."""
+"""The buckets of a data set: few shapes, one compilation each, that together waste little on padding."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ from detr_jax.data.source import Source
 from detr_jax.data.transforms import DRAWS, largest_sizes, train_geometries, val_geometries
 
 Bucket = tuple[int, int]
-"""(height, width) of a canvas in pixels."""
+"""(height, width) of a bucket in pixels."""
 
-_GEOMETRIES = 20_000  # training sizes drawn to choose canvases from
+_GEOMETRIES = 20_000  # training sizes drawn to choose buckets from
 _RESTARTS = 50  # of the search, fewer where sizes are many
-_TABLE_ENTRIES = 4 * 10**6  # of the table of canvases against sizes that the search works on
+_TABLE_ENTRIES = 4 * 10**6  # of the table of buckets against sizes that the search works on
 
 
 def by_area(bucket: Bucket) -> tuple[int, Bucket]:
-    """The key that sorts canvases by area, those of one area by their height."""
+    """The key that sorts buckets by area, those of one area by their height."""
     return bucket[0] * bucket[1], bucket
 
 
@@ -146,20 +146,20 @@ def bucket_for(size: tuple[int, int], buckets: Sequence[Bucket]) -> Bucket | Non
 
 
 def useful_share(sizes: np.ndarray, buckets: Sequence[Bucket]) -> float:
-    """Pixels of images over pixels of their canvases, with each image on the smallest canvas that holds it.
+    """Pixels of images over pixels of their buckets, with each image on the smallest bucket that holds it.
 
     Args:
       sizes: [n, 2] int, (height, width) in pixels; some bucket holds each.
-      buckets: canvases (height, width) in pixels.
+      buckets: buckets (height, width) in pixels.
     """
     return float(np.prod(sizes, axis=1).sum() / _padded_areas(sizes, buckets).sum())
 
 
 def _padded_areas(sizes: np.ndarray, buckets: Sequence[Bucket]) -> np.ndarray:
     """[n] float, the pixels of the smallest bucket that holds each image; infinite if there is none."""
-    canvases = np.asarray(buckets)
-    holds = (canvases >= np.asarray(sizes)[:, None]).all(axis=-1)
-    return np.where(holds, canvases.prod(axis=1).astype(np.float64), np.inf).min(axis=1)
+    shapes = np.asarray(buckets)
+    holds = (shapes >= np.asarray(sizes)[:, None]).all(axis=-1)
+    return np.where(holds, shapes.prod(axis=1).astype(np.float64), np.inf).min(axis=1)
 
 
 def train_sizes(source: Source, config: DataConfig) -> np.ndarray:

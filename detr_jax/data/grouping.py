@@ -154,9 +154,9 @@ def _best_shares(
     kind, bucket = np.nonzero(kinds)
     pairs, (num_kinds, num_buckets) = len(kind), kinds.shape
     every = np.arange(num_buckets)
-    entries = [  # row, column, value; the columns are the images of a kind on a canvas, then the batches of a canvas
+    entries = [  # row, column, value; the columns are the images of a kind on a bucket, then the batches of a bucket
         (kind, np.arange(pairs), np.ones(pairs)),  # each image has its place,
-        (num_kinds + bucket, np.arange(pairs), np.ones(pairs)),  # which a batch of its canvas offers,
+        (num_kinds + bucket, np.arange(pairs), np.ones(pairs)),  # which a batch of its bucket offers,
         (num_kinds + every, pairs + every, np.full(num_buckets, -batch_size)),
         (np.full(num_buckets, num_kinds + num_buckets), pairs + every, np.ones(num_buckets)),  # of so many batches
     ]

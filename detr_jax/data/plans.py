@@ -177,5 +177,5 @@ def _check_fit(source: Source, sizes: np.ndarray, buckets: Sequence[Bucket], fie
         height, width = sizes[index, bound].tolist()
         raise DataError(
             f"Image {source.image_ids[index]} is up to {height} x {width} pixels (height x width) after resizing, "
-            f"and no canvas of {field}={tuple(buckets)} holds that: add one, or take the image out."
+            f"and no bucket of {field}={tuple(buckets)} holds that: add one, or take the image out."
         )

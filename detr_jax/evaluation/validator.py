@@ -122,8 +122,8 @@ class Validator:
         height, width = max(self.plan.buckets, key=math.prod)
         size = self.config.evaluation.batch_size
         return fitting(
-            f"The validation of {size} image(s) together, on canvases of up to {height} x {width} pixels,",
-            f"Lower evaluation.batch_size={size}, or use smaller canvases (data.val_short_side, data.val_buckets).",
+            f"The validation of {size} image(s) together, on buckets of up to {height} x {width} pixels,",
+            f"Lower evaluation.batch_size={size}, or use smaller buckets (data.val_short_side, data.val_buckets).",
         )
 
     def _batches(self) -> Iterator[tuple[PlannedBatch, Batch]]:

@@ -56,20 +56,20 @@ class BoxHead(nnx.Module):
         return jax.nn.sigmoid(self.layers[-1](x))
 
 
-def sample_padding_mask(sizes: jax.Array, canvas: tuple[int, int], cells: tuple[int, int]) -> jax.Array:
-    """The padding mask of a canvas brought to feature cells as the original does it.
+def sample_padding_mask(sizes: jax.Array, bucket: tuple[int, int], cells: tuple[int, int]) -> jax.Array:
+    """The padding mask of a bucket brought to feature cells as the original does it.
 
-    Cell ``i`` of ``n`` reads row ``floor(i * canvas / n)``: asymmetric nearest, not half-pixel centres.
+    Cell ``i`` of ``n`` reads row ``floor(i * bucket / n)``: asymmetric nearest, not half-pixel centres.
 
     Args:
       sizes: [B, 2] int, valid (height, width) of each image in pixels.
-      canvas: (height, width) of the padded batch in pixels.
+      bucket: (height, width) of the padded batch in pixels.
       cells: (h, w) of the feature map.
 
     Returns:
       [B, h, w] bool, True at padding.
     """
-    rows, columns = (jnp.arange(n) * pixels // n for n, pixels in zip(cells, canvas, strict=True))
+    rows, columns = (jnp.arange(n) * pixels // n for n, pixels in zip(cells, bucket, strict=True))
     inside_rows = rows[None, :, None] < sizes[:, 0, None, None]
     inside_columns = columns[None, None, :] < sizes[:, 1, None, None]
     return ~(inside_rows & inside_columns)

@@ -30,7 +30,7 @@ def introduce(say: Callable[[str], None], start: Start, model: Model, mesh: Mesh
         f"{counted(plan.steps_per_epoch, 'step')} an epoch, {counted(start.total_steps, 'step')}, "
         f"{mesh.size} {platform} device(s)"
     )
-    say(f"canvases (height x width): {', '.join(f'{height} x {width}' for height, width in plan.buckets)}")
+    say(f"buckets (height x width): {', '.join(f'{height} x {width}' for height, width in plan.buckets)}")
     if step:
         say(f"resuming at step {step}")
     for name, (old, new) in start.changed.items():

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from detr_jax.checkpoints import Checkpoints
 from detr_jax.compilation_cache import keep_compiled_programs
-from detr_jax.config import Config, ConfigError, check_canvases, to_json
+from detr_jax.config import Config, ConfigError, check_buckets, to_json
 from detr_jax.data import DataError, batches
 from detr_jax.data.batching import LoaderError
 from detr_jax.distributed import gathered, is_main, wait_for_all
@@ -125,7 +125,7 @@ class Run:
         self._train_step = StepPrograms(create_train_step(self._model, optimizer, config, mesh))
         where = layout((self._model.params, self._model.frozen), mesh, config.training.fsdp)
         self._validator = Validator(config, start.val_source, model.graph, mesh, where)
-        check_canvases(config.model, self._validator.plan.buckets)
+        check_buckets(config.model, self._validator.plan.buckets)
 
         try:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -233,7 +233,7 @@ class Run:
             raise
         received = time.monotonic()
         known = batch in self._train_step
-        terms = self._step_of_known_canvas(batch, received) if known else self._step_with_compilation(batch)
+        terms = self._step_of_known_bucket(batch, received) if known else self._step_with_compilation(batch)
         self.step += 1
         self._pending.append(terms)
         if len(self._pending) > STEPS_AHEAD:
@@ -241,7 +241,7 @@ class Run:
         if known:
             self._pace.add(time.monotonic() - began, received - began)
 
-    def _step_of_known_canvas(self, batch: DeviceBatch, received: float) -> dict[str, jax.Array]:
+    def _step_of_known_bucket(self, batch: DeviceBatch, received: float) -> dict[str, jax.Array]:
         self._state, terms = self._train_step(self._state, self._frozen, batch)
         if not self._pending:  # the devices were idle
             jax.block_until_ready(terms)
@@ -251,10 +251,10 @@ class Run:
     def _step_with_compilation(self, batch: DeviceBatch) -> dict[str, jax.Array]:
         with self._log.uncounted(steps=1):
             if not len(self._train_step):
-                canvas = max(self.plan.buckets, key=math.prod)
-                largest = outline_batch(self.config, canvas, self.plan.source.max_objects)
+                bucket = max(self.plan.buckets, key=math.prod)
+                largest = outline_batch(self.config, bucket, self.plan.source.max_objects)
                 if memory := self._compile(largest):
-                    self._log.say(memory_sentence(memory, canvas, device_memory(self._mesh)))
+                    self._log.say(memory_sentence(memory, bucket, device_memory(self._mesh)))
             if batch not in self._train_step:
                 self._compile(batch)
             self._state, terms = jax.block_until_ready(self._train_step(self._state, self._frozen, batch))
@@ -263,7 +263,7 @@ class Run:
     def _compile(self, batch: DeviceBatch) -> StepMemory | None:
         seconds, memory = self._train_step.compile(self._state, self._frozen, batch)
         height, width = batch.images.shape[1:3]
-        self._log.say(f"compiled for canvas {height} x {width} in {seconds:.0f} s")
+        self._log.say(f"compiled for bucket {height} x {width} in {seconds:.0f} s")
         return memory
 
     def _validates(self) -> bool:

@@ -54,34 +54,34 @@ def program_memory(program: jax.stages.Compiled) -> StepMemory | None:
     return StepMemory(given, planned.temp_size_in_bytes + planned.output_size_in_bytes - planned.alias_size_in_bytes)
 
 
-def step_memory(config: Config, canvas: tuple[int, int], max_objects: int, mesh: Mesh) -> StepMemory:
-    """The memory of the training step of a canvas, by the program of `compile_step`, whose arguments these are.
+def step_memory(config: Config, bucket: tuple[int, int], max_objects: int, mesh: Mesh) -> StepMemory:
+    """The memory of the training step of a bucket, by the program of `compile_step`, whose arguments these are.
 
     Raises:
       NotImplementedError: the compiler for these devices does not tell.
     """
-    found = program_memory(compile_step(config, canvas, max_objects, mesh))
+    found = program_memory(compile_step(config, bucket, max_objects, mesh))
     if found is None:
         raise NotImplementedError("The compiler for these devices does not tell the memory that a program takes.")
     return found
 
 
-def compile_step(config: Config, canvas: tuple[int, int], max_objects: int, mesh: Mesh) -> jax.stages.Compiled:
-    """Compiles the training step of a canvas for the mesh's devices, from shapes alone, without allocating anything.
+def compile_step(config: Config, bucket: tuple[int, int], max_objects: int, mesh: Mesh) -> jax.stages.Compiled:
+    """Compiles the training step of a bucket for the mesh's devices, from shapes alone, without allocating anything.
 
     Args:
       config: model, optimiser and batch size.
-      canvas: (height, width) in pixels.
+      bucket: (height, width) in pixels.
       max_objects: the most objects of an image in the data.
       mesh: the devices that the batch is shared out over.
     """
     model, optimizer = outline_model(config), create_optimizer(config.optimizer, 1, 1)
     step = cast(jax.stages.Wrapped, create_train_step(model, optimizer, config, mesh))
-    batch = outline_batch(config, canvas, max_objects)
+    batch = outline_batch(config, bucket, max_objects)
     return step.lower(outline_state(model, optimizer, config), model.frozen, batch).compile()
 
 
-def kept_memory(config: Config, canvas: tuple[int, int]) -> int:
+def kept_memory(config: Config, bucket: tuple[int, int]) -> int:
     """Bytes that the forward pass of a batch keeps for the backward pass, over all devices, weights included.
 
     That is what ``model.remat`` saves. It is known from shapes alone; what a compiler makes of it may be less, and its
@@ -89,9 +89,9 @@ def kept_memory(config: Config, canvas: tuple[int, int]) -> int:
 
     Args:
       config: model, optimiser (what is frozen keeps nothing) and batch size.
-      canvas: (height, width) in pixels.
+      bucket: (height, width) in pixels.
     """
-    model, batch = outline_model(config), outline_batch(config, canvas, 1)
+    model, batch = outline_model(config), outline_batch(config, bucket, 1)
 
     def backward(params: Tree, frozen: Tree, images: jax.Array, sizes: jax.Array) -> Callable:
         def forward(params: Tree) -> Predictions:
@@ -111,15 +111,15 @@ def device_memory(mesh: Mesh) -> int | None:
     return min(known) if known and len(known) == len(limits) else None
 
 
-def memory_sentence(memory: StepMemory, canvas: tuple[int, int], limit: int | None) -> str:
-    """What the step on the largest canvas needs of each device, and what to do where that is more than there is.
+def memory_sentence(memory: StepMemory, bucket: tuple[int, int], limit: int | None) -> str:
+    """What the step on the largest bucket needs of each device, and what to do where that is more than there is.
 
     Args:
-      canvas: (height, width) in pixels.
+      bucket: (height, width) in pixels.
       limit: bytes that each device has, where that is known.
     """
     there = "" if limit is None else f" of the {size_text(limit)} that there are"
-    sentence = f"a step on the largest canvas, {canvas[0]} x {canvas[1]}, needs {memory}{there} on each device"
+    sentence = f"a step on the largest bucket, {bucket[0]} x {bucket[1]}, needs {memory}{there} on each device"
     if limit is None or memory.total <= limit:
         return sentence
     return f"{sentence}: that is too much. {TO_NEED_LESS}"

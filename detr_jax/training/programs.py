@@ -1,4 +1,4 @@
-"""The compiled programs of a training step, one a canvas."""
+"""The compiled programs of a training step, one a bucket."""
 
 import time
 from typing import cast
@@ -42,4 +42,4 @@ class StepPrograms:
 
     def sentence(self) -> str:
         """What compilation took of the run."""
-        return f"compiling the training step, or loading it, took {self.seconds:.0f} s for {len(self)} canvas(es)"
+        return f"compiling the training step, or loading it, took {self.seconds:.0f} s for {len(self)} bucket(s)"

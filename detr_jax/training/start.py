@@ -18,7 +18,7 @@ from detr_jax.config import (
     DataConfig,
     ModelConfig,
     check,
-    check_canvases,
+    check_buckets,
     check_fields,
 )
 from detr_jax.data import DataError, Source, TrainPlan, open_splits
@@ -68,7 +68,7 @@ def prepare(given: Config, workdir: Path, mesh: Mesh) -> Start:
     changed = changes(previous, config, workdir) if previous else {}
     training = config.training
     plan = TrainPlan(train_source, config.data, training.batch_size, training.seed, config.model.backbone.stride)
-    check_canvases(config.model, plan.buckets)
+    check_buckets(config.model, plan.buckets)
     steps = total_steps(config, len(train_source))
     return Start(given, config, changed, weights, train_source, val_source, plan, steps)
 

@@ -127,8 +127,8 @@ def outline_state(model: Model, optimizer: optax.GradientTransformation, config:
     return jax.eval_shape(_initial_state(optimizer, config), model.params)
 
 
-def outline_batch(config: Config, canvas: tuple[int, int], max_objects: int) -> DeviceBatch:
-    """A batch of a canvas (height, width) in pixels, with shapes in place of values.
+def outline_batch(config: Config, bucket: tuple[int, int], max_objects: int) -> DeviceBatch:
+    """A batch of a bucket (height, width) in pixels, with shapes in place of values.
 
     Args:
       max_objects: the most objects of an image in the data.
@@ -139,7 +139,7 @@ def outline_batch(config: Config, canvas: tuple[int, int], max_objects: int) -> 
         return jax.ShapeDtypeStruct((size, *shape), dtype)
 
     targets = Targets(array(objects, 4, dtype=jnp.float32), array(objects), array())  # type: ignore[arg-type]
-    return DeviceBatch(array(*canvas, 3, dtype=jnp.uint8), array(2), targets)  # type: ignore[arg-type]
+    return DeviceBatch(array(*bucket, 3, dtype=jnp.uint8), array(2), targets)  # type: ignore[arg-type]
 
 
 def state_layout(model: Model, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh) -> TrainState:

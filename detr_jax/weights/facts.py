@@ -32,7 +32,7 @@ class Facts:
     max_long_side: int = 1333
     rounding: str = "original"
     """A value of ``data.resize_rounding``."""
-    canvas: tuple[int, int] | None = None
+    bucket: tuple[int, int] | None = None
     """(height, width) in pixels to which every image is padded."""
     pixel_mean: Channels = IMAGENET_MEAN
     """In the order of the channels that the model takes, as is the next, in 0..1."""

@@ -211,7 +211,7 @@ def _read_processor(processor: Mapping[str, Any], found: Facts) -> None:
     if processor.get("do_pad", processor.get("pad_and_return_pixel_mask", True)) and isinstance(pad_size, dict):
         sides: list[Any] = [pad_size.get(name) for name in ("height", "width")]
         if all(map(is_whole, sides)):
-            found.canvas = sides[0], sides[1]
+            found.bucket = sides[0], sides[1]
         else:
             found.faults.append(f"{where} has pad_size={pad_size}: it must have a height and a width in pixels.")
 

@@ -204,10 +204,10 @@ def _data(facts: Facts, model: ModelConfig) -> tuple[DataConfig, list[str]]:
         )
     if (model.pixel_mean, model.pixel_std) != (IMAGENET_MEAN, IMAGENET_STD):
         notes.append(f"Images are normalised by mean {model.pixel_mean} and deviation {model.pixel_std}, in 0..1.")
-    if facts.canvas is None:
+    if facts.bucket is None:
         return data, notes
-    stride, padded = model.backbone.stride, f"{facts.canvas[0]} x {facts.canvas[1]}"
-    if any(side % stride for side in facts.canvas):
+    stride, padded = model.backbone.stride, f"{facts.bucket[0]} x {facts.bucket[1]}"
+    if any(side % stride for side in facts.bucket):
         notes.append(
             f"It was made for images padded to {padded} pixels, not followed as they are no multiples of {stride}."
         )
@@ -217,7 +217,7 @@ def _data(facts: Facts, model: ModelConfig) -> tuple[DataConfig, list[str]]:
         notes.append(
             "There, padding changes its answers, and here it does not: mask_padding=False gives the same ones."
         )
-    return dataclasses.replace(data, val_buckets=(facts.canvas,)), notes
+    return dataclasses.replace(data, val_buckets=(facts.bucket,)), notes
 
 
 def _notes(tensors: Sorted) -> list[str]:

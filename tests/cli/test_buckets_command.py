@@ -21,7 +21,7 @@ def folder(tmp_path, rng):
     return path
 
 
-def test_the_canvases_shown_are_those_of_the_training(folder, tmp_path):
+def test_the_buckets_shown_are_those_of_the_training(folder, tmp_path):
     options = ("--config.data.num_train_buckets=5", "--config.data.num_val_buckets=2", "--config.training.epochs=4000")
     result = run("buckets", "--root", folder, *options)
     assert result.exit_code == 0, result.output
@@ -34,13 +34,13 @@ def test_the_canvases_shown_are_those_of_the_training(folder, tmp_path):
     assert shown == [bucket for plan in plans for bucket in plan.buckets]
     assert len(plans[0].buckets) == 5
     useful = useful_share(train_sizes(start.train_source, config.data), plans[0].buckets)
-    assert f"training, 12 images: {useful:.1%} useful on 5 canvases" in result.output
+    assert f"training, 12 images: {useful:.1%} useful on 5 buckets" in result.output
     assert "num_train_buckets" not in result.output
     shares = [float(share) for share in re.findall(r"\d +(\d+\.\d)%", result.output)]
     assert sum(shares) == pytest.approx(200, abs=1)
 
 
-def test_a_short_run_gets_few_canvases_and_says_why(folder):
+def test_a_short_run_gets_few_buckets_and_says_why(folder):
     result = run("buckets", "--root", folder, "--config.training.steps=20", "--config.training.batch_size=4")
     assert result.exit_code == 0, result.output
     assert len(re.findall(r"^ *\d+ x \d+ ", result.output, re.MULTILINE)) == 2  # one for training, one for validation
@@ -50,11 +50,11 @@ def test_a_short_run_gets_few_canvases_and_says_why(folder):
     assert "35 images" in result.output  # three steps per epoch: six validations of five images, and one at the end
 
 
-def test_memory_is_told_of_each_training_canvas(folder, monkeypatch):
+def test_memory_is_told_of_each_training_bucket(folder, monkeypatch):
     asked = []
 
-    def recorded(config, canvas, max_objects, mesh):
-        asked.append((canvas, max_objects))
+    def recorded(config, bucket, max_objects, mesh):
+        asked.append((bucket, max_objects))
         return memory.StepMemory(state=2**20, temporary=2**22)
 
     monkeypatch.setattr(memory, "step_memory", recorded)  # which compiles; its own test does
@@ -75,8 +75,8 @@ def test_memory_is_told_of_each_training_canvas(folder, monkeypatch):
 def test_the_largest_batch_that_fits_is_found(folder, monkeypatch, accumulate):
     asked = []
 
-    def linear(config, canvas, max_objects, mesh):
-        asked.append((config.training.batch_size, canvas))
+    def linear(config, bucket, max_objects, mesh):
+        asked.append((config.training.batch_size, bucket))
         return memory.StepMemory(state=3 * 2**20, temporary=config.training.batch_size * 2**20)
 
     monkeypatch.setattr(memory, "step_memory", linear)
@@ -86,7 +86,7 @@ def test_the_largest_batch_that_fits_is_found(folder, monkeypatch, accumulate):
     assert result.exit_code == 0, result.output
     assert result.output.endswith(f"--config.training.batch_size={12 // unit * unit}\n")
     assert len(asked) <= 4
-    assert len({canvas for _, canvas in asked}) == 1
+    assert len({bucket for _, bucket in asked}) == 1
     assert all(size % unit == 0 for size, _ in asked)
 
     result = run("buckets", "--root", folder, *options, "--device-memory", "1 MB")

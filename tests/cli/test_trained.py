@@ -276,7 +276,7 @@ def test_predict_names_what_it_cannot_read_and_does_the_others(workdir, odd_file
         "truncated.jpg cannot be decoded (image file is truncated",
         "text.jpg cannot be opened (no format of images is recognised)",
         "good-moving.gif: has several frames or pages, of which the first was taken.",
-        "good-panorama.png: is larger than every canvas",
+        "good-panorama.png: is larger than every bucket",
         "good-pixel.png: is only a few pixels large",
     ):
         assert len([line for line in told if words in line]) == 1, words

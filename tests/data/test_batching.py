@@ -1,4 +1,4 @@
-"""Plans, canvases, the contents of batches, and that a stream can be taken up anywhere."""
+"""Plans, buckets, the contents of batches, and that a stream can be taken up anywhere."""
 
 import collections
 import itertools
@@ -84,7 +84,7 @@ def test_an_epoch_has_its_number_of_full_batches_of_different_images(source, aug
             for image in images:
                 assert image.geometry.size[0] <= bucket[0]
                 assert image.geometry.size[1] <= bucket[1]
-        assert len(set(indices(epoch))) == 56, "one canvas holds all, so nothing is used twice"
+        assert len(set(indices(epoch))) == 56, "one bucket holds all, so nothing is used twice"
 
 
 def test_geometries_of_a_plan_are_those_of_its_images(source, cropping):
@@ -100,7 +100,7 @@ def test_geometries_of_a_plan_are_those_of_its_images(source, cropping):
             assert geometry in set(train_geometries(source.sizes[[index] * 6], draws, cropping))
 
 
-def test_canvases_are_chosen_from_the_data_where_none_are_given(source, cropping):
+def test_buckets_are_chosen_from_the_data_where_none_are_given(source, cropping):
     """A function of data and configuration alone, so that a run that is resumed has the same."""
     cropping.train_buckets = cropping.val_buckets = ()
     cropping.num_train_buckets, cropping.num_val_buckets = 5, 3
@@ -162,7 +162,7 @@ def test_a_data_set_smaller_than_a_batch_fills_it_with_repetitions(config):
     assert set(indices([batch])) == {0, 1}
 
 
-def test_an_image_larger_than_every_canvas_is_named_with_the_field(source, config):
+def test_an_image_larger_than_every_bucket_is_named_with_the_field(source, config):
     height, width = source.sizes[13] = (130, 50)
     config.val_short_side = 0
     with pytest.raises(DataError, match=rf"Image 13 .*{height} x {width}.*data.train_buckets"):
@@ -171,7 +171,7 @@ def test_an_image_larger_than_every_canvas_is_named_with_the_field(source, confi
         ValPlan(source, config, BATCH)
 
 
-def test_crops_that_fit_no_canvas_are_found_before_training(source, cropping):
+def test_crops_that_fit_no_bucket_are_found_before_training(source, cropping):
     cropping.train_buckets = ((48, 96),)
     with pytest.raises(DataError, match=r"data\.train_buckets"):
         TrainPlan(source, cropping, BATCH, 0)
@@ -185,7 +185,7 @@ def test_validation_covers_each_image_once(source, config):
         assert 1 <= len(images) <= BATCH
         assert all(np.less_equal(image.geometry.size, bucket).all() for image in images)
         assert not any(image.geometry.flip or image.geometry.crop for image in images)
-    assert len(plan) == -(-57 // BATCH), "the canvas of 96 holds all, so one batch at most is not full"
+    assert len(plan) == -(-57 // BATCH), "the bucket of 96 holds all, so one batch at most is not full"
 
 
 def test_a_batch_holds_its_images_boxes_and_sizes_and_zeros_beyond(source, cropping):
@@ -373,7 +373,7 @@ def test_rows_of_a_batch_are_those_of_the_whole_even_where_images_are_skipped(so
             np.testing.assert_array_equal(one[rows], other)
 
 
-def test_a_batch_without_a_readable_image_takes_spare_ones_of_its_canvas(source, config):
+def test_a_batch_without_a_readable_image_takes_spare_ones_of_its_bucket(source, config):
     broken = Unreadable(source.config, "train")
     plan = TrainPlan(broken, config, 1, seed=2)
     loader = BatchLoader(broken, 1, skip=True)
@@ -444,7 +444,7 @@ def test_a_validation_stream_ends_after_its_plan(source, config):
 
 
 def test_images_of_a_rare_shape_are_used_as_often_as_the_others(source, config):
-    """Two canvases of which none holds the other, and far fewer images for one than a batch has."""
+    """Two buckets of which none holds the other, and far fewer images for one than a batch has."""
     source.sizes = np.array([[40, 60]] * 50 + [[60, 40]] * 7)
     config.train_short_sides = config.crop_short_sides = ()
     config.train_buckets = ((64, 96), (96, 64))

@@ -1,4 +1,4 @@
-"""Canvases against brute force, and what they waste on COCO-like sizes."""
+"""Buckets against brute force, and what they waste on COCO-like sizes."""
 
 import itertools
 
@@ -51,12 +51,12 @@ def test_the_bucket_is_the_smallest_that_holds_the_image(size, expected):
 
 def padded_area(sizes, buckets):
     """By definition, image by image."""
-    canvases = [bucket_for(tuple(size), buckets) for size in sizes.tolist()]
-    return sum(height * width for height, width in canvases)
+    buckets = [bucket_for(tuple(size), buckets) for size in sizes.tolist()]
+    return sum(height * width for height, width in buckets)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_canvases_are_nearly_the_best_of_all(rng, count):
+def test_buckets_are_nearly_the_best_of_all(rng, count):
     sizes = rng.integers(1, 100, (60, 2)) // rng.integers(1, 4, (60, 1)) + 1
     found = choose_buckets(sizes, count, stride=16)
     assert len(found) <= count
@@ -70,7 +70,7 @@ def test_canvases_are_nearly_the_best_of_all(rng, count):
     assert padded_area(sizes, found) <= 1.02 * best
 
 
-def test_useful_pixels_are_those_of_images_over_those_of_their_canvases(rng):
+def test_useful_pixels_are_those_of_images_over_those_of_their_buckets(rng):
     sizes = rng.integers(1, 97, (50, 2))
     expected = sizes.prod(axis=1).sum() / padded_area(sizes, BUCKETS)
     assert useful_share(sizes, BUCKETS) == pytest.approx(expected, rel=1e-12)
@@ -86,7 +86,7 @@ def test_sizes_that_must_be_held_are_held_and_sides_are_multiples(rng):
     assert found == choose_buckets(sizes, 6, stride=24, must_hold=rare)
 
 
-def test_few_distinct_sizes_get_a_canvas_each_and_no_more():
+def test_few_distinct_sizes_get_a_bucket_each_and_no_more():
     sizes = np.array([[30, 60], [60, 30], [31, 62], [64, 64]])
     assert choose_buckets(sizes, 8, stride=32) == [(32, 64), (64, 32), (64, 64)]
     assert choose_buckets(sizes[:1], 8, stride=32) == [(32, 64)]
@@ -99,7 +99,7 @@ def test_very_many_distinct_sizes_are_searched_on_a_coarser_grid(rng):
     assert len(found) <= 10
     assert all(side % 16 == 0 for bucket in found for side in bucket)
     assert useful_share(sizes, found) >= 0.99 * useful_share(sizes, choose_buckets(sizes, 10, stride=256))
-    assert all(max(bucket) < 6016 for bucket in found), "no canvas is larger than what it holds"
+    assert all(max(bucket) < 6016 for bucket in found), "no bucket is larger than what it holds"
 
 
 def test_padded_pixels_of_each_number_of_buckets_are_nearly_those_of_the_buckets_that_are_chosen(rng):
@@ -133,7 +133,7 @@ def test_training_sizes_are_those_of_the_augmentation(rng, source):
 
 
 @pytest.mark.parametrize(("count", "least"), [(8, 0.76), (16, 0.83)])
-def test_training_canvases_hold_all_augmentations_and_waste_little(rng, source, count, least):
+def test_training_buckets_hold_all_augmentations_and_waste_little(rng, source, count, least):
     config = DataConfig(num_train_buckets=count)
     buckets = train_buckets(source, config, 32)
     assert len(buckets) == count
@@ -142,7 +142,7 @@ def test_training_canvases_hold_all_augmentations_and_waste_little(rng, source, 
     assert useful_share(fresh, buckets) > least  # raises no error: each is held
 
 
-def test_validation_canvases_waste_little(source):
+def test_validation_buckets_waste_little(source):
     config = DataConfig(num_val_buckets=8)
     sizes = val_sizes(source, config)
     buckets = val_buckets(source, config, 32)
@@ -150,7 +150,7 @@ def test_validation_canvases_waste_little(source):
     assert useful_share(sizes, buckets) > 0.94
 
 
-def test_given_canvases_are_used_as_they_are(source):
+def test_given_buckets_are_used_as_they_are(source):
     config = DataConfig(train_buckets=((1344, 1344), (64, 64)), val_buckets=((32, 32),))
     assert train_buckets(source, config, 32) == [(64, 64), (1344, 1344)]
     assert val_buckets(source, config, 32) == [(32, 32)]

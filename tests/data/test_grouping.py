@@ -28,10 +28,10 @@ def padded_area(batches, batch_size):
 
 
 def least_padded_area(sizes, batch_size):
-    """Over all multisets of canvases that can hold the images, by Hall's condition on every set of canvases."""
+    """Over all multisets of buckets that can hold the images, by Hall's condition on every set of buckets."""
     holds = (np.array(BUCKETS) >= sizes[:, None]).all(-1)
     subsets = np.array(list(itertools.product([False, True], repeat=len(BUCKETS))))
-    wanted = (holds[:, None] <= subsets).all(-1).sum(0)  # images that fit only canvases of the set
+    wanted = (holds[:, None] <= subsets).all(-1).sum(0)  # images that fit only buckets of the set
     areas = np.prod(BUCKETS, axis=1)
     best = np.inf
     steps = len(sizes) // batch_size
@@ -112,7 +112,7 @@ def test_the_same_generator_gives_the_same_groups(rng):
         np.testing.assert_array_equal(images, same_images)
 
 
-def test_shapes_without_a_common_canvas_fill_up_with_their_own_images(rng):
+def test_shapes_without_a_common_bucket_fill_up_with_their_own_images(rng):
     sizes = np.array([[20, 60]] * 7 + [[60, 20]] * 5)
     batches = group(sizes, BUCKETS[:2], 4, rng)
     assert len(batches) == 3

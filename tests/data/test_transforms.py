@@ -250,7 +250,7 @@ def test_a_crop_lies_within_the_resized_image(rng, small):
     ids=["paper", "tight-limit", "no-resizing", "no-crop"],
 )
 def test_no_geometry_is_larger_than_the_sizes_foretold(rng, small, fields):
-    """A canvas for each of `largest_sizes` is room enough for every augmentation."""
+    """A bucket for each of `largest_sizes` is room enough for every augmentation."""
     config = DataConfig(**{**vars(small), **fields})
     sizes = rng.integers(60, 400, (2000, 2))
     sizes[::10] //= rng.integers(1, 30, (200, 2))  # long and thin ones too

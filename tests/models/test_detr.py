@@ -50,9 +50,9 @@ def random_model(config, rng):
     return nnx.merge(graph, jax.tree.map(values, state))
 
 
-def on_canvas(images, canvas):
-    """Normalised images on one canvas, and their sizes."""
-    padded = np.zeros((len(images), *canvas, 3), np.uint8)
+def on_bucket(images, bucket):
+    """Normalised images on one bucket, and their sizes."""
+    padded = np.zeros((len(images), *bucket, 3), np.uint8)
     for place, image in zip(padded, images, strict=True):
         place[: image.shape[0], : image.shape[1]] = image
     sizes = jnp.asarray([image.shape[:2] for image in images], jnp.int32)
@@ -65,11 +65,11 @@ def images(rng):
     return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((70, 90), (96, 41), (33, 120))]
 
 
-def first_image_predictions(model, images, canvases):
-    """Predictions for the first image: alone on its own size, then beside the others on each canvas."""
+def first_image_predictions(model, images, buckets):
+    """Predictions for the first image: alone on its own size, then beside the others on each bucket."""
     predict = nnx.jit(lambda model, *batch: model(*batch))
-    alone = predict(model, *on_canvas(images[:1], images[0].shape[:2]))
-    beside = [predict(model, *on_canvas(images, canvas)) for canvas in canvases]
+    alone = predict(model, *on_bucket(images[:1], images[0].shape[:2]))
+    beside = [predict(model, *on_bucket(images, bucket)) for bucket in buckets]
     return [jax.tree.map(lambda x: np.asarray(x[:, 0]), run) for run in (alone, *beside)]
 
 
@@ -99,7 +99,7 @@ def test_masking_padding_changes_nothing_without_padding(rng, images, tiny_model
     for mask_padding in (True, False):
         config = tiny_model(mask_padding=mask_padding, decoder_layers=1)
         model = random_model(config, np.random.default_rng(seed))
-        answers.append(nnx.jit(model)(*on_canvas(images[:1], images[0].shape[:2])))
+        answers.append(nnx.jit(model)(*on_bucket(images[:1], images[0].shape[:2])))
     np.testing.assert_allclose(answers[0].logits, answers[1].logits, atol=1e-5)
 
 
@@ -115,7 +115,7 @@ def test_predictions_are_float32_for_every_layer_and_query(tiny_model, pre_norm,
 
 
 def test_bfloat16_answers_nearly_as_float32(rng, images, tiny_model):
-    seed, batch = rng.integers(2**31), on_canvas(images, (96, 128))
+    seed, batch = rng.integers(2**31), on_bucket(images, (96, 128))
     exact, rough = (
         nnx.jit(random_model(tiny_model(dtype=dtype, decoder_layers=1), np.random.default_rng(seed)))(*batch)
         for dtype in ("float32", "bfloat16")
@@ -130,7 +130,7 @@ def test_queries_that_hardly_differ_get_different_answers_in_bfloat16(rng, image
     model = random_model(tiny_model(dtype="bfloat16"), rng)
     queries = model.object_queries
     queries[...] = jnp.outer(1 + 2**-12 * jnp.arange(7.0), queries[0])  # bfloat16 tells apart 2**-8
-    logits = np.asarray(nnx.jit(model)(*on_canvas(images, (96, 128))).logits[-1])
+    logits = np.asarray(nnx.jit(model)(*on_bucket(images, (96, 128))).logits[-1])
     assert len(np.unique(logits[0], axis=0)) == len(logits[0])
 
 
@@ -224,15 +224,15 @@ def test_the_padding_mask_reads_the_floor_of_each_cell():
 
 
 def test_the_padding_mask_follows_its_definition(rng):
-    canvas, cells = rng.integers(100, 300, 2), rng.integers(3, 12, 2)
-    sizes = np.stack([rng.integers(1, side + 1, 4) for side in canvas], axis=1)
-    mask = sample_padding_mask(jnp.asarray(sizes), tuple(map(int, canvas)), tuple(map(int, cells)))
+    bucket, cells = rng.integers(100, 300, 2), rng.integers(3, 12, 2)
+    sizes = np.stack([rng.integers(1, side + 1, 4) for side in bucket], axis=1)
+    mask = sample_padding_mask(jnp.asarray(sizes), tuple(map(int, bucket)), tuple(map(int, cells)))
     for image, y, x in np.ndindex(mask.shape):
-        row, column = int(np.floor(y * canvas[0] / cells[0])), int(np.floor(x * canvas[1] / cells[1]))
+        row, column = int(np.floor(y * bucket[0] / cells[0])), int(np.floor(x * bucket[1] / cells[1]))
         assert mask[image, y, x] == (row >= sizes[image][0] or column >= sizes[image][1])
 
 
-def test_both_padding_masks_agree_on_canvases_of_the_stride(rng):
+def test_both_padding_masks_agree_on_buckets_of_the_stride(rng):
     sizes = jnp.asarray(rng.integers(1, 129, (20, 2)), jnp.int32)
     mask = sample_padding_mask(sizes, (128, 128), (4, 4))
     expected = np.arange(4) >= -(-np.asarray(sizes)[..., None] // 32)  # [B, 2, 4]

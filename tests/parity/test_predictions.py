@@ -38,9 +38,9 @@ def pair(request, tmp_path_factory):
     return model, folder, dc5
 
 
-def padded(images, canvas):
-    """Images [h, w, 3] at the top left of canvases [B, H, W, 3] of zeros."""
-    batch = np.zeros((len(images), *canvas, 3), np.float32)
+def padded(images, bucket):
+    """Images [h, w, 3] at the top left of buckets [B, H, W, 3] of zeros."""
+    batch = np.zeros((len(images), *bucket, 3), np.float32)
     for place, image in zip(batch, images, strict=True):
         place[: image.shape[0], : image.shape[1]] = image
     return batch

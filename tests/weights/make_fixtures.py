@@ -6,7 +6,7 @@ Command, with the extra "parity" installed::
 
 Each file holds the weights under transformers 5.x's own names (``weights/...``), two images [h, w, 3] uint8
 (``image0``, ``image1``), and for each case the last feature map, the memory, logits and boxes: ``batch`` is both
-images on one canvas, padded with zeros after normalisation, ``alone0`` and ``alone1`` each image by itself; ``dc5``
+images on one bucket, padded with zeros after normalisation, ``alone0`` and ``alone1`` each image by itself; ``dc5``
 in front is the same model with its last stage dilated by hand.
 """
 

@@ -12,9 +12,9 @@ def normalized(image: np.ndarray) -> np.ndarray:
     return ((image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).astype(np.float32)
 
 
-def padded(images: list[np.ndarray], canvas: tuple[int, int]) -> np.ndarray:
-    """uint8 images normalised, at the top left of canvases [B, H, W, 3] of zeros."""
-    batch = np.zeros((len(images), *canvas, 3), np.float32)
+def padded(images: list[np.ndarray], bucket: tuple[int, int]) -> np.ndarray:
+    """uint8 images normalised, at the top left of buckets [B, H, W, 3] of zeros."""
+    batch = np.zeros((len(images), *bucket, 3), np.float32)
     for place, image in zip(batch, images, strict=True):
         place[: image.shape[0], : image.shape[1]] = normalized(image)
     return batch

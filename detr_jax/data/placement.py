@@ -1,4 +1,4 @@
-"""The canvases of prediction: few, known beforehand, and enough for an image of any size."""
+"""The buckets of prediction: few, known beforehand, and enough for an image of any size."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from detr_jax.data.buckets import Bucket, bucket_for, by_area
 from detr_jax.data.transforms import Geometry, transform_picture, val_geometry
 
 _ASPECTS = (1.0, 4 / 3, 3 / 2)  # of common images, beside what reaches the limit of the long side
-_SMALLEST = 64  # pixels of a canvas's side, where images are not resized
+_SMALLEST = 64  # pixels of a bucket's side, where images are not resized
 
 
-def prediction_canvases(config: Config) -> list[Bucket]:
+def prediction_buckets(config: Config) -> list[Bucket]:
     """The (height, width) in pixels on which a model predicts, by area: one compilation each, when it is first needed.
 
-    They are ``data.val_buckets`` where those are given. Otherwise, images that are resized to a short side get canvases
+    They are ``data.val_buckets`` where those are given. Otherwise, images that are resized to a short side get buckets
     of common aspects (1:1, 4:3, 3:2, up to the longest side and strips of half the height, in both orientations), nine
     in all; images that are not resized get squares, each twice as high and wide as the one before.
     """
@@ -46,36 +46,36 @@ def prediction_canvases(config: Config) -> list[Bucket]:
 class Placement(NamedTuple):
     """Where an image goes. Sizes are (height, width) in pixels."""
 
-    canvas: Bucket
+    bucket: Bucket
     size: tuple[int, int]
-    """Of the image on the canvas."""
+    """Of the image on the bucket."""
     shrunk: bool
-    """Whether it was made smaller than in validation, because no canvas holds it so."""
+    """Whether it was made smaller than in validation, because no bucket holds it so."""
 
 
-def place(size: tuple[int, int], config: Config, canvases: Sequence[Bucket]) -> Placement:
-    """The smallest canvas for an image of (height, width) ``size``, resized as in validation.
+def place(size: tuple[int, int], config: Config, buckets: Sequence[Bucket]) -> Placement:
+    """The smallest bucket for an image of (height, width) ``size``, resized as in validation.
 
-    Where no canvas holds it, as is so of very long and thin images, it is shrunk with its aspect kept, but to no less
+    Where no bucket holds it, as is so of very long and thin images, it is shrunk with its aspect kept, but to no less
     than a pixel, until one does.
     """
     resized = val_geometry(size, config.data).size
-    canvas = bucket_for(resized, canvases)
-    if canvas is not None:
-        return Placement(canvas, resized, False)
+    bucket = bucket_for(resized, buckets)
+    if bucket is not None:
+        return Placement(bucket, resized, False)
 
-    def scale(canvas: Bucket) -> float:
-        return min(canvas[0] / resized[0], canvas[1] / resized[1])
+    def scale(bucket: Bucket) -> float:
+        return min(bucket[0] / resized[0], bucket[1] / resized[1])
 
-    best = max(canvases, key=scale)
+    best = max(buckets, key=scale)
     height, width = (min(most, max(1, round(side * scale(best)))) for side, most in zip(resized, best, strict=True))
-    fitting = bucket_for((height, width), canvases)
+    fitting = bucket_for((height, width), buckets)
     assert fitting is not None
     return Placement(fitting, (height, width), True)
 
 
-def lay(picture: Image.Image, placement: Placement, canvas: np.ndarray) -> None:
-    """Resizes a picture and writes it into the upper left corner of its canvas [H, W, 3] uint8."""
+def lay(picture: Image.Image, placement: Placement, bucket: np.ndarray) -> None:
+    """Resizes a picture and writes it into the upper left corner of its bucket [H, W, 3] uint8."""
     height, width = placement.size
     geometry = Geometry(flip=False, crop_from=None, crop=None, size=placement.size)
-    canvas[:height, :width] = np.asarray(transform_picture(geometry, picture, (picture.height, picture.width)))
+    bucket[:height, :width] = np.asarray(transform_picture(geometry, picture, (picture.height, picture.width)))
