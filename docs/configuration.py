@@ -13,7 +13,7 @@ from detr_jax import config as source
 
 HEAD = """# Configuration
 
-Every field, its default and what it does, written from `detr_jax/config/fields.py` by `python docs/configuration.py`.
+Every field, its default and what it does, written from `detr_jax/config/` by `python docs/configuration.py`.
 Each can be set on the command line, as `--config.optimizer.learning_rate=1e-4`; a file under `configs/` sets many at
 once. The defaults are those of DETR R50 on COCO.
 """

@@ -7,8 +7,11 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
+from detr_jax.config.data import SHAPE_KINDS, DataConfig
 from detr_jax.config.effects import format_faults
-from detr_jax.config.fields import LEARNED_CELLS, SHAPE_KINDS, Config, ConfigError, DataConfig, ModelConfig
+from detr_jax.config.error import ConfigError
+from detr_jax.config.model import LEARNED_CELLS, ModelConfig
+from detr_jax.config.run import Config
 
 _DATASETS = ("auto", "coco", "yolo", "voc", "labelme", "tfds", "shapes")
 

@@ -5,7 +5,8 @@ import operator
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from detr_jax.config.fields import Config, DataConfig
+from detr_jax.config.data import DataConfig
+from detr_jax.config.run import Config
 
 _FILES = ("coco", "yolo", "voc", "labelme", "tfds")
 

@@ -7,7 +7,8 @@ import typing
 from typing import Any
 
 from detr_jax.config.checks import check_fields
-from detr_jax.config.fields import Config, ConfigError
+from detr_jax.config.error import ConfigError
+from detr_jax.config.run import Config
 
 
 def to_json(config: Any) -> str:
