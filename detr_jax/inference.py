@@ -288,7 +288,7 @@ class Detector:
         def attend(params: Any, images: jax.Array, sizes: jax.Array, original_sizes: jax.Array) -> Any:
             model = nnx.merge(self._graph, params)
             maps = attention_maps(model, model.normalize(images, sizes), sizes)
-            found = detections(maps.predictions.logits[-1], maps.predictions.boxes[-1], original_sizes)
+            found = detections(maps.outputs.logits[-1], maps.outputs.boxes[-1], original_sizes)
             encoder = None if maps.encoder is None else maps.encoder[0].mean(axis=0)
             return jax.tree.map(lambda x: x[0], found), maps.decoder[0].mean(axis=0), encoder
 

@@ -6,12 +6,10 @@ from flax import nnx
 
 from detr_jax.data import ShapesDataset, TrainPlan, batches
 from detr_jax.losses import set_loss
-from detr_jax.matching import Targets
 from detr_jax.models import DETR, normalize_images
 from detr_jax.sharding import create_mesh
 from detr_jax.training.optimizer import create_optimizer
 from detr_jax.training.step import (
-    DeviceBatch,
     create_model,
     create_state,
     create_train_step,
@@ -28,10 +26,7 @@ def _batches(config, count):
     source = ShapesDataset(config.data.shapes, "train")
     plan = TrainPlan(source, config.data, config.training.batch_size, seed=1)
     stream = batches(plan, source, config.training.batch_size, config.data)
-    return [
-        DeviceBatch(b.images, b.sizes, Targets(b.boxes, b.labels, b.count))
-        for b, _ in zip(stream, range(count), strict=False)
-    ]
+    return [b.inputs for b, _ in zip(stream, range(count), strict=False)]
 
 
 def _run(config, devices, steps=3):
