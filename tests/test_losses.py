@@ -146,7 +146,7 @@ def test_the_loss_equals_plain_numpy_with_scipy(rng, count, auxiliary, matcher):
 def test_gradients_are_finite_and_reach_boxes_only_of_matched_queries(rng, count):
     predictions, targets = random_batch(rng, count)
     _, gradient = loss_and_gradient(predictions, targets)
-    assert all(np.isfinite(part).all() for part in gradient)
+    assert all(np.isfinite(part).all() for part in jax.tree.leaves(gradient))
     assert np.asarray(gradient.logits).any(axis=-1).all(), "every query has a class to learn"
     moved = np.asarray(gradient.boxes).any(axis=-1).sum(axis=-1)  # [L, B]
     np.testing.assert_array_equal(moved, np.broadcast_to(np.minimum(count, QUERIES), moved.shape))

@@ -194,9 +194,11 @@ def test_a_batch_holds_its_images_boxes_and_sizes_and_zeros_beyond(source, cropp
     batch = BatchLoader(source, BATCH)(planned)
     assert batch.inputs.images.shape == (BATCH, *planned.bucket, 3)
     assert batch.inputs.targets.boxes.shape == (BATCH, 4, 4)
-    assert [array.dtype for array in batch] == ["u1", "i4", "f4", "i4", "i4", "i8", "i4", "i8"]
+    assert [array.dtype for array in jax.tree.leaves(batch)] == ["u1", "i4", "f4", "i4", "i4", "i8", "i4", "i8"]
     for i, (index, geometry) in enumerate(planned.images):
-        image, (boxes, labels) = apply(geometry, *source[index])
+        sample = source[index]
+        image, objects = apply(geometry, sample.image, sample.objects)
+        boxes, labels = objects.boxes, objects.labels
         height, width = image.shape[:2]
         np.testing.assert_array_equal(batch.inputs.images[i, :height, :width], image)
         assert not batch.inputs.images[i, height:].any()
@@ -355,7 +357,7 @@ def test_skipped_images_are_replaced_by_the_next_of_their_batch_and_named(source
         expected, found = intact(planned), skipping(planned)
         for place, image in enumerate(planned.images):
             taken = next(i % BATCH for i in range(place, place + BATCH) if readable[i % BATCH])
-            for one, other in zip(expected[:-1], found[:-1], strict=True):
+            for one, other in zip(jax.tree.leaves(expected)[:-1], jax.tree.leaves(found)[:-1], strict=True):
                 np.testing.assert_array_equal(one[taken], other[place])
             assert found.info.skipped[place] == (NO_IMAGE if readable[place] else broken.image_ids[image.source_index])
             skipped += not readable[place]
@@ -371,7 +373,7 @@ def test_rows_of_a_batch_are_those_of_the_whole_even_where_images_are_skipped(so
             continue
         rows = sorted(rng.choice(BATCH, int(rng.integers(1, BATCH)), replace=False).tolist())
         part = BatchLoader(broken, BATCH, skip=True, rows=rows)(planned)
-        for one, other in zip(whole(planned), part, strict=True):
+        for one, other in zip(jax.tree.leaves(whole(planned)), jax.tree.leaves(part), strict=True):
             np.testing.assert_array_equal(one[rows], other)
 
 
