@@ -139,10 +139,11 @@ def _samples(source: Source, split: str, number: int) -> list[tuple[str, np.ndar
     found: list[tuple[str, np.ndarray, LabelledBoxes]] = []
     for index in np.unique(np.linspace(0, len(source) - 1, min(number, len(source))).astype(int)):
         try:
-            image, (boxes, labels) = source[int(index)]
+            sample = source[int(index)]
         except DataError:
             continue
-        found.append((f"{split}, {image_name(source, int(index))}", image, LabelledBoxes(boxes, labels)))
+        boxes = LabelledBoxes(sample.objects.boxes, sample.objects.labels)
+        found.append((f"{split}, {image_name(source, int(index))}", sample.image, boxes))
     return found
 
 

@@ -1,6 +1,5 @@
 """Data: sources, transforms, and batches of static shapes."""
 
-from detr_jax.data.batching import Batch as Batch
 from detr_jax.data.batching import TrainPlan as TrainPlan
 from detr_jax.data.batching import ValPlan as ValPlan
 from detr_jax.data.batching import batches as batches
@@ -16,3 +15,4 @@ from detr_jax.data.source import Sample as Sample
 from detr_jax.data.source import Source as Source
 from detr_jax.data.voc import VocDataset as VocDataset
 from detr_jax.data.yolo import YoloDataset as YoloDataset
+from detr_jax.structures import Batch as Batch

@@ -10,8 +10,8 @@ import signal
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -20,27 +20,7 @@ from detr_jax.data.grouping import NO_IMAGE
 from detr_jax.data.plans import PlannedBatch, PlannedImage, TrainPlan, ValPlan
 from detr_jax.data.source import DataError, Objects, PictureSource, Source
 from detr_jax.data.transforms import first_size, transform_objects, transform_picture
-
-
-class Batch(NamedTuple):
-    """Images on one bucket and their objects, in numpy. Dimensions: ``B`` batch, ``H, W`` bucket, ``T`` boxes."""
-
-    images: np.ndarray
-    """[B, H, W, 3] uint8, zero-padded at the bottom and right."""
-    sizes: np.ndarray
-    """[B, 2] int32, (height, width) in pixels of the image on the bucket."""
-    boxes: np.ndarray
-    """[B, T, 4] float32, cxcywh in 0..1 of the unpadded image; zero beyond ``count``."""
-    labels: np.ndarray
-    """[B, T] int32."""
-    count: np.ndarray  # type: ignore[assignment]  # hides tuple.count
-    """[B] int32, the number of boxes of each image."""
-    image_ids: np.ndarray
-    """[B] int64; -1 where a validation batch has no image left."""
-    original_sizes: np.ndarray
-    """[B, 2] int32, (height, width) in pixels before any resizing."""
-    skipped: np.ndarray
-    """[B] int64, the id of the image that stood here in the plan and could not be read; -1 where all is well."""
+from detr_jax.structures import Batch, BatchInfo, BatchInputs, Targets
 
 
 class LoaderError(RuntimeError):
@@ -95,17 +75,7 @@ class BatchLoader:
         Raises:
           DataError: an image cannot be read or, with ``skip``, no image at all.
         """
-        size, targets = len(self.rows), self.max_objects
-        batch = Batch(
-            images=np.zeros((size, *plan.bucket, 3), np.uint8),
-            sizes=np.full((size, 2), plan.bucket, np.int32),
-            boxes=np.zeros((size, targets, 4), np.float32),
-            labels=np.zeros((size, targets), np.int32),
-            count=np.zeros(size, np.int32),
-            image_ids=np.full(size, NO_IMAGE, np.int64),
-            original_sizes=np.ones((size, 2), np.int32),
-            skipped=np.full(size, NO_IMAGE, np.int64),
-        )
+        batch = self._empty(plan.bucket)
         each = map if self._threads is None else self._threads.map
         places = {row: place for place, row in enumerate(self.rows) if row < len(plan.images)}
         planned = (plan.images[row] for row in places)
@@ -115,10 +85,35 @@ class BatchLoader:
                 continue
             if not self.skip:
                 raise error
-            batch.skipped[places[row]] = self.source.image_ids[plan.images[row].source_index]
+            batch.info.skipped[places[row]] = self.source.image_ids[plan.images[row].source_index]
             if not self._substitute(batch, plan, row, places, errors):
                 raise error
         return batch
+
+    def _empty(self, bucket: tuple[int, int]) -> Batch:
+        """A batch of this bucket without images: no boxes, ids -1, and valid sizes of the whole bucket."""
+        size, targets = len(self.rows), self.max_objects
+        return Batch(
+            BatchInputs(
+                images=np.zeros((size, *bucket, 3), np.uint8),
+                valid_sizes=np.full((size, 2), bucket, np.int32),
+                targets=Targets(
+                    boxes=np.zeros((size, targets, 4), np.float32),
+                    labels=np.zeros((size, targets), np.int32),
+                    count=np.zeros(size, np.int32),
+                ),
+            ),
+            BatchInfo(
+                image_ids=np.full(size, NO_IMAGE, np.int64),
+                original_sizes=np.ones((size, 2), np.int32),
+                skipped=np.full(size, NO_IMAGE, np.int64),
+            ),
+        )
+
+    def _copy(self, batch: Batch, source: int, destination: int) -> None:
+        """Copies the image at one position of a batch, with its objects, to another."""
+        for array in jax.tree.leaves((batch.inputs, batch.info.image_ids, batch.info.original_sizes)):
+            array[destination] = array[source]
 
     def _substitute(
         self,
@@ -135,8 +130,7 @@ class BatchLoader:
                 if self._fill(batch, place, plan.images[other]) is None:
                     return True
             elif errors[other] is None:
-                for array in batch[:-1]:
-                    array[place] = array[places[other]]
+                self._copy(batch, places[other], place)
                 return True
         return any(self._fill(batch, place, spare) is None for spare in plan.spares)
 
@@ -149,20 +143,21 @@ class BatchLoader:
                 least = first_size(geometry) if self.scaled_decoding else None
                 picture, objects = self._pictures.picture(index, least), self._pictures.objects(index)
             else:
-                image, objects = self.source[index]
-                picture = Image.fromarray(image)
+                sample = self.source[index]
+                picture, objects = Image.fromarray(sample.image), sample.objects
         except DataError as error:
             return error
         height, width = geometry.size
-        batch.images[place, :height, :width] = transform_picture(geometry, picture, original_size)
+        inputs, targets = batch.inputs, batch.inputs.targets
+        inputs.images[place, :height, :width] = transform_picture(geometry, picture, original_size)
+        inputs.valid_sizes[place] = height, width
         objects = transform_objects(geometry, objects, original_size)
         count = len(objects.labels)
-        batch.sizes[place] = height, width
-        batch.boxes[place, :count] = _normalized_cxcywh(objects, height, width)
-        batch.labels[place, :count] = objects.labels
-        batch.count[place] = count
-        batch.image_ids[place] = self.source.image_ids[index]
-        batch.original_sizes[place] = original_size
+        targets.boxes[place, :count] = _normalized_cxcywh(objects, height, width)
+        targets.labels[place, :count] = objects.labels
+        targets.count[place] = count
+        batch.info.image_ids[place] = self.source.image_ids[index]
+        batch.info.original_sizes[place] = original_size
         return None
 
 

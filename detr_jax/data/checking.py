@@ -103,7 +103,8 @@ def check_source(
     _note_levels(looks, source, faults)
 
     if isinstance(source, AnnotatedDataset):
-        image, (boxes, _) = source.all_objects()
+        image, objects_of_all = source.all_objects()
+        boxes = objects_of_all.boxes
     else:
         each = [source.objects(index) for index in range(len(source))]
         image = np.repeat(np.arange(len(each)), [len(one.labels) for one in each])

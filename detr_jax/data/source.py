@@ -3,7 +3,8 @@
 import collections
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -106,7 +107,8 @@ class Faults:
         ]
 
 
-class Objects(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Objects:
     """The objects of an image that a model trains on. Dimension: ``n`` objects."""
 
     boxes: np.ndarray
@@ -115,7 +117,8 @@ class Objects(NamedTuple):
     """[n] int32."""
 
 
-class Sample(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Sample:
     """An image with its objects. Dimensions: ``H, W`` pixels."""
 
     image: np.ndarray

@@ -265,7 +265,7 @@ def _worst_images(source: Source, pairs: list[Pair], out: Path) -> list[Picture]
     pictures = []
     for rank, (error, wrong, index, truth, sure) in enumerate(judged[:_WORST], 1):
         file = out / f"worst_{rank:02d}.png"
-        comparison(source[index].image, LabelledBoxes(*truth), sure, source.categories).save(file)
+        comparison(source[index].image, LabelledBoxes(truth.boxes, truth.labels), sure, source.categories).save(file)
         caption = (
             f"{image_name(source, index)} (id {source.image_ids[index]}): error {error:.2f} (1 - panoptic quality), "
             f"{wrong} missed or spurious."

@@ -14,9 +14,9 @@ from jax.typing import DTypeLike
 
 from detr_jax.config import Config
 from detr_jax.losses import Normalizers, normalizers, set_loss
-from detr_jax.matching import Targets
 from detr_jax.models.detr import DETR
 from detr_jax.sharding import Tree, layout, place, replicated, shared_out
+from detr_jax.structures import BatchInputs, Targets
 from detr_jax.training.optimizer import check_frozen, is_trainable
 
 
@@ -35,14 +35,6 @@ class TrainState(NamedTuple):
     def evaluated(self) -> Tree:
         """What validation uses: the moving average where there is one, the parameters otherwise."""
         return self.params if self.ema is None else self.ema
-
-
-class DeviceBatch(NamedTuple):
-    """The part of a batch that a training step reads. Dimensions as in `detr_jax.data.Batch`."""
-
-    images: jax.Array
-    sizes: jax.Array
-    targets: Targets
 
 
 class Model(NamedTuple):
@@ -127,7 +119,7 @@ def outline_state(model: Model, optimizer: optax.GradientTransformation, config:
     return jax.eval_shape(_initial_state(optimizer, config), model.params)
 
 
-def outline_batch(config: Config, bucket: tuple[int, int], max_objects: int) -> DeviceBatch:
+def outline_batch(config: Config, bucket: tuple[int, int], max_objects: int) -> BatchInputs:
     """A batch of a bucket (height, width) in pixels, with shapes in place of values.
 
     Args:
@@ -138,8 +130,8 @@ def outline_batch(config: Config, bucket: tuple[int, int], max_objects: int) -> 
     def array(*shape: int, dtype: DTypeLike = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((size, *shape), dtype)
 
-    targets = Targets(array(objects, 4, dtype=jnp.float32), array(objects), array())  # type: ignore[arg-type]
-    return DeviceBatch(array(*bucket, 3, dtype=jnp.uint8), array(2), targets)  # type: ignore[arg-type]
+    targets = Targets(array(objects, 4, dtype=jnp.float32), array(objects), array())
+    return BatchInputs(array(*bucket, 3, dtype=jnp.uint8), array(2), targets)
 
 
 def state_layout(model: Model, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh) -> TrainState:
@@ -159,7 +151,7 @@ def _shapes(tree: Tree) -> Tree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
-TrainStep = Callable[[TrainState, Tree, DeviceBatch], tuple[TrainState, dict[str, jax.Array]]]
+TrainStep = Callable[[TrainState, Tree, BatchInputs], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def create_train_step(model: Model, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh) -> TrainStep:
@@ -177,14 +169,14 @@ def create_train_step(model: Model, optimizer: optax.GradientTransformation, con
         return jax.lax.with_sharding_constraint(tree, everywhere) if config.training.fsdp else tree
 
     def loss_of(
-        params: Tree, frozen: Tree, batch: DeviceBatch, norms: Normalizers, key: jax.Array
+        params: Tree, frozen: Tree, batch: BatchInputs, norms: Normalizers, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         module = model.merge(gather(params), gather(frozen))
-        images = module.normalize(batch.images, batch.sizes)
-        predictions = module(images, batch.sizes, rngs=nnx.Rngs(dropout=key))
-        return set_loss(predictions, batch.targets, config.loss, mesh=mesh, norms=norms)
+        images = module.normalize(batch.images, batch.valid_sizes)
+        outputs = module(images, batch.valid_sizes, targets=batch.targets, rngs=nnx.Rngs(dropout=key))
+        return set_loss(outputs, batch.targets, config.loss, mesh=mesh, norms=norms)
 
-    def step(state: TrainState, frozen: Tree, batch: DeviceBatch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(state: TrainState, frozen: Tree, batch: BatchInputs) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(config.training.seed), state.step)
         norms = normalizers(batch.targets.count, config.model.num_queries, config.loss)
         gradient_of = jax.value_and_grad(loss_of, has_aux=True)
@@ -193,7 +185,7 @@ def create_train_step(model: Model, optimizer: optax.GradientTransformation, con
             (loss, terms), gradient = gradient_of(state.params, frozen, batch, norms, key)
         else:
 
-            def add_part(total: Tree, part: tuple[DeviceBatch, jax.Array]) -> tuple[Tree, None]:
+            def add_part(total: Tree, part: tuple[BatchInputs, jax.Array]) -> tuple[Tree, None]:
                 value = gradient_of(state.params, frozen, part[0], norms, part[1])
                 return jax.tree.map(jnp.add, total, value), None
 

@@ -28,7 +28,8 @@ def test_make_shapes_writes_what_is_drawn(tmp_path, rng, suffix, tolerance):
         assert len(drawn) == len(written)
         assert written.categories == drawn.categories
         for index in range(len(drawn)):
-            image, objects = written[index]
+            sample = written[index]
+            image, objects = sample.image, sample.objects
             assert np.abs(image.astype(int) - drawn[index].image).mean() <= tolerance
             np.testing.assert_array_equal(objects.boxes, drawn.objects(index).boxes)
             np.testing.assert_array_equal(objects.labels, drawn.objects(index).labels)

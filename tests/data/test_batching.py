@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -63,8 +64,7 @@ def indices(epoch):
 
 
 def assert_same_batch(one, other):
-    for name, a, b in zip(one._fields, one, other, strict=True):
-        np.testing.assert_array_equal(a, b, err_msg=name)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def take(stream, count):
@@ -192,22 +192,24 @@ def test_a_batch_holds_its_images_boxes_and_sizes_and_zeros_beyond(source, cropp
     plan = TrainPlan(source, cropping, BATCH, seed=2)
     planned = max(plan.epoch(0), key=lambda one: sum(len(source[i.source_index].objects.labels) for i in one.images))
     batch = BatchLoader(source, BATCH)(planned)
-    assert batch.images.shape == (BATCH, *planned.bucket, 3)
-    assert batch.boxes.shape == (BATCH, 4, 4)
-    assert [array.dtype for array in batch] == ["u1", "i4", "f4", "i4", "i4", "i8", "i4", "i8"]
+    assert batch.inputs.images.shape == (BATCH, *planned.bucket, 3)
+    assert batch.inputs.targets.boxes.shape == (BATCH, 4, 4)
+    assert [array.dtype for array in jax.tree.leaves(batch)] == ["u1", "i4", "f4", "i4", "i4", "i8", "i4", "i8"]
     for i, (index, geometry) in enumerate(planned.images):
-        image, (boxes, labels) = apply(geometry, *source[index])
+        sample = source[index]
+        image, objects = apply(geometry, sample.image, sample.objects)
+        boxes, labels = objects.boxes, objects.labels
         height, width = image.shape[:2]
-        np.testing.assert_array_equal(batch.images[i, :height, :width], image)
-        assert not batch.images[i, height:].any()
-        assert not batch.images[i, :, width:].any()
-        assert tuple(batch.sizes[i]) == (height, width)
-        assert tuple(batch.original_sizes[i]) == tuple(source.sizes[index])
-        assert batch.image_ids[i] == source.image_ids[index]
-        assert batch.count[i] == len(labels)
-        np.testing.assert_array_equal(batch.labels[i, : len(labels)], labels)
-        assert not batch.boxes[i, len(labels) :].any()
-        for (x0, y0, x1, y1), found in zip(boxes.tolist(), batch.boxes[i], strict=False):
+        np.testing.assert_array_equal(batch.inputs.images[i, :height, :width], image)
+        assert not batch.inputs.images[i, height:].any()
+        assert not batch.inputs.images[i, :, width:].any()
+        assert tuple(batch.inputs.valid_sizes[i]) == (height, width)
+        assert tuple(batch.info.original_sizes[i]) == tuple(source.sizes[index])
+        assert batch.info.image_ids[i] == source.image_ids[index]
+        assert batch.inputs.targets.count[i] == len(labels)
+        np.testing.assert_array_equal(batch.inputs.targets.labels[i, : len(labels)], labels)
+        assert not batch.inputs.targets.boxes[i, len(labels) :].any()
+        for (x0, y0, x1, y1), found in zip(boxes.tolist(), batch.inputs.targets.boxes[i], strict=False):
             center = [(x0 + x1) / 2 / width, (y0 + y1) / 2 / height]
             np.testing.assert_allclose(found, [*center, (x1 - x0) / width, (y1 - y0) / height], atol=1e-6)
 
@@ -218,19 +220,21 @@ def test_places_without_an_image_have_no_id_and_no_boxes(source, config):
     bucket, images, _ = plan[0]
     batch = BatchLoader(source, 100)(plan[0])
     used = len(images)
-    np.testing.assert_array_equal(batch.image_ids[:used], [source.image_ids[image.source_index] for image in images])
-    assert (batch.image_ids[used:] == NO_IMAGE).all()
-    assert (batch.count[used:] == 0).all()
-    assert (batch.sizes[used:] == bucket).all()
-    assert (batch.original_sizes >= 1).all()
-    assert not batch.images[used:].any()
+    np.testing.assert_array_equal(
+        batch.info.image_ids[:used], [source.image_ids[image.source_index] for image in images]
+    )
+    assert (batch.info.image_ids[used:] == NO_IMAGE).all()
+    assert (batch.inputs.targets.count[used:] == 0).all()
+    assert (batch.inputs.valid_sizes[used:] == bucket).all()
+    assert (batch.info.original_sizes >= 1).all()
+    assert not batch.inputs.images[used:].any()
 
 
 def test_a_source_without_any_object_still_has_room_for_one(config):
     empty = ShapesDataset(ShapesConfig(train_images=4, min_size=32, max_size=48, max_objects=0), "train")
     batch = BatchLoader(empty, BATCH)(TrainPlan(empty, config, BATCH, 0)[0])
-    assert batch.boxes.shape == (BATCH, 1, 4)
-    assert not batch.count.any()
+    assert batch.inputs.targets.boxes.shape == (BATCH, 1, 4)
+    assert not batch.inputs.targets.count.any()
 
 
 @pytest.mark.parametrize("start", [1, 14, 20])
@@ -268,7 +272,7 @@ def test_batches_are_the_same_from_worker_processes_also_when_resumed_within_an_
     plan = TrainPlan(broken, cropping, BATCH, seed=6)
     start = plan.steps_per_epoch - 3  # into the next epoch
     expected = take(batches(plan, broken, BATCH, cropping), start + 6)[start:]
-    assert any((batch.skipped != NO_IMAGE).any() for batch in expected)
+    assert any((batch.info.skipped != NO_IMAGE).any() for batch in expected)
     cropping.num_workers = workers
     for one, other in zip(expected, take(batches(plan, broken, BATCH, cropping, start=start), 6), strict=True):
         assert_same_batch(one, other)
@@ -353,11 +357,11 @@ def test_skipped_images_are_replaced_by_the_next_of_their_batch_and_named(source
         expected, found = intact(planned), skipping(planned)
         for place, image in enumerate(planned.images):
             taken = next(i % BATCH for i in range(place, place + BATCH) if readable[i % BATCH])
-            for one, other in zip(expected[:-1], found[:-1], strict=True):
+            for one, other in zip(jax.tree.leaves(expected)[:-1], jax.tree.leaves(found)[:-1], strict=True):
                 np.testing.assert_array_equal(one[taken], other[place])
-            assert found.skipped[place] == (NO_IMAGE if readable[place] else broken.image_ids[image.source_index])
+            assert found.info.skipped[place] == (NO_IMAGE if readable[place] else broken.image_ids[image.source_index])
             skipped += not readable[place]
-        assert (expected.skipped == NO_IMAGE).all()
+        assert (expected.info.skipped == NO_IMAGE).all()
     assert skipped > 10
 
 
@@ -369,7 +373,7 @@ def test_rows_of_a_batch_are_those_of_the_whole_even_where_images_are_skipped(so
             continue
         rows = sorted(rng.choice(BATCH, int(rng.integers(1, BATCH)), replace=False).tolist())
         part = BatchLoader(broken, BATCH, skip=True, rows=rows)(planned)
-        for one, other in zip(whole(planned), part, strict=True):
+        for one, other in zip(jax.tree.leaves(whole(planned)), jax.tree.leaves(part), strict=True):
             np.testing.assert_array_equal(one[rows], other)
 
 
@@ -381,9 +385,9 @@ def test_a_batch_without_a_readable_image_takes_spare_ones_of_its_bucket(source,
     for planned in plan.epoch(0):
         if planned.images[0].source_index % 3 == 0 and planned.spares[0].source_index % 3 != 0:
             batch = loader(planned)
-            assert batch.images.shape[1:3] == planned.bucket
-            assert batch.image_ids[0] == planned.spares[0].source_index
-            assert batch.skipped[0] == planned.images[0].source_index
+            assert batch.inputs.images.shape[1:3] == planned.bucket
+            assert batch.info.image_ids[0] == planned.spares[0].source_index
+            assert batch.info.skipped[0] == planned.images[0].source_index
             replaced += 1
     assert replaced > 3
     nothing = planned._replace(images=[planned.images[0]._replace(source_index=0)], spares=())
@@ -425,7 +429,7 @@ def test_batches_of_jpegs_hold_the_pixels_of_the_plain_way(photographs):
                     picture = picture.crop((left, top, left + width, top + height))
                 picture = picture.resize(geometry.size[::-1], Image.Resampling.BILINEAR)
                 height, width = geometry.size
-                off = np.abs(batch.images[place, :height, :width].astype(int) - np.asarray(picture))
+                off = np.abs(batch.inputs.images[place, :height, :width].astype(int) - np.asarray(picture))
                 assert off.max() <= most
                 assert off.mean() < mean
                 if not scaled and not geometry.crop:
@@ -438,7 +442,7 @@ def test_a_validation_stream_ends_after_its_plan(source, config):
     config.val_short_side = 0
     plan = ValPlan(source, config, BATCH)
     stream = list(batches(plan, source, BATCH, config))
-    ids = np.concatenate([batch.image_ids for batch in stream])
+    ids = np.concatenate([batch.info.image_ids for batch in stream])
     assert len(stream) == len(plan)
     assert sorted(ids[ids != NO_IMAGE]) == list(source.image_ids)
 

@@ -42,7 +42,8 @@ def write(tmp_path, content, rng):
 
 def test_boxes_become_corners_crowds_are_left_out_and_empty_images_stay(write):
     dataset = write()
-    image, objects = dataset[0]
+    sample = dataset[0]
+    image, objects = sample.image, sample.objects
     np.testing.assert_array_equal(image, write.pixels)
     np.testing.assert_array_equal(objects.boxes, [[4, 5, 14, 25]])
     np.testing.assert_array_equal(objects.labels, [18])

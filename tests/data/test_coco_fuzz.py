@@ -135,7 +135,8 @@ def _check_right(source, content):
     listed = {category["id"] for category in content["categories"]}
     assert source.categories.keys() == listed
     for index, (height, width) in enumerate(source.sizes.tolist()):
-        boxes, labels = source.objects(index)
+        objects = source.objects(index)
+        boxes, labels = objects.boxes, objects.labels
         assert np.isfinite(boxes).all()
         assert (boxes[:, :2] >= 0).all()
         assert (boxes[:, 2:] <= [width, height]).all()

@@ -134,7 +134,9 @@ def _check(source, content):
     assert source.categories == names
     assert source.image_ids.tolist() == list(sizes)
     for index, image_id in enumerate(sizes):
-        image, (boxes, labels) = source[index]
+        sample = source[index]
+        image = sample.image
+        boxes, labels = sample.objects.boxes, sample.objects.labels
         assert list(image.shape[:2]) == sizes[image_id]
         mine = [one for one in content["annotations"] if int(one["image_id"]) == image_id]
         assert labels.tolist() == [one["category_id"] for one in mine]

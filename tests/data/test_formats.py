@@ -55,7 +55,9 @@ def test_images_boxes_and_labels_come_back_as_they_were_drawn(coco, shapes, tmp_
         by_pixels = {drawn[index].image.tobytes(): index for index in range(len(drawn))}
         assert len(source) == len(drawn) == len(set(source.image_ids))
         for index in range(len(source)):
-            image, (boxes, labels) = source[index]
+            sample = source[index]
+            image = sample.image
+            boxes, labels = sample.objects.boxes, sample.objects.labels
             expected = by_pixels.pop(image.tobytes())
             np.testing.assert_array_equal(source.sizes[index], drawn.sizes[expected])
             np.testing.assert_allclose(boxes, drawn.objects(expected).boxes, atol=1e-3)

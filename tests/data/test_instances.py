@@ -53,7 +53,8 @@ def _check(instances, content, ids, label_of=lambda label: label):
     assert instances.image_ids.tolist() == ids
     assert list(instances.file_names) == [f"{i} ü.jpg" for i in ids]
     for index, image_id in enumerate(ids):
-        boxes, labels = instances.objects(index)
+        objects = instances.objects(index)
+        boxes, labels = objects.boxes, objects.labels
         wanted = _objects(content, image_id, label_of)
         assert labels.tolist() == [label for label, _ in wanted]
         assert boxes.tolist() == [box for _, box in wanted]

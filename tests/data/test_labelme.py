@@ -58,7 +58,9 @@ def _check(source, truth):
     assert len(source) == len(truth)
     names = sorted({label for objects in truth.values() for label, _ in objects})
     for index in range(len(source)):
-        image, (boxes, labels) = source[index]
+        sample = source[index]
+        image = sample.image
+        boxes, labels = sample.objects.boxes, sample.objects.labels
         wanted = truth[source.file_name(index).rsplit("/", 1)[-1]]
         assert image.shape[:2] == tuple(source.sizes[index])
         assert [source.categories[label] for label in labels.tolist()] == [label for label, _ in wanted]

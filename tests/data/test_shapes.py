@@ -18,7 +18,8 @@ def config(rng):
 def test_boxes_are_tight_to_the_drawn_pixels(config):
     dataset = ShapesDataset(config, "train")
     for index in range(len(dataset)):
-        image, masks, (boxes, labels) = dataset.draw(index)
+        image, masks, objects = dataset.draw(index)
+        boxes, labels = objects.boxes, objects.labels
         assert masks.shape == (len(boxes), *image.shape[:2])
         assert len(labels) == len(boxes)
         for mask, box in zip(masks, boxes, strict=True):
@@ -88,7 +89,8 @@ def test_numbers_of_objects_reach_from_none_to_the_limit_with_all_labels(config)
 
 def test_no_objects_where_none_are_allowed(config):
     dataset = ShapesDataset(ShapesConfig(**{**vars(config), "max_objects": 0}), "val")
-    _, (boxes, labels) = dataset[0]
+    sample = dataset[0]
+    boxes, labels = sample.objects.boxes, sample.objects.labels
     assert boxes.shape == (0, 4)
     assert labels.shape == (0,)
 
@@ -101,7 +103,8 @@ def test_ground_truth_says_what_the_samples_say(config):
     assert [one["id"] for one in truth["annotations"]] == list(range(1, len(truth["annotations"]) + 1))
     for index, image in enumerate(truth["images"]):
         assert (image["height"], image["width"]) == tuple(dataset.sizes[index])
-        _, masks, (boxes, labels) = dataset.draw(index)
+        _, masks, objects = dataset.draw(index)
+        boxes, labels = objects.boxes, objects.labels
         mine = [one for one in truth["annotations"] if one["image_id"] == image["id"]]
         assert [one["category_id"] for one in mine] == labels.tolist()
         assert [one["area"] for one in mine] == masks.sum(axis=(1, 2)).tolist()

@@ -140,7 +140,8 @@ def test_voc_counts_pixels_from_1_and_leaves_difficult_objects_out(coco, tmp_pat
     assert source.categories == dict(enumerate(VOC_CLASSES))
     index_of = {image["file_name"]: index for index, image in enumerate(source.ground_truth()["images"])}
     for image, annotations in formats.objects_of(truth):
-        boxes, labels = source.objects(index_of[f"train_{image['file_name'].replace('.png', '.jpg')}"])
+        objects = source.objects(index_of[f"train_{image['file_name'].replace('.png', '.jpg')}"])
+        boxes, labels = objects.boxes, objects.labels
         kept = [one for one in annotations if one["id"] not in difficult]
         assert [source.categories[label] for label in labels] == [names[one["category_id"]] for one in kept]
         expected = np.array([one["bbox"] for one in kept]).reshape(-1, 4)

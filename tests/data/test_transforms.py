@@ -276,7 +276,8 @@ def test_boxes_stay_on_their_pixels_through_every_geometry(rng, small):
     for height, width in rng.integers(120, 300, (60, 2)).tolist():
         image, objects = picture_with_rectangles(rng, height, width)
         geometry = train_geometry((height, width), rng.random(DRAWS), small)
-        transformed, (boxes, labels) = apply(geometry, image, objects)
+        transformed, moved = apply(geometry, image, objects)
+        boxes, labels = moved.boxes, moved.labels
         assert transformed.shape == (*geometry.size, 3)
         assert transformed.dtype == np.uint8
         assert boxes.dtype == np.float32
@@ -295,11 +296,11 @@ def test_boxes_stay_on_their_pixels_through_every_geometry(rng, small):
 
 def test_a_flip_mirrors_image_and_boxes(rng):
     image, objects = picture_with_rectangles(rng, 100, 140)
-    flipped, (boxes, labels) = apply(Geometry(True, None, None, (100, 140)), image, objects)
+    flipped, mirrored = apply(Geometry(True, None, None, (100, 140)), image, objects)
     np.testing.assert_array_equal(flipped, image[:, ::-1])
     x0, y0, x1, y1 = objects.boxes.T
-    np.testing.assert_array_equal(boxes, np.stack([140 - x1, y0, 140 - x0, y1], axis=1))
-    np.testing.assert_array_equal(labels, objects.labels)
+    np.testing.assert_array_equal(mirrored.boxes, np.stack([140 - x1, y0, 140 - x0, y1], axis=1))
+    np.testing.assert_array_equal(mirrored.labels, objects.labels)
 
 
 def test_a_crop_clips_boxes_and_drops_those_outside():

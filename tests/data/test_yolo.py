@@ -38,7 +38,9 @@ def test_rows_become_boxes_in_pixels_and_images_without_a_label_file_have_none(r
     assert [image["file_name"] for image in source.ground_truth()["images"]] == [
         str(root / "images" / "train" / name) for name in ("a.png", "b.png")
     ]
-    image, (boxes, labels) = source[0]
+    sample = source[0]
+    image = sample.image
+    boxes, labels = sample.objects.boxes, sample.objects.labels
     assert image.shape == (30, 40, 3)
     np.testing.assert_allclose(boxes, [[15, 9, 25, 21], [0, 0, 20, 30]], atol=1e-5)
     assert labels.tolist() == [1, 0]

@@ -9,11 +9,10 @@ import pytest
 from detr_jax.checkpoints import Checkpoints
 from detr_jax.data import ShapesDataset, TrainPlan
 from detr_jax.data.batching import BatchLoader
-from detr_jax.matching import Targets
 from detr_jax.sharding import create_mesh, layout, place, place_rows
 from detr_jax.training.optimizer import create_optimizer
 from detr_jax.training.saving import restore, save
-from detr_jax.training.step import DeviceBatch, create_model, create_state, create_train_step
+from detr_jax.training.step import create_model, create_state, create_train_step
 from tests.tiny import tiny_config
 
 
@@ -56,8 +55,7 @@ def runs():
         loader = BatchLoader(source, config.training.batch_size)
         losses, compiled = [], None
         for batch in map(loader, (plan[number] for number in range(3))):
-            targets = Targets(batch.boxes, batch.labels, batch.count)
-            given = DeviceBatch(batch.images, batch.sizes, targets)
+            given = batch.inputs
             compiled = compiled or step.lower(state, frozen, given).compile()
             state, terms = jax.block_until_ready(compiled(state, frozen, place_rows(given, create_mesh())))
             losses.append((float(terms["loss"]), float(terms["gradient_norm"])))
