@@ -27,7 +27,7 @@ def get_config():
     config.loss.matcher = "scipy"
     config.model.encoder_layers, config.model.decoder_layers, config.optimizer.warmup_steps = 0, 1, 1
     config.training.steps, config.training.log_every, config.training.fsdp = STEPS, 1, True
-    config.model.feedforward_dim = 256  # large enough to be shared out
+    config.model.feedforward_dim = 256  # large enough to be sharded
     config.evaluation.every_epochs = config.evaluation.snapshots = 0
     config.evaluation.pictures = 2
     return config

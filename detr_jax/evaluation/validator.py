@@ -20,7 +20,7 @@ from detr_jax.evaluation.stored import StoredDetections
 from detr_jax.inference import check_scores, create_predict_step
 from detr_jax.memory import fitting, on_host
 from detr_jax.postprocess import Detections
-from detr_jax.sharding import own_rows, place_rows
+from detr_jax.sharding import own_rows, shard_rows
 from detr_jax.visualization import LabelledBoxes, comparison_sheet
 from detr_jax.wording import image_name
 
@@ -134,7 +134,7 @@ class Validator:
 
     def _detections(self, values: Values, batch: Batch) -> Detections:
         """A model's `Detections` in the whole batch in numpy, places without an image included."""
-        inputs = place_rows((batch.images, batch.sizes, batch.original_sizes), self._mesh)
+        inputs = shard_rows((batch.images, batch.sizes, batch.original_sizes), self._mesh)
         return on_host(self._predict(values, *inputs))
 
     def _stored(self, step: int, found: list[tuple[PlannedBatch, Detections]]) -> StoredDetections:

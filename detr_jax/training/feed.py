@@ -9,7 +9,7 @@ from detr_jax.data import Batch, DataError, Source
 from detr_jax.data.batching import num_threads, usable_cores
 from detr_jax.distributed import gathered
 from detr_jax.matching import Targets
-from detr_jax.sharding import place_rows
+from detr_jax.sharding import shard_rows
 from detr_jax.training.step import DeviceBatch
 
 _NAMED = 3  # skipped images that are told by name
@@ -52,7 +52,7 @@ class Feed:
     def _send(self) -> DeviceBatch:
         batch = next(self._stream)
         self._count(batch)
-        images, sizes, *targets = place_rows(batch[:5], self._mesh)
+        images, sizes, *targets = shard_rows(batch[:5], self._mesh)
         return DeviceBatch(images, sizes, Targets(*targets))
 
     def _count(self, batch: Batch) -> None:
