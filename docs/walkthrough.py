@@ -100,7 +100,7 @@ sure = [np.asarray(scores) >= 0.5 for scores in found.scores]
 comparison_sheet(
     out / "predictions.png",
     [sample.image for sample in samples],
-    [LabelledBoxes(*sample.objects) for sample in samples],
+    [LabelledBoxes(sample.objects.boxes, sample.objects.labels) for sample in samples],
     [LabelledBoxes(*(np.asarray(x[i])[sure[i]] for x in (found.boxes, found.labels, found.scores))) for i in range(2)],
     source.categories,
 )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from detr_jax.evaluation.stored import StoredDetections
+from detr_jax.evaluation.detections_file import StoredDetections
 from detr_jax.wording import counted
 
 _NOTHING = 0.05  # no class reaches this score: the answer is "no object"

@@ -15,8 +15,8 @@ from detr_jax.data import Batch, Source, ValPlan, batches
 from detr_jax.data.batching import PlannedBatch
 from detr_jax.distributed import is_main
 from detr_jax.evaluation.coco import CocoEvaluator, Metrics
+from detr_jax.evaluation.detections_file import StoredDetections
 from detr_jax.evaluation.sameness import sameness
-from detr_jax.evaluation.stored import StoredDetections
 from detr_jax.inference import check_scores, create_predict_step
 from detr_jax.memory import fitting, on_host
 from detr_jax.postprocess import Detections
@@ -94,8 +94,7 @@ class Validator:
             found = self._stored(
                 step, [(planned, self._detections(values, batch)) for planned, batch in self._first_batches]
             )
-        first = slice(self.config.evaluation.pictures)
-        return StoredDetections(step, *(array[first] for array in found[1:]))
+        return found.first(self.config.evaluation.pictures)
 
     def draw(self, values: Values, path: Path) -> None:
         """Writes the first validation images with their ground truth and a model's predictions as one picture."""
@@ -106,13 +105,13 @@ class Validator:
         indices = [index_of[image_id] for image_id in found.image_ids.tolist()]
         samples = [self.source[index] for index in indices]
         predictions = []
-        for boxes, scores, labels in zip(*found[2:], strict=True):
+        for boxes, scores, labels in zip(found.boxes, found.scores, found.labels, strict=True):
             sure = scores >= self.config.evaluation.picture_threshold
             predictions.append(LabelledBoxes(boxes[sure], labels[sure], scores[sure]))
         if samples:
             images, truths = (
                 [sample.image for sample in samples],
-                [LabelledBoxes(*sample.objects) for sample in samples],
+                [LabelledBoxes(sample.objects.boxes, sample.objects.labels) for sample in samples],
             )
             names = [image_name(self.source, index) for index in indices]
             comparison_sheet(path, images, truths, predictions, self.source.categories, names)

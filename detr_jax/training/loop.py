@@ -18,7 +18,7 @@ from detr_jax.data import DataError, batches
 from detr_jax.data.batching import LoaderError
 from detr_jax.distributed import gathered, is_main, wait_for_all
 from detr_jax.evaluation.coco import Metrics
-from detr_jax.evaluation.stored import (
+from detr_jax.evaluation.detections_file import (
     DETECTIONS,
     SNAPSHOTS,
     StoredDetections,

@@ -3,8 +3,8 @@
 import colorsys
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
@@ -24,7 +24,8 @@ Color = tuple[int, int, int]
 """Red, green and blue in 0..255."""
 
 
-class LabelledBoxes(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class LabelledBoxes:
     """Boxes to draw. Dimension: ``n`` boxes."""
 
     boxes: np.ndarray

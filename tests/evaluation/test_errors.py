@@ -75,13 +75,13 @@ def test_what_lies_in_a_crowd_of_its_class_and_finds_no_object_does_not_count(rn
         return set(itertools.product(range(box[0], box[2]), range(box[1], box[3])))
 
     def whole(count):
-        boxes, labels = _objects(rng, count, classes=2)
-        return Objects(boxes.astype(int), labels)
+        objects = _objects(rng, count, classes=2)
+        return Objects(objects.boxes.astype(int), objects.labels)
 
     for _ in range(30):
         truth, crowds, found = whole(3), whole(2), whole(8)
         counts = outside_crowds(found, truth, crowds)
-        for box, label, kept in zip(*found, counts, strict=True):
+        for box, label, kept in zip(found.boxes, found.labels, counts, strict=True):
             own = cells(box)
             crowded = any(2 * len(own & cells(crowd)) >= len(own) for crowd in crowds.boxes[crowds.labels == label])
             finds = any(2 * len(own & cells(one)) >= len(own | cells(one)) for one in truth.boxes)
