@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
+from detr_jax.boxes import xyxy_to_cxcywh
 from detr_jax.visualization.boxes import LabelledBoxes, class_color, clipped, draw_boxes, draw_title, resize_to
 from detr_jax.visualization.fonts import class_caption
 
@@ -93,5 +94,5 @@ def attention_sheet(
 def _centres(found: "ImageDetections") -> list[tuple[float, float]]:
     """The centres (x, y) of objects, in pixels, moved into the image."""
     height, width = found.size
-    centres = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
+    centres = xyxy_to_cxcywh(found.boxes)[:, :2]
     return [(min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)) for x, y in centres.tolist()]
