@@ -19,7 +19,7 @@ from tests.tiny import tiny_config
 
 
 def _detections(rng, source, images, step):
-    """Random answers of 5 queries."""
+    """Random detections of 5 queries."""
     corner = rng.uniform(0, 12, (images, 5, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(4, 12, (images, 5, 2))], axis=2).astype(np.float32)
     scores, labels = rng.random((images, 5)).astype(np.float32), rng.integers(0, 3, (images, 5)).astype(np.int32)
@@ -28,7 +28,7 @@ def _detections(rng, source, images, step):
 
 @pytest.fixture
 def workdir(tmp_path, rng):
-    """What a run of the tiny configuration leaves, without a training."""
+    """The files of a run of the tiny configuration, written without a training."""
     config = tiny_config()
     source = open_source(config, "val")
     (tmp_path / "config.json").write_text(to_json(config))
@@ -44,7 +44,7 @@ def _run(*arguments):
     return CliRunner().invoke(main, ["plot", *map(str, arguments)])
 
 
-def test_the_report_is_png_files_and_one_page_that_needs_nothing_else(workdir):
+def test_the_report_is_png_files_and_one_page_that_contains_them(workdir):
     result = _run(workdir)
     assert result.exit_code == 0, result.output
     report = workdir / "report"
@@ -70,7 +70,7 @@ def test_metrics_that_are_not_defined_are_not_drawn(workdir, monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
-def test_an_animation_has_a_frame_a_snapshot(workdir, suffix):
+def test_an_animation_has_one_frame_per_snapshot(workdir, suffix):
     result = _run(workdir, "--animation", workdir / f"a.{suffix}")
     assert result.exit_code == 0, result.output
     with Image.open(workdir / f"a.{suffix}") as picture:
@@ -97,14 +97,14 @@ def test_attention_of_an_image_is_drawn(tmp_path, rng, rngs):
     assert "none.png does not exist" in result.output
 
 
-def test_bad_input_is_one_sentence(workdir, tmp_path):
+def test_wrong_input_gives_an_error_without_a_traceback(workdir, tmp_path):
     for arguments, words in [
         ((tmp_path / "nothing",), "config.json"),
         ((workdir, "--animation", "a.mp4"), ".gif"),
-        ((workdir, "--attention", "a.png", "--animation", "a.gif"), "give one of them"),
-        ((workdir, "--animation", "a.gif", "--out", "b.gif"), "leave --out away"),
-        ((workdir, "--point", "1", "2"), "--point is for --attention=IMAGE alone"),
-        ((workdir, "--threshold", "0.1"), "--threshold is for --attention=IMAGE alone"),
+        ((workdir, "--attention", "a.png", "--animation", "a.gif"), "give only one of them"),
+        ((workdir, "--animation", "a.gif", "--out", "b.gif"), "remove --out"),
+        ((workdir, "--point", "1", "2"), "--point is only for --attention=IMAGE"),
+        ((workdir, "--threshold", "0.1"), "--threshold is only for --attention=IMAGE"),
         ((workdir, "--attention", "a.png", "--out", "a.xyz"), "--out=a.xyz must end in"),
     ]:
         result = _run(*arguments)
@@ -122,7 +122,7 @@ def test_bad_input_is_one_sentence(workdir, tmp_path):
     assert "delete it" in _run(workdir).output
 
 
-def test_detections_come_back_as_they_were_written(tmp_path, rng):
+def test_detections_are_read_as_they_were_written(tmp_path, rng):
     found = _detections(rng, open_source(tiny_config(), "val"), 3, 7)
     write_detections(tmp_path / "a.npz", found)
     read = asdict(read_detections(tmp_path / "a.npz"))
