@@ -15,7 +15,7 @@ from detr_jax.config import Config, ModelConfig
 from detr_jax.matching import Targets
 from detr_jax.models import DETR, detr_resnet50
 from detr_jax.models.detr import abstract_model
-from detr_jax.sharding import create_mesh, replicated, shared_out
+from detr_jax.sharding import batch_sharding, create_mesh, replicated
 from detr_jax.structures import BatchInputs
 from detr_jax.training.optimizer import create_optimizer, is_trainable
 from detr_jax.training.step import Model, create_state, create_train_step
@@ -109,7 +109,7 @@ class TrainStep:
         self._state = create_state(parts, optimizer, config, mesh)
         self._frozen = jax.device_put(frozen, replicated(mesh))
         targets = Targets(inputs.boxes, inputs.labels, inputs.count)
-        self._batch = jax.device_put(BatchInputs(inputs.images, inputs.sizes, targets), shared_out(mesh))
+        self._batch = jax.device_put(BatchInputs(inputs.images, inputs.sizes, targets), batch_sharding(mesh))
         step = create_train_step(parts, optimizer, config, mesh)
         self.program = compile_program(step, self._state, self._frozen, self._batch)
         self.first_loss: float | None = None

@@ -30,7 +30,7 @@ from detr_jax.models.attention_maps import attention_maps
 from detr_jax.models.detr import DETR
 from detr_jax.postprocess import Detections, detections
 from detr_jax.results import ImageAttention, ImageDetections
-from detr_jax.sharding import mesh_for_batch, replicated, shared_out
+from detr_jax.sharding import batch_sharding, mesh_for_batch, replicated
 from detr_jax.wording import counted, one_line
 
 PredictStep = Callable[[tuple[Any, ...], ArrayLike, ArrayLike, ArrayLike], Detections]
@@ -67,8 +67,8 @@ def create_predict_step(graph: nnx.GraphDef, mesh: Mesh, where: Any = None) -> P
         predictions = model(model.normalize(images, sizes), sizes)
         return detections(predictions.logits[-1], predictions.boxes[-1], original_sizes)
 
-    batch, everywhere = shared_out(mesh), replicated(mesh)
-    return jax.jit(predict, in_shardings=(where or everywhere, batch, batch, batch), out_shardings=everywhere)
+    batch, full = batch_sharding(mesh), replicated(mesh)
+    return jax.jit(predict, in_shardings=(where or full, batch, batch, batch), out_shardings=full)
 
 
 class Answer(NamedTuple):

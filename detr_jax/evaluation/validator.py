@@ -17,11 +17,11 @@ from detr_jax.data import Source, ValPlan, batches
 from detr_jax.data.batching import PlannedBatch
 from detr_jax.distributed import is_main
 from detr_jax.evaluation.coco import CocoEvaluator, Metrics
+from detr_jax.evaluation.detections_file import StoredDetections
 from detr_jax.evaluation.sameness import sameness
-from detr_jax.evaluation.stored import StoredDetections
 from detr_jax.inference import check_scores, create_predict_step
 from detr_jax.memory import fitting, on_host
-from detr_jax.sharding import own_rows, place_rows
+from detr_jax.sharding import own_rows, shard_rows
 from detr_jax.structures import Batch, Detections
 from detr_jax.visualization import LabelledBoxes, comparison_sheet
 from detr_jax.wording import image_name
@@ -96,8 +96,7 @@ class Validator:
             found = self._stored(
                 step, [(planned, self._detections(values, batch)) for planned, batch in self._first_batches]
             )
-        first = slice(self.config.evaluation.pictures)
-        return StoredDetections(step, *(array[first] for array in found[1:]))
+        return found.first(self.config.evaluation.pictures)
 
     def draw(self, values: Values, path: Path) -> None:
         """Writes the first validation images with their ground truth and a model's predictions as one picture."""
@@ -108,7 +107,7 @@ class Validator:
         indices = [index_of[image_id] for image_id in found.image_ids.tolist()]
         samples = [self.source[index] for index in indices]
         predictions = []
-        for boxes, scores, labels in zip(*found[2:], strict=True):
+        for boxes, scores, labels in zip(found.boxes, found.scores, found.labels, strict=True):
             sure = scores >= self.config.evaluation.picture_threshold
             predictions.append(LabelledBoxes(boxes[sure], labels[sure], scores[sure]))
         if samples:
@@ -136,7 +135,7 @@ class Validator:
 
     def _detections(self, values: Values, batch: Batch) -> Detections:
         """A model's `Detections` in the whole batch in numpy, places without an image included."""
-        inputs = place_rows((batch.inputs.images, batch.inputs.valid_sizes, batch.info.original_sizes), self._mesh)
+        inputs = shard_rows((batch.inputs.images, batch.inputs.valid_sizes, batch.info.original_sizes), self._mesh)
         return on_host(self._predict(values, *inputs))
 
     def _stored(self, step: int, found: list[tuple[PlannedBatch, Detections]]) -> StoredDetections:

@@ -8,7 +8,7 @@ from detr_jax.config import DataConfig
 from detr_jax.data import DataError, Source
 from detr_jax.data.batching import num_threads, usable_cores
 from detr_jax.distributed import gathered
-from detr_jax.sharding import place_rows
+from detr_jax.sharding import shard_rows
 from detr_jax.structures import Batch, BatchInputs
 
 _NAMED = 3  # skipped images that are told by name
@@ -51,7 +51,7 @@ class Feed:
     def _send(self) -> BatchInputs:
         batch = next(self._stream)
         self._count(batch)
-        return place_rows(batch.inputs, self._mesh)
+        return shard_rows(batch.inputs, self._mesh)
 
     def _count(self, batch: Batch) -> None:
         self.images += len(batch.info.skipped)

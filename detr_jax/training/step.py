@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from detr_jax.config import Config
 from detr_jax.losses import Normalizers, normalizers, set_loss
 from detr_jax.models.detr import DETR
-from detr_jax.sharding import Tree, layout, place, replicated, shared_out
+from detr_jax.sharding import Tree, batch_sharding, replicated, shard, state_shardings
 from detr_jax.structures import BatchInputs, Targets
 from detr_jax.training.optimizer import check_frozen, is_trainable
 
@@ -111,7 +111,7 @@ def outline_model(config: Config) -> Model:
 def create_state(model: Model, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh) -> TrainState:
     """The state before the first step, laid out by `state_layout`."""
     where = state_layout(model, optimizer, config, mesh)
-    return jax.jit(_initial_state(optimizer, config), out_shardings=where)(place(model.params, where.params))
+    return jax.jit(_initial_state(optimizer, config), out_shardings=where)(shard(model.params, where.params))
 
 
 def outline_state(model: Model, optimizer: optax.GradientTransformation, config: Config) -> TrainState:
@@ -136,7 +136,7 @@ def outline_batch(config: Config, bucket: tuple[int, int], max_objects: int) -> 
 
 def state_layout(model: Model, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh) -> TrainState:
     """The sharding of each array of the state: whole on every device or, with ``training.fsdp``, shared out."""
-    return layout(outline_state(model, optimizer, config), mesh, config.training.fsdp)
+    return state_shardings(outline_state(model, optimizer, config), mesh, config.training.fsdp)
 
 
 def _initial_state(optimizer: optax.GradientTransformation, config: Config) -> Callable[[Tree], TrainState]:
@@ -211,7 +211,7 @@ def create_train_step(model: Model, optimizer: optax.GradientTransformation, con
     return jax.jit(
         step,
         donate_argnums=0,
-        in_shardings=(where, layout(model.frozen, mesh, config.training.fsdp), shared_out(mesh)),
+        in_shardings=(where, state_shardings(model.frozen, mesh, config.training.fsdp), batch_sharding(mesh)),
         out_shardings=(where, everywhere),
     )
 
