@@ -37,7 +37,10 @@ class MemorySize(click.ParamType):
     "buckets", short_help="Buckets of a data set, and memory.", context_settings={"ignore_unknown_options": True}
 )
 @click.option("--config", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="As for train.py.")
-@click.option("--dataset", help="coco, yolo, voc, tfds or shapes: short for --config.data.dataset.")
+@click.option(
+    "--dataset",
+    help="coco, yolo, voc, labelme, tfds, shapes or an entry of data.sources: short for --config.data.dataset.",
+)
 @click.option("--root", help="Folder of the data set: short for --config.data.root.")
 @click.option("--memory", is_flag=True, help="Compile the training step of each bucket and tell the bytes it needs.")
 @click.option("--largest-batch", is_flag=True, help="Find the largest batch whose step fits into the devices' memory.")

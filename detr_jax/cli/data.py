@@ -57,7 +57,7 @@ def check_data_command(
     Examples:
       detr-jax check-data FOLDER --picture samples.png
       detr-jax check-data --config configs/coco.py --config.data.root=FOLDER
-      detr-jax check-data --dataset tfds --config.data.tfds_name=voc/2007
+      detr-jax check-data --dataset tfds --config.data.sources.tfds.name=voc/2007
     """
     if folder is not None and root is not None:
         raise click.ClickException(f"Give the data set once: as FOLDER ({folder}) or as --root={root}.")

@@ -8,7 +8,6 @@ from detr_jax.config import Config
 from detr_jax.data.buckets import padded_pixels, train_sizes, val_sizes
 from detr_jax.data.plans import steps_per_epoch
 from detr_jax.data.source import Source
-from detr_jax.data.transforms import largest_sizes
 
 COMPILATION_PIXELS = 10**9
 """Padded pixels on which a device trains in the time of one compilation: 40 s for DETR R50, and 25 megapixels (some
@@ -59,7 +58,7 @@ def settle_train_buckets(config: Config, train: Source) -> Config:
         train_sizes(train, data),
         data.num_train_buckets,
         config.model.backbone.stride,
-        largest_sizes(train.sizes, data),
+        data.augmentation.bounds(train.sizes, data),
     )
     count = count_that_pays(padded, images_trained(config, len(train)))
     return dataclasses.replace(config, data=dataclasses.replace(data, num_train_buckets=count))

@@ -6,7 +6,7 @@ import numpy as np
 
 from detr_jax.config import DataConfig
 from detr_jax.data.source import Source
-from detr_jax.data.transforms import DRAWS, largest_sizes, train_geometries, val_geometries
+from detr_jax.data.transforms import val_geometries
 
 Bucket = tuple[int, int]
 """(height, width) of a bucket in pixels."""
@@ -166,8 +166,8 @@ def train_sizes(source: Source, config: DataConfig) -> np.ndarray:
     """[n, 2] int, (height, width) in pixels of seeded training geometries, at least one an image while they are few."""
     rng = np.random.default_rng(0)
     images = np.tile(rng.permutation(len(source)), -(-_GEOMETRIES // len(source)))[:_GEOMETRIES]
-    draws = rng.random((len(images), DRAWS))
-    return train_geometries(source.sizes[images], draws, config).size
+    draws = rng.random((len(images), config.augmentation.draws))
+    return config.augmentation.geometries(source.sizes[images], draws, config).size
 
 
 def val_sizes(source: Source, config: DataConfig) -> np.ndarray:
@@ -180,7 +180,7 @@ def train_buckets(source: Source, config: DataConfig, stride: int) -> list[Bucke
     if config.train_buckets:
         return sorted(set(config.train_buckets), key=by_area)
     return choose_buckets(
-        train_sizes(source, config), config.num_train_buckets, stride, largest_sizes(source.sizes, config)
+        train_sizes(source, config), config.num_train_buckets, stride, config.augmentation.bounds(source.sizes, config)
     )
 
 

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 from detr_jax.data.annotated import AnnotatedFolder
 from detr_jax.data.annotation_checks import check_rows
 from detr_jax.data.annotation_rows import LARGEST, UNUSABLE_TEXT, Rows, rows_of_items
-from detr_jax.data.image_paths import ImagePaths
+from detr_jax.data.image_paths import ImagePaths, unlisted
 from detr_jax.data.images import ExifRule
-from detr_jax.data.source import DataError, Faults
+from detr_jax.data.layouts import Layout
+from detr_jax.data.source import DataError, Faults, Source
 
 _GZIP = b"\x1f\x8b"
 
@@ -49,8 +51,8 @@ class CocoDataset(AnnotatedFolder):
     ):
         if not Path(image_folder).is_dir():
             raise DataError(
-                f"The image folder {image_folder} does not exist: set data.root, data.train_images "
-                "and data.val_images to where the images are."
+                f"The image folder {image_folder} does not exist: set data.root, "
+                "data.sources.coco.train_images and data.sources.coco.val_images to where the images are."
             )
         faults = Faults(str(annotation_file))
         rows = read_instances(Path(annotation_file), faults)
@@ -146,8 +148,9 @@ def _read(path: Path) -> bytes:
         return gzip.decompress(content) if content.startswith(_GZIP) else content
     except FileNotFoundError:
         raise DataError(
-            f"The annotation file {path} does not exist: set data.root, data.train_annotations and "
-            "data.val_annotations to where the instances JSON files are."
+            f"The annotation file {path} does not exist: set data.root, "
+            "data.sources.coco.train_annotations and data.sources.coco.val_annotations to where the instances JSON "
+            "files are."
         ) from None
     except (OSError, EOFError) as error:
         raise DataError(f"The annotation file {path} cannot be read ({error}).") from None
@@ -171,3 +174,16 @@ def _parsed(content: bytes, path: Path) -> dict[str, Any]:
                 "categories."
             )
     return form
+
+
+def note_unlisted(layout: Layout, sources: Sequence[Source]) -> None:
+    """Note images in COCO's folders that no annotations list; not those of folders with a split that was not opened."""
+    opened = [source for source in sources if isinstance(source, CocoDataset)]
+    files = {source.annotation_file for source in opened}
+    closed = {place.images for place in layout.splits.values() if place.annotations not in files}
+    listed: dict[Path, list[str]] = {}
+    for source in opened:
+        if source.image_folder not in closed:
+            listed.setdefault(source.image_folder, []).extend(map(source.file_name, range(len(source))))
+    if extra := unlisted(listed):
+        opened[0].faults.note_all("image files are in its folders and not in its annotations", len(extra), extra)

@@ -7,6 +7,7 @@ Recognised are COCO's own folder (``annotations/instances_train2017.json``, ``tr
 ``annotations/`` or in a folder of the root.
 """
 
+import contextlib
 import gzip
 import json
 import ntpath
@@ -18,6 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from detr_jax.config import CocoFiles
 from detr_jax.data.layouts import WHOLE, Layout, in_order, meaning
 from detr_jax.data.source import DataError
 
@@ -50,7 +52,7 @@ def recognise(root: Path) -> Layout | None:
         if name in splits:
             raise DataError(
                 f"{root} has two files for the split {name!r}, {splits[name].annotations} and {file}: set "
-                "data.train_annotations and data.val_annotations."
+                "data.sources.coco.train_annotations and data.sources.coco.val_annotations."
             )
         splits[name] = CocoSplit(image_folder(file, root), file)
     shown = ", ".join(
@@ -58,6 +60,40 @@ def recognise(root: Path) -> Layout | None:
         for name, split in ((name, splits[name]) for name in in_order(splits))
     )
     return Layout("coco", splits, f"{root} is read as COCO ({shown})")
+
+
+def recognise_given(root: Path, given: CocoFiles) -> Layout | None:
+    """The layout of a folder of which the configuration names some files; None if it has no instances JSON.
+
+    Raises:
+      DataError: a file that is given does not exist; or as for `recognise`.
+    """
+    splits, there = _given_splits(root, given), None
+    if "train" in splits and "val" in splits:
+        return Layout("coco", splits, f"{root} is read as COCO from the files that are given")
+    if not splits:
+        return recognise(root)
+    with contextlib.suppress(DataError):  # what is given may be all that can be found
+        there = recognise(root)
+    others = {} if there is None else {n: place for n, place in there.splits.items() if meaning(n) not in splits}
+    return Layout("coco", others | splits, f"{root} is read as COCO, partly from files that are given")
+
+
+def _given_splits(root: Path, given: CocoFiles) -> dict[str, CocoSplit]:
+    """The splits of which the configuration names the annotation file or the image folder."""
+    splits = {}
+    for split in ("train", "val"):
+        images, annotations = getattr(given, f"{split}_images"), getattr(given, f"{split}_annotations")
+        if annotations:
+            file = root / annotations
+            if not file.is_file():
+                raise DataError(
+                    f"The annotation file {file} does not exist: correct data.sources.coco.{split}_annotations."
+                )
+            splits[split] = CocoSplit(root / images if images else image_folder(file, root), file)
+        elif images and (layout := recognise(root)) and (name := layout.find(split, "")):
+            splits[split] = CocoSplit(root / images, layout.splits[name].annotations)
+    return splits
 
 
 def image_folder(file: Path, root: Path) -> Path:
@@ -80,8 +116,7 @@ def image_folder(file: Path, root: Path) -> Path:
     named = f"{names[0]!r}" if names else "no image"
     raise DataError(
         f"The images of {file} were not found (it lists {named}, and no folder of {root} has that file): set "
-        "data.train_images "
-        "and data.val_images."
+        "data.sources.coco.train_images and data.sources.coco.val_images."
     )
 
 

@@ -15,7 +15,7 @@ from detr_jax.config import DataConfig
 from detr_jax.data.buckets import Bucket, train_buckets, val_buckets
 from detr_jax.data.grouping import NO_IMAGE, group, group_all
 from detr_jax.data.source import DataError, Source
-from detr_jax.data.transforms import DRAWS, Geometries, Geometry, largest_sizes, train_geometries, val_geometries
+from detr_jax.data.transforms import Geometries, Geometry, val_geometries
 
 
 class PlannedImage(NamedTuple):
@@ -23,6 +23,8 @@ class PlannedImage(NamedTuple):
 
     source_index: int
     geometry: Geometry
+    pixel_draws: tuple[float, ...] = ()
+    """Random numbers in [0, 1) for the change of its pixels."""
 
 
 class PlannedBatch(NamedTuple):
@@ -42,6 +44,7 @@ class PlannedBatches(Sequence[PlannedBatch]):
       bucket_of: [S] int, the index of each batch's bucket.
       images: [S, B] int, indices of images; -1 for a place without an image.
       geometries: of the ``n`` images.
+      pixel_draws: [n, k] float, random numbers in [0, 1) for the change of each image's pixels; by default none.
       spare_batch: [S] int, the batch whose images are spares; -1: none.
     """
 
@@ -52,12 +55,14 @@ class PlannedBatches(Sequence[PlannedBatch]):
         images: np.ndarray,
         geometries: Geometries,
         spare_batch: np.ndarray | None = None,
+        pixel_draws: np.ndarray | None = None,
     ):
         self._buckets = buckets
         self._bucket_of = bucket_of.astype(np.int32)
         self._images = images.astype(np.int32)
         self._geometries = geometries
         self._spare_batch = None if spare_batch is None else spare_batch.astype(np.int32)
+        self._pixel_draws = pixel_draws
 
     def __len__(self) -> int:
         return len(self._images)
@@ -75,7 +80,11 @@ class PlannedBatches(Sequence[PlannedBatch]):
 
     def _planned(self, batch: int) -> list[PlannedImage]:
         images = self._images[batch].tolist()
-        return [PlannedImage(index, self._geometries[index]) for index in images if index != NO_IMAGE]
+        return [self._image(index) for index in images if index != NO_IMAGE]
+
+    def _image(self, index: int) -> PlannedImage:
+        draws = () if self._pixel_draws is None else tuple(self._pixel_draws[index].tolist())
+        return PlannedImage(index, self._geometries[index], draws)
 
 
 class TrainPlan:
@@ -97,7 +106,7 @@ class TrainPlan:
         self.seed = seed
         self.buckets = train_buckets(source, config, stride)
         self.steps_per_epoch = steps_per_epoch(len(source), batch_size)
-        _check_fit(source, largest_sizes(source.sizes, config), self.buckets, "data.train_buckets")
+        _check_fit(source, config.augmentation.bounds(source.sizes, config), self.buckets, "data.train_buckets")
         self._make_cache()
 
     def _make_cache(self) -> None:
@@ -124,11 +133,14 @@ class TrainPlan:
             return self._epoch_cached(epoch)
 
     def _plan_epoch(self, epoch: int) -> PlannedBatches:
-        draws = np.random.default_rng((self.seed, epoch, 0)).random((len(self.source), DRAWS))
-        geometries = train_geometries(self.source.sizes, draws, self.config)
+        augmentation, number = self.config.augmentation, len(self.source)
+        draws = np.random.default_rng((self.seed, epoch, 0)).random((number, augmentation.draws))
+        geometries = augmentation.geometries(self.source.sizes, draws, self.config)
         rng = np.random.default_rng((self.seed, epoch, 1))
         bucket_of, images = group(geometries.size, self.buckets, self.batch_size, rng)
-        return PlannedBatches(self.buckets, bucket_of, images, geometries, _spare_batches(bucket_of, self.buckets))
+        spares = _spare_batches(bucket_of, self.buckets)
+        pixel_draws = np.random.default_rng((self.seed, epoch, 2)).random((number, augmentation.pixel_draws))
+        return PlannedBatches(self.buckets, bucket_of, images, geometries, spares, pixel_draws)
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:

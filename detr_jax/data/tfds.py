@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets
 from etils import epath
 
-from detr_jax.config import DataConfig
+from detr_jax.config import DataConfig, TfdsConfig
 from detr_jax.data.annotated import AnnotatedDataset
 from detr_jax.data.annotation_checks import check_instances, check_rows
 from detr_jax.data.coco import read_instances
@@ -133,22 +133,22 @@ class TfdsDataset(AnnotatedDataset):
         )
 
 
-def open_tfds(data: DataConfig, split: str, *, strict: bool, skip: bool) -> TfdsDataset:
-    """The "train" or "val" split of ``data.tfds_name``.
+def open_tfds(given: TfdsConfig, data: DataConfig, split: str, *, strict: bool) -> TfdsDataset:
+    """The "train" or "val" split of a data set.
 
     Raises:
       DataError: see `TfdsDataset`; or there is no split to evaluate on.
     """
     train = split == "train"
     name = (data.train_split or "train") if train else (data.val_split or "validation")
-    official = "" if train or not data.tfds_val_annotations else Path(data.root) / data.tfds_val_annotations
+    official = "" if train or not given.val_annotations else Path(data.root) / given.val_annotations
     return TfdsDataset(
         data.root,
-        data.tfds_name,
+        given.name,
         name,
         annotation_file=official,
         strict=strict,
-        skip=skip,
+        skip=strict and train and data.on_error == "skip",
         exif=exif_rule(data),
         max_level=data.max_level,
     )
@@ -220,7 +220,7 @@ def _prepared_folder(root: str | Path, name: str) -> epath.Path:
         configurations = {version.parent for version in found}
         if len(configurations) > 1:
             there = ", ".join(sorted(f"{name}/{one.name}" for one in configurations))
-            raise DataError(f"data.tfds_name={name} is not one data set: say which of {there}.")
+            raise DataError(f"data.sources.tfds.name={name} is not one data set: say which of {there}.")
         if found:
             return max(found, key=_version)
     raise DataError(

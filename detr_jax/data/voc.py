@@ -200,7 +200,7 @@ def _corners(descriptions: Iterable[Description], one_based: bool | None, faults
             "and height: write corners",
         )
     if one_based is not None:
-        return one_based, f"data.voc_one_based={str(one_based).lower()} says so"
+        return one_based, f"data.sources.voc.one_based={str(one_based).lower()} says so"
     return counted_from_one(things)
 
 

@@ -253,8 +253,9 @@ def _understood(files: list[_File], form: Form) -> str:
 
 def _unclear(layout: YoloLayout, form: Form) -> str:
     return (
-        f"the rows of the label files of {layout.file} may be boxes or polygons ({form.reason}): set data.yolo_rows to "
-        '"box" (the first four numbers are cx cy w h) or "polygon" (corners x y), or name kpt_shape in that file'
+        f"the rows of the label files of {layout.file} may be boxes or polygons ({form.reason}): "
+        'set data.sources.yolo.rows to "box" (the first four numbers are cx cy w h) or "polygon" (corners x y), or '
+        "name kpt_shape in that file"
     )
 
 

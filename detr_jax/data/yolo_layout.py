@@ -144,7 +144,7 @@ def _load_yaml(path: Path) -> dict[str, Any]:
         content = yaml.load(text, Loader=yaml.BaseLoader)  # makes texts, lists and dictionaries only
     except FileNotFoundError:
         raise DataError(
-            f"The file {path} does not exist: set data.root and data.yolo_file to where the data.yaml is."
+            f"The file {path} does not exist: set data.root and data.sources.yolo.file to where the data.yaml is."
         ) from None
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""

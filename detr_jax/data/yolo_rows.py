@@ -181,7 +181,9 @@ def conclude(rows: np.ndarray, *, key_points: tuple[int, int] | None, task: str,
     """
     if wanted != "auto":
         kind = "polygon" if wanted == "polygon" else "box"
-        return _form(kind, None if kind == "polygon" else range(4, 10_000), f'data.yolo_rows="{wanted}" says so')
+        return _form(
+            kind, None if kind == "polygon" else range(4, 10_000), f'data.sources.yolo.rows="{wanted}" says so'
+        )
     if key_points is not None:
         points, numbers = key_points
         first = 4 + points * numbers

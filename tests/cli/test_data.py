@@ -86,7 +86,9 @@ def test_a_configuration_and_changes_of_it_are_taken_as_by_training(folder):
     result = run("check-data", "--root", folder, "--config.model.num_classes=2")
     assert result.exit_code == 1
     assert "model.num_classes=2" in result.output
-    result = run("check-data", "--config", "configs/shapes.py", "--config.data.shapes.val_images=4", "--split", "val")
+    result = run(
+        "check-data", "--config", "configs/shapes.py", "--config.data.sources.shapes.val_images=4", "--split", "val"
+    )
     assert "val: 4 images" in result.output
 
 
@@ -105,7 +107,7 @@ def test_a_fine_tuning_whose_classes_and_queries_are_not_known_yet_can_be_checke
         (["--dataset", "yolo"], "data.root is empty"),
         (["here", "there"], "unexpected extra argument (there)"),
         (["here", "--root", "there"], "Give the data set once"),
-        (["--dataset", "tfds"], "data.tfds_name"),
+        (["--dataset", "tfds"], "data.sources.tfds.name"),
         (["--dataset", "voc", "--root", "nowhere"], "data.root=nowhere"),
         (["--bogus"], "--bogus"),
         (["--config.data.rot=x"], "data.root"),

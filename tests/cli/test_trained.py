@@ -26,8 +26,8 @@ from tests.tiny import tiny_config
 
 def get_config():
     config = tiny_config()
-    config.data.shapes.train_images, config.data.shapes.val_images = 256, 200
-    config.data.shapes.min_size, config.data.shapes.max_objects = 32, 1
+    config.data.sources["shapes"].train_images, config.data.sources["shapes"].val_images = 256, 200
+    config.data.sources["shapes"].min_size, config.data.sources["shapes"].max_objects = 32, 1
     config.model.dropout, config.evaluation.every_epochs = 0.0, 0
     config.optimizer.learning_rate = config.optimizer.backbone_learning_rate = 3e-3
     config.training.steps, config.training.checkpoint_every, config.training.log_every = 120, 1000, 60
@@ -67,7 +67,7 @@ def test_evaluate_repeats_what_the_training_logged_to_the_last_digit(workdir, tm
 
 
 def test_evaluate_judges_other_data_and_the_plain_parameters(workdir, tmp_path, one_device):
-    shapes = load_config(workdir).data.shapes
+    shapes = load_config(workdir).data.sources["shapes"]
     write_coco(ShapesConfig(**{**vars(shapes), "train_images": 1}), tmp_path / "coco")
     logged = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
     result = run("evaluate", workdir, "--root", tmp_path / "coco", "--json", tmp_path / "same.json")
@@ -87,7 +87,9 @@ def test_evaluate_judges_other_data_and_the_plain_parameters(workdir, tmp_path, 
     assert result.stdout.splitlines()[0] == "AP     no such objects"
     numbers = json.loads((tmp_path / "none.json").read_text())
     assert {value for name, value in numbers.items() if name != "step"} == {None}
-    result = run("evaluate", workdir, "--no-ema", "--config.data.shapes.val_images=8", "--json", tmp_path / "few.json")
+    result = run(
+        "evaluate", workdir, "--no-ema", "--config.data.sources.shapes.val_images=8", "--json", tmp_path / "few.json"
+    )
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "few.json").read_text()) != logged
 

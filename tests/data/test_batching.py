@@ -26,7 +26,8 @@ from detr_jax.data.coco import CocoDataset
 from detr_jax.data.plans import PlannedBatch, TrainPlan, ValPlan
 from detr_jax.data.shapes import ShapesDataset
 from detr_jax.data.source import DataError
-from detr_jax.data.transforms import DRAWS, apply, train_geometries
+from detr_jax.data.transforms import DRAWS, train_geometries
+from tests.data.transformed import apply
 
 BATCH = 4
 BUCKETS = ((48, 64), (64, 48), (64, 64), (96, 96))
@@ -87,13 +88,17 @@ def test_an_epoch_has_its_number_of_full_batches_of_different_images(source, aug
         assert len(set(indices(epoch))) == 56, "one bucket holds all, so nothing is used twice"
 
 
+def _indices_and_geometries(images):
+    return [(image.source_index, image.geometry) for image in images]
+
+
 def test_geometries_of_a_plan_are_those_of_its_images(source, cropping):
     """Each is among those that `train_geometry` gives for the image's size; with one draw a place, they vary."""
     plan = TrainPlan(source, cropping, BATCH, seed=1)
     images = [image for batch in plan.epoch(0) for image in batch.images]
     assert {image.geometry.flip for image in images} == {False, True}
     assert {image.geometry.crop is None for image in images} == {False, True}
-    for index, geometry in images:
+    for index, geometry in _indices_and_geometries(images):
         if geometry.crop is None:
             draws = np.zeros((6, DRAWS))
             draws[:, [0, 2]] = list(itertools.product((0.0, 0.9), (0.0, 0.5, 0.9)))
@@ -195,7 +200,7 @@ def test_a_batch_holds_its_images_boxes_and_sizes_and_zeros_beyond(source, cropp
     assert batch.images.shape == (BATCH, *planned.bucket, 3)
     assert batch.boxes.shape == (BATCH, 4, 4)
     assert [array.dtype for array in batch] == ["u1", "i4", "f4", "i4", "i4", "i8", "i4", "i8"]
-    for i, (index, geometry) in enumerate(planned.images):
+    for i, (index, geometry) in enumerate(_indices_and_geometries(planned.images)):
         image, (boxes, labels) = apply(geometry, *source[index])
         height, width = image.shape[:2]
         np.testing.assert_array_equal(batch.images[i, :height, :width], image)
@@ -415,7 +420,7 @@ def test_batches_of_jpegs_hold_the_pixels_of_the_plain_way(photographs):
         loader = BatchLoader(photographs, BATCH, scaled_decoding=scaled)
         for step in range(8):
             batch = loader(plan[step])
-            for place, (index, geometry) in enumerate(plan[step].images):
+            for place, (index, geometry) in enumerate(_indices_and_geometries(plan[step].images)):
                 picture = Image.open(photographs.image_folder / f"{photographs.image_ids[index]}.jpg").convert("RGB")
                 if geometry.flip:
                     picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

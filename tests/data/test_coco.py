@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detr_jax.config import Config, DataConfig
+from detr_jax.config import CocoFiles, Config, DataConfig
 from detr_jax.data import CocoDataset, DataError, open_source
 
 
@@ -168,15 +168,18 @@ def test_an_image_of_another_size_than_annotated_is_refused(write, tmp_path):
 def test_open_source_follows_the_official_layout_and_checks_the_classes(write, tmp_path):
     write()
     config = Config(
-        data=DataConfig(root=str(tmp_path), train_images="images", train_annotations=str(tmp_path / "instances.json"))
+        data=DataConfig(
+            root=str(tmp_path),
+            sources={"coco": CocoFiles(train_images="images", train_annotations=str(tmp_path / "instances.json"))},
+        )
     )
     assert len(open_source(config, "train")) == 2
     with pytest.raises(DataError, match=r"has no split to evaluate on: set --config\.data\.val_share"):
         open_source(config, "val")
-    config.data.val_annotations = "other.json"
-    with pytest.raises(DataError, match=r"other\.json does not exist: correct data\.val_annotations"):
+    config.data.sources["coco"].val_annotations = "other.json"
+    with pytest.raises(DataError, match=r"other\.json does not exist: correct data\.sources\.coco\.val_annotations"):
         open_source(config, "val")
-    config.data.val_annotations = ""
+    config.data.sources["coco"].val_annotations = ""
     config.model.num_classes = 18
     with pytest.raises(DataError, match=r"category 18 \('dog'\).*num_classes=18.*19"):
         open_source(config, "train")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detr_jax.config import Config, DataConfig
+from detr_jax.config import CocoFiles, Config, DataConfig
 from detr_jax.data import DataError, find_layout, open_source, open_splits
 
 NAMES = ("cat", "Hund ü", "traffic light")
@@ -189,5 +189,5 @@ def test_images_that_are_nowhere_are_named(tmp_path, rng):
     with pytest.raises(DataError, match=r"images of .*instances_train\.json were not found \(it lists 'x0\.jpg'"):
         find_layout(DataConfig(root=str(tmp_path)))
     file = "annotations/instances_train.json"
-    data = DataConfig(root=str(tmp_path), train_images="elsewhere", train_annotations=file)
+    data = DataConfig(root=str(tmp_path), sources={"coco": CocoFiles(train_images="elsewhere", train_annotations=file)})
     assert len(open_source(Config(data=data), "train")) == 3

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from detr_jax.config import Config, DataConfig, ShapesConfig
+from detr_jax.config import Config, DataConfig, ShapesConfig, TfdsConfig
 from detr_jax.data import ShapesDataset, open_source
 from detr_jax.data.shapes import write_coco
 from tests.data import formats
@@ -36,7 +36,7 @@ def _voc(coco, root):
 
 def _tfds(coco, root):
     formats.TinyDetection(coco=coco, names=NAMES, data_dir=root).download_and_prepare()
-    return DataConfig(dataset="tfds", root=str(root), tfds_name="tiny_detection")
+    return DataConfig(dataset="tfds", root=str(root), sources={"tfds": TfdsConfig(name="tiny_detection")})
 
 
 def _coco(coco, _):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detr_jax.config import Config, ConfigError, DataConfig
+from detr_jax.config import CocoFiles, Config, ConfigError, DataConfig
 from detr_jax.data import DataError, open_source, open_splits
 from detr_jax.data.labels import TrainedLabels
 from detr_jax.data.opening import open_to_check, share_of
@@ -67,7 +67,7 @@ def test_images_in_both_splits_are_noted(write, tmp_path):
     config = write(train=train, valid=val)
     _, source = open_splits(config)
     assert sum(number for kind, number in source.faults.notes.items() if "in the training split too" in kind) == 0
-    config.data.train_images = config.data.val_images = "."
+    config.data.sources["coco"] = CocoFiles(train_images=".", val_images=".")
     for form, split in ((train, "train"), (val, "valid")):
         for image in form["images"]:
             image["file_name"] = f"{split}/{image['file_name']}".replace("valid/../", "")
@@ -129,10 +129,13 @@ def test_a_split_without_an_object_is_an_error_unless_it_is_meant(write):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"yolo_file": "x.yaml"}, "data.yolo_file='x.yaml' has no effect with data.dataset='coco'"),
-        ({"voc_one_based": "true"}, "data.voc_one_based='true' has no effect"),
-        ({"tfds_name": "voc"}, "data.tfds_name='voc' has no effect"),
-        ({"val_split": "valid", "val_annotations": "valid/x.json"}, "data.val_split='valid' has no effect"),
+        ({"sources.yolo.file": "x.yaml"}, "data.sources.yolo.file='x.yaml' has no effect with data.dataset='coco'"),
+        ({"sources.voc.one_based": "true"}, "data.sources.voc.one_based='true' has no effect"),
+        ({"sources.tfds.name": "voc"}, "data.sources.tfds.name='voc' has no effect"),
+        (
+            {"val_split": "valid", "sources.coco.val_annotations": "valid/x.json"},
+            "data.val_split='valid' has no effect",
+        ),
         ({"val_split": "valid", "val_share": 0.2}, "data.val_share=0.2 has no effect"),
         ({"val_split": "none"}, "has no split 'none': set data.val_split to one that there is (train, valid)"),
     ],
@@ -141,8 +144,9 @@ def test_a_split_without_an_object_is_an_error_unless_it_is_meant(write):
 def test_fields_that_have_no_effect_are_refused(write, changes, words, dataset):
     config = write(train=_form({1: "x"}, 4, "t"), valid=_form({1: "x"}, 3, "v"))
     config.data.dataset = dataset
-    for name, value in changes.items():
-        setattr(config.data, name, value)
+    for path, value in changes.items():
+        *section, name = path.split(".")
+        setattr(config.data.sources[section[1]] if section else config.data, name, value)
     with pytest.raises((ConfigError, DataError)) as error:
         open_source(config, "val")
     assert words in str(error.value)

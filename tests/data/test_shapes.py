@@ -150,7 +150,7 @@ def test_the_smallest_images_can_be_drawn(config, size):
 
 
 def test_it_is_opened_by_name_and_checked_against_the_number_of_classes(config):
-    data = DataConfig(dataset="shapes", shapes=config)
+    data = DataConfig(dataset="shapes", sources={"shapes": config})
     source: Source = open_source(Config(data=data, model=ModelConfig(num_classes=3)), "val")
     assert len(source) == 40
     with pytest.raises(DataError, match=r"category 2 \('triangle'\).*num_classes=2.*set it to 3"):

@@ -13,7 +13,6 @@ from detr_jax.data.transforms import (
     DRAWS,
     Crop,
     Geometry,
-    apply,
     largest_sizes,
     resized,
     train_geometries,
@@ -21,6 +20,7 @@ from detr_jax.data.transforms import (
     val_geometry,
 )
 from detr_jax.models import normalize_images
+from tests.data.transformed import apply
 
 BELOW_ONE = np.nextafter(1.0, 0.0)
 

@@ -195,8 +195,8 @@ def test_images_that_cannot_be_opened_are_left_out_of_training_where_errors_are_
 def test_it_is_opened_by_name(root):
     config = Config(data=DataConfig(dataset="yolo", root=str(root)))
     assert len(open_source(config, "train")) == 2
-    config.data.yolo_file = "other.yaml"
-    with pytest.raises(DataError, match=r"other\.yaml does not exist.*data\.yolo_file"):
+    config.data.sources["yolo"].file = "other.yaml"
+    with pytest.raises(DataError, match=r"other\.yaml does not exist.*data\.sources\.yolo\.file"):
         open_source(config, "val")
 
 

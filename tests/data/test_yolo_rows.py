@@ -173,7 +173,9 @@ def _write(root, split, rows):
 def test_a_split_whose_rows_leave_the_form_open_follows_the_other_splits(root, rng):
     rows = [[0.5, 0.5, 0.3, 0.3, 0.4, 0.4, 0.6, 0.6]]
     _write(root, "val", rows)
-    with pytest.raises(DataError, match=r"may be boxes or polygons \(1 rows have 8 numbers.*set data\.yolo_rows"):
+    with pytest.raises(
+        DataError, match=r"may be boxes or polygons \(1 rows have 8 numbers.*set data\.sources\.yolo\.rows"
+    ):
         YoloDataset(root / "data.yaml", "val")
     _write(root, "train", [_pose(rng, 2, 2) for _ in range(60)])
     source = YoloDataset(root / "data.yaml", "val")
