@@ -35,7 +35,7 @@ def test_every_field_is_described():
     classes = {*_parts(Config()), ColorJitter}
     assert {CocoFiles, DetrAugmentation, ModelConfig} <= classes
     for cls in classes:
-        described = {name for name, text in texts(cls).items() if len(text) > 20}
+        described = {name for name, text in texts(cls).items() if len(text) > 10}
         assert described >= {f.name for f in dataclasses.fields(cls)}, cls
 
 

@@ -67,8 +67,8 @@ class BackboneConfig:
     width: int = 64
     """Channels of the stem and of the first stage's 3x3 convolutions; doubled at every stage."""
     stem: Stem = Stem.IMAGENET
-    """First layers: "imagenet" (7x7 convolution and max-pool, stride 4) or "small" (3x3 convolution, stride 2, for small
-    images)."""
+    """First layers: "imagenet" (7x7 convolution and max-pool, stride 4) or "small" (3x3 convolution, stride 2, for
+    small images)."""
     norm: Norm = Norm.FROZEN_BATCH
     """Normalisation: "frozen_batch" for pretrained weights, "group" when training from scratch."""
     dilation: bool = False
@@ -127,8 +127,8 @@ class ModelConfig:
     pre_norm: bool = False
     """Layer norm before each sublayer instead of after it. Off by default, as in the paper."""
     position_embedding: PositionEmbedding = PositionEmbedding.SINE
-    """Position embedding of the feature map: "sine" (fixed, and the paper's) or "learned" (a row and a column for each of
-    50 cells)."""
+    """Position embedding of the feature map: "sine" (fixed, and the paper's) or "learned" (a row and a column for each
+    of 50 cells)."""
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
     """Mean of red, green and blue in 0..1, which is subtracted from images. The default is ImageNet's, as the
     pretrained weights expect."""
