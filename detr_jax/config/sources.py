@@ -59,6 +59,10 @@ class FolderConfig(SourceConfig):
     lists_all_files: ClassVar[bool] = False
     """Whether to recognise a folder all of its files must be listed. Such kinds are tried last."""
 
+    def open(self, split: str, data: "DataConfig") -> "Source":
+        """Not used: `detr_jax.data.open_source` finds the split in the layout and calls `read`."""
+        raise NotImplementedError(f"A {type(self).__name__} is opened by detr_jax.data.open_source(config, split).")
+
     def recognise(self, root: Path) -> "Layout | None":
         """Find out how a folder is laid out. Returns None if it is not of this kind.
 

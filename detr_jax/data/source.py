@@ -181,7 +181,7 @@ def complete_source(source: Any, where: str) -> Source:
       where: the name of the data in messages.
 
     Raises:
-      DataError: a member is missing.
+      DataError: a member is missing, or ``faults`` is and cannot be set.
     """
     members = ("categories", "category_ids", "image_ids", "sizes", "max_objects", "objects", "ground_truth")
     missing = [name for name in (*members, "__len__", "__getitem__") if not hasattr(source, name)]
@@ -191,5 +191,11 @@ def complete_source(source: Any, where: str) -> Source:
             "detr_jax.data.Source lists."
         )
     if not hasattr(source, "faults"):
-        source.faults = Faults(where)
+        try:
+            source.faults = Faults(where)
+        except AttributeError:  # a frozen class, or one with slots
+            raise DataError(
+                f"{where} was opened as a {type(source).__name__}, which has no faults and takes no new attributes: "
+                f"give it faults=detr_jax.data.Faults({where!r})."
+            ) from None
     return source

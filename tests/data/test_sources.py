@@ -48,6 +48,25 @@ class Squares:
         return {"images": images, "annotations": [], "categories": [{"id": 0, "name": "square"}]}
 
 
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """A data set that takes no new attributes."""
+
+    number: int
+    side: int
+
+    def __getattr__(self, name):
+        if name == "faults":
+            raise AttributeError(name)
+        return getattr(Squares(self.number, self.side), name)
+
+    def __len__(self):
+        return self.number
+
+    def __getitem__(self, index):
+        return Squares(self.number, self.side)[index]
+
+
 @dataclasses.dataclass(kw_only=True)
 class SquaresConfig(SourceConfig):
     ignored: ClassVar = ("root",)
@@ -116,6 +135,12 @@ def test_what_a_data_set_lacks_is_named(monkeypatch):
     monkeypatch.delattr(Squares, "objects")
     monkeypatch.delattr(Squares, "max_objects")
     with pytest.raises(DataError, match=r"data\.sources\['squares'\].*Squares, which has no max_objects, objects"):
+        open_source(own_config(), "train")
+
+
+def test_a_data_set_that_takes_no_faults_must_have_them(monkeypatch):
+    monkeypatch.setattr(SquaresConfig, "open", lambda *_: Frozen(2, 32))
+    with pytest.raises(DataError, match=r"a Frozen, which has no faults.*give it faults="):
         open_source(own_config(), "train")
 
 
