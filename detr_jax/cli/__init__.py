@@ -74,8 +74,20 @@ def _sentence(error: Exception, subcommand: str | None) -> str:
 
 @click.group(cls=_Sentences, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(detr_jax.__version__, prog_name="detr-jax")
-def main() -> None:
+@click.option(
+    "--import",
+    "files",
+    type=click.Path(exists=True, dir_okay=False),
+    multiple=True,
+    help="Run this Python file first: for checkpoints whose configuration holds classes that it defines.",
+)
+def main(files: tuple[str, ...]) -> None:
     """DETR, end-to-end object detection with transformers, in JAX."""
+    if files:
+        from detr_jax.cli.configuration import run_as_module
+
+        for file in files:
+            run_as_module(file)
 
 
 for _command in (

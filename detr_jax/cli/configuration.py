@@ -1,5 +1,6 @@
 """Configurations from the command line, for ``train.py`` and ``detr-jax`` alike."""
 
+import contextlib
 import copy
 import enum
 import re
@@ -7,7 +8,7 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -121,28 +122,27 @@ def _from_file(file: str) -> Config:
     path, _, argument = file.partition(":")
     if not Path(path).is_file():
         raise click.ClickException(f"The configuration file {path} does not exist: give one like configs/shapes.py.")
-    try:
-        content = _run_as_module(path)
-        if "get_config" not in content:
-            raise click.ClickException(f"{path} has no function get_config(): write one, as in configs/shapes.py.")
+    content = run_as_module(path)
+    if "get_config" not in content:
+        raise click.ClickException(f"{path} has no function get_config(): write one, as in configs/shapes.py.")
+    with _faults_of(path):
         config = content["get_config"](*filter(None, [argument]))
-    except click.ClickException:
-        raise
-    except Exception as error:  # it is anybody's code
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-        where = path if line is None else f"{path}, line {line}"
-        raise click.ClickException(f"{where} cannot be run: {type(error).__name__}: {error}") from None
     if not isinstance(config, Config):
         raise click.ClickException(f"get_config() in {path} returned something else than a detr_jax.config.Config.")
     return config
 
 
-def _run_as_module(path: str) -> dict[str, typing.Any]:
+def run_as_module(path: str) -> dict[str, typing.Any]:
     """Run a Python file as the module of its name, so that a configuration can hold classes that the file defines.
 
     Worker processes import the module to unpickle them, and `detr_jax.config.from_json` finds it among the imported
     ones.
+
+    Returns:
+      What the file defines, by name.
+
+    Raises:
+      click.ClickException: the file cannot be run.
     """
     name = Path(path).stem
     there = sys.modules.get(name)
@@ -154,11 +154,26 @@ def _run_as_module(path: str) -> dict[str, typing.Any]:
         sys.path.append(folder)
     sys.modules[name] = module
     try:
-        exec(compile(Path(path).read_bytes(), path, "exec"), module.__dict__)
+        with _faults_of(path):
+            exec(compile(Path(path).read_bytes(), path, "exec"), module.__dict__)
     except BaseException:
         del sys.modules[name]
         raise
     return module.__dict__
+
+
+@contextlib.contextmanager
+def _faults_of(path: str) -> Iterator[None]:
+    """Turns any error of a file's code into a sentence with its line."""
+    try:
+        yield
+    except click.ClickException:
+        raise
+    except Exception as error:  # it is anybody's code
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        where = path if line is None else f"{path}, line {line}"
+        raise click.ClickException(f"{where} cannot be run: {type(error).__name__}: {error}") from None
 
 
 def _sentence(problem: str, config: Config) -> str:

@@ -131,8 +131,9 @@ def _resolve(kind: Any, path: str) -> type:
             raise ConfigError(f"{place} has kind={kind!r}, and {error}: it is of another version.") from None
     elif module not in sys.modules:
         raise ConfigError(
-            f"{place} has kind={kind!r}, and the module {module} is not imported: import {module} before (as a "
-            "configuration that is read never runs code by itself)."
+            f"{place} has kind={kind!r}, and the module {module} is not imported: import {module} before, or "
+            f"give detr-jax its file, as in detr-jax --import {module}.py. Reading a configuration never runs code by "
+            "itself."
         )
     found: Any = sys.modules[module]
     for name in qualname.split("."):

@@ -56,6 +56,17 @@ def test_a_class_of_a_configuration_file_is_used_named_and_read_again(mine):
         from_json(text)
 
 
+def test_a_file_is_run_before_a_command_that_needs_its_classes(mine, tmp_path):
+    text = to_json(read_config(mine, []))
+    del sys.modules[mine.stem]
+    assert run("--import", mine, "make-shapes", "--help").exit_code == 0
+    assert from_json(text).data.dataset == "drawn"
+    broken = tmp_path / "broken.py"
+    broken.write_text("import dataclasses\n1 / 0")
+    result = run("--import", broken, "plot", "--help")
+    assert f"{broken}, line 2 cannot be run: ZeroDivisionError" in result.output
+
+
 def test_a_data_set_of_a_configuration_file_is_checked(mine):
     result = run("check-data", "--config", mine, "--config.data.sources.drawn.number=4", "--split", "train")
     assert result.exit_code == 0, result.output
