@@ -274,7 +274,7 @@ def test_predict_names_what_it_cannot_read_and_does_the_others(workdir, odd_file
         "No file matches no/*.png.",
         f"{'a' * 300} cannot be read (File name too long).",
         "truncated.jpg cannot be decoded (image file is truncated",
-        "text.jpg cannot be opened (no format of images is recognised)",
+        "text.jpg cannot be opened (the image format is not recognised)",
         "good-moving.gif: has several frames or pages, of which the first was taken.",
         "good-panorama.png: is larger than every bucket",
         "good-pixel.png: is only a few pixels large",

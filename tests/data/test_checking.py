@@ -92,22 +92,22 @@ def test_every_fault_is_counted_and_named_and_nothing_stops_the_check(folder):
     Image.new("RGB", (5, 6)).save(images / "000005.png")
     report = check_source(_open(folder), QUERIES)
     assert dict(report.faults.errors) == {
-        "categories with the id of another": 1,
-        "images with the id of another": 1,
+        "duplicate category ids": 1,
+        "duplicate image ids": 1,
         "images whose file_name is missing or of the wrong type": 1,
         "images that are not JSON objects": 1,
         "boxes that are not four finite numbers": 1,
         "annotations of an unknown category": 1,
-        "annotations with the id of another": 1,
+        "duplicate annotation ids": 1,
         "annotations of an image that is not listed": 1,
         "images that are missing": 1,
         "images that are truncated or damaged": 1,
-        "images that are not image files, or of an unknown kind": 2,
+        "files that are not images, or images of an unknown format": 2,
         "images of another size than annotated": 2,
     }
     assert dict(report.faults.counts) == {
         "boxes without area were dropped from training; COCO's official evaluation keeps them": 1,
-        "boxes wholly outside of their image were dropped from training; COCO's official evaluation keeps them": 1,
+        "boxes entirely outside of their image were dropped from training; COCO's official evaluation keeps them": 1,
         "boxes that reach outside of their image were clipped": 1,
     }
     text = "\n".join(report.lines())

@@ -217,22 +217,22 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
 def test_scaled_decoding_never_goes_below_the_size_needed_and_shows_the_same_picture(rng):
     content, stored = photograph(rng, 300, 401)
     small = Image.fromarray(stored).resize((40, 30), Image.Resampling.BILINEAR)
-    for least, expected, extent in (
+    for min_size, expected, extent in (
         ((150, 200), (150, 201), (150, 200.5)),
         ((151, 200), (300, 401), (300, 401)),
         ((30, 40), (38, 51), (37.5, 50.125)),
     ):
-        picture = decode(content, size=(300, 401), least=least)
+        picture = decode(content, size=(300, 401), min_size=min_size)
         assert (picture.height, picture.width) == expected
         assert covered(picture, (300, 401)) == extent
         found = picture.resize((40, 30), Image.Resampling.BILINEAR, box=(0, 0, extent[1], extent[0]))
         assert np.abs(np.asarray(found, float) - np.asarray(small)).mean() < 1.5
-    png = decode(encoded(stored), size=(300, 401), least=(30, 40))
+    png = decode(encoded(stored), size=(300, 401), min_size=(30, 40))
     assert png.size == (401, 300)
     exif = Image.Exif()
     exif[0x0112] = 6
     content, stored = photograph(rng, 300, 400, exif=exif)
-    rotated = decode(content, size=(400, 300), least=(20, 15))
+    rotated = decode(content, size=(400, 300), min_size=(20, 15))
     np.testing.assert_array_equal(np.asarray(rotated), np.rot90(stored, -1))
 
 
