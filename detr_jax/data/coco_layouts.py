@@ -73,7 +73,7 @@ def image_folder(file: Path, root: Path) -> Path:
     subfolders = dict.fromkeys([stem, file.parent.name, meaning(stem) or "", "val" if "val" in stem else ""])
     folders = [file.parent, root, root.parent, *(base / one for base in (root, file.parent) for one in _FOLDERS)]
     nested = [folder / one for folder in folders for one in subfolders if one]
-    # Two splits may use the same file names, so folders that are named after the split come before the general ones.
+    # Two splits may use the same file names, so its own folders come before shared ones.
     for folder in [*folders[:2], *nested, *folders[2:]]:
         if any((folder / _slashed(name)).is_file() for name in names):
             return folder

@@ -175,7 +175,7 @@ def test_a_thousand_damaged_files_each_give_a_sentence_or_a_right_data_set(tmp_p
             if read % 20 == 0:
                 assert CocoEvaluator(source.ground_truth()).metrics()["AP"] in (-1, 0)
         source, sentence = _opened(path, strict=False)
-        refusals = ("cannot be read as JSON", "has no list", "is not a text in UTF-8")
+        refusals = ("cannot be read as JSON", "has no list", "is not text in UTF-8")
         assert source is not None or any(words in sentence for words in refusals), data
     assert refused > 300
     assert read > 100
