@@ -1,10 +1,14 @@
 """Recognise folders with instances JSON files, as COCO and many tools write them, and find their images.
 
-The recognised layouts are COCO's own folder (``annotations/instances_train2017.json``, ``train2017/``), Roboflow's export
-(``train/_annotations.coco.json`` next to the images), those of CVAT and FiftyOne
-(``annotations/instances_default.json``, ``images/``; ``labels.json``, ``data/``), Label Studio (``result.json``,
-``images/``), labelme2coco (``annotations.json``, ``JPEGImages/``), and any other instances JSON in the root, in
-``annotations/`` or in a folder of the root.
+The recognised layouts are:
+
+* COCO: ``annotations/instances_train2017.json``, ``train2017/``
+* Roboflow: ``train/_annotations.coco.json`` next to the images
+* CVAT: ``annotations/instances_default.json``, ``images/``
+* FiftyOne: ``labels.json``, ``data/``
+* Label Studio: ``result.json``, ``images/``
+* labelme2coco: ``annotations.json``, ``JPEGImages/``
+* any other instances JSON in the root, in ``annotations/`` or in a folder of the root
 """
 
 import gzip
@@ -73,7 +77,7 @@ def image_folder(file: Path, root: Path) -> Path:
     subfolders = dict.fromkeys([stem, file.parent.name, meaning(stem) or "", "val" if "val" in stem else ""])
     folders = [file.parent, root, root.parent, *(base / one for base in (root, file.parent) for one in _FOLDERS)]
     nested = [folder / one for folder in folders for one in subfolders if one]
-    # Two splits may use the same file names, so its own folders come before shared ones.
+    # Two splits may use the same file names, so folders of one split come before shared folders.
     for folder in [*folders[:2], *nested, *folders[2:]]:
         if any((folder / _slashed(name)).is_file() for name in names):
             return folder

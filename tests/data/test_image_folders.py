@@ -38,7 +38,7 @@ def test_links_are_followed_once_also_in_a_circle(tmp_path):
     os.symlink(tmp_path / "gone.jpg", root / "gone.jpg")
     folder = list_folder(root)
     assert folder.files == ["a/1.jpg", "b/2.jpg", "b/deep/3.jpg", "gone.jpg"]
-    assert sorted(os.path.relpath(path, root) for path in folder.again) == [
+    assert sorted(os.path.relpath(path, root) for path in folder.duplicates) == [
         "0_again", "3 again.jpg", "a/circle", "same.jpg",
     ]  # fmt: skip
     faults = Faults("it")
@@ -138,7 +138,7 @@ def test_label_files_without_an_image_are_counted_with_their_names(root):
     assert count == 1
     assert counts == {
         "label files without an image were ignored": 2,
-        "images of kinds that the installed Pillow does not read were ignored": 1,
+        "images of formats that the installed Pillow does not read were ignored": 1,
     }
 
 

@@ -105,7 +105,7 @@ def test_what_is_not_used_is_counted_and_damage_is_an_error(tmp_path, rng):
     (tmp_path / "other.json").write_text('{"a": 1}')
     source = LabelmeDataset(tmp_path, "all")
     assert sorted(source.faults.counts.values()) == [1, 1]
-    assert source.faults.notes == {"images have no JSON file, and so no objects": 1}
+    assert source.faults.notes == {"images have no JSON file, so they have no objects": 1}
     content["shapes"][0]["points"] = [["x", 2]]
     (tmp_path / "photo 2.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"photo 2\.json is not a labelme file"):

@@ -134,7 +134,7 @@ def test_a_split_without_an_object_is_an_error_unless_it_is_meant(write):
         ({"tfds_name": "voc"}, "data.tfds_name='voc' has no effect"),
         ({"val_split": "valid", "val_annotations": "valid/x.json"}, "data.val_split='valid' has no effect"),
         ({"val_split": "valid", "val_share": 0.2}, "data.val_share=0.2 has no effect"),
-        ({"val_split": "none"}, "has no split 'none': set data.val_split to one that there is (train, valid)"),
+        ({"val_split": "none"}, "has no split 'none': set data.val_split to an existing split (train, valid)"),
     ],
 )
 @pytest.mark.parametrize("dataset", ["auto", "coco"])

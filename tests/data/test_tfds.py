@@ -176,7 +176,7 @@ def test_what_cannot_be_read_is_named_with_what_would_help(prepared, coco, tmp_p
     version = prepared / "tiny_detection" / "1.0.0"
     for configuration in ("one", "two"):
         shutil.copytree(version, prepared / "several" / configuration / "1.0.0")
-    with pytest.raises(DataError, match="say which of several/one, several/two"):
+    with pytest.raises(DataError, match="set it to one of several/one, several/two"):
         TfdsDataset(prepared, "several", "train")
     info = version / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
@@ -202,5 +202,5 @@ class TinyLabels(tensorflow_datasets.core.GeneratorBasedBuilder):
 
 def test_data_without_boxes_is_refused(tmp_path):
     TinyLabels(data_dir=tmp_path, file_format="array_record").download_and_prepare()
-    with pytest.raises(DataError, match=r"no detection data set \(it has label\)"):
+    with pytest.raises(DataError, match=r"not a detection data set \(it has label\)"):
         TfdsDataset(tmp_path, "tiny_labels", "train")

@@ -199,7 +199,7 @@ def test_a_flag_that_not_every_line_has_is_part_of_the_name(root):
         (
             [(0, 0, 40, 30), (11, 6, 20, 15)],
             None,
-            "edges, counted from 0 (1 of 2 boxes begin at 0",
+            "edges, counted from 0 (1 of 2 boxes start at 0",
             [[0, 0, 40, 30], [11, 6, 20, 15]],
         ),
         (
