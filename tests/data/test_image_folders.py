@@ -145,12 +145,12 @@ def test_label_files_without_an_image_are_counted_with_their_names(root):
 def test_label_files_are_found_in_another_case_or_with_the_suffix_of_the_image(root):
     (root / "labels" / "a.txt").rename(root / "labels" / "A.txt")
     (root / "labels" / "b.txt").rename(root / "labels" / "b.jpg.txt")
-    assert _objects(root) == (3, {"label files whose names differ from the image's in case or suffix were read": 2})
+    assert _objects(root) == (3, {"label files whose names differ in case or suffix from the image were read": 2})
 
 
 def test_two_images_of_one_name_do_not_share_labels(root):
     _image(root / "images" / "a.png")
-    with pytest.raises(DataError, match=r"a\.jpg and another image.*a\.txt: rename one"):
+    with pytest.raises(DataError, match=r"a\.jpg and another image.*a\.txt: rename or remove one"):
         YoloDataset(root / "data.yaml", "train")
     (root / "labels" / "a.txt").write_text("\n")
     assert _objects(root)[0] == 2
@@ -158,7 +158,7 @@ def test_two_images_of_one_name_do_not_share_labels(root):
 
 def test_images_without_any_label_folder_are_refused(root):
     (root / "labels").rename(root / "somewhere")
-    with pytest.raises(DataError, match=r"no label file for any of the 3 images.*labels/a\.txt"):
+    with pytest.raises(DataError, match=r"none of the 3 images has a label file.*labels/a\.txt"):
         YoloDataset(root / "data.yaml", "train")
 
 

@@ -147,7 +147,7 @@ def test_doubtful_rows_are_mended_and_counted(root):
         ("names: {0: cat, 00: dog}\n", "with one number twice"),
         ("names: {0: cat, 1: }\n", "names with 1: ''"),
         ("names: [cat, [dog]]\n", "names with 1: ['dog']"),
-        ("names:\n  0: cat\n  0: dog\n", "gives '0' twice, again in line 3"),
+        ("names:\n  0: cat\n  0: dog\n", "has '0' twice, the second time in line 3"),
         ("names: [cat, dog]\nnc: 3\n", "nc=3, but 2 names"),
         ("names: [cat, dog]\nnc: two\n", "nc='two': it must be the number of classes"),
         ("names: [cat, dog]\nkpt_shape: [17, 4]\n", "kpt_shape=['17', '4']"),
@@ -155,7 +155,7 @@ def test_doubtful_rows_are_mended_and_counted(root):
         ("names: [cat, dog]\nval: images/val\n", "names no images under 'train' (splits: val)"),
         ("names: [cat, dog]\ntrain: [[5]]\n", "train=[['5']]"),
         ("names:\n\t0: cat\n", "indent it with spaces, not with tabs"),
-        ("names: [cat, dog]\ntrain: pictures\n", "train: pictures, and there is no"),
+        ("names: [cat, dog]\ntrain: pictures\n", "train: pictures, but "),
         ("names: [cat, dog]\ntrain: labels\n", "names no image under 'train'"),
     ],
 )
@@ -242,7 +242,7 @@ def test_paths_of_other_systems_and_machines_are_found_below_the_file(root, fiel
 
 def test_a_folder_of_another_machine_is_not_taken_for_one_that_holds_all_splits(root):
     _write(root, path=None, train="/content/set/train/images")
-    with pytest.raises(DataError, match=r"train: /content/set/train/images, and there is no"):
+    with pytest.raises(DataError, match=r"train: /content/set/train/images, but .*does not exist"):
         YoloDataset(root / "data.yaml", "train")
 
 
@@ -270,7 +270,7 @@ def test_label_files_with_a_byte_order_mark_are_read(root, encoding):
 def test_a_folder_that_data_yaml_names_and_that_is_gone_is_named(root):
     shutil.rmtree(root / "images" / "val")
     config = Config(data=DataConfig(root=str(root)))
-    assert "val: images/val, which is not there" in find_layout(config.data).sentence
+    assert "val: images/val, which does not exist" in find_layout(config.data).sentence
     assert len(open_source(config, "train")) == 2
     with pytest.raises(DataError, match=r"data\.yaml has val: images/val"):
         open_source(config, "val")

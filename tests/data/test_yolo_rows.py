@@ -69,10 +69,10 @@ UNCLEAR = {
 }
 
 
-def _conclude(rows, key_points=None, task="", wanted="auto"):
+def _conclude(rows, key_points=None, task="", requested="auto"):
     labels = parse_labels("".join(f"0 {' '.join(f'{value:.17g}' for value in row)}\n" for row in rows), {})
     assert not labels.faults
-    return labels.rows, conclude(labels.rows, key_points=key_points, task=task, wanted=wanted)
+    return labels.rows, conclude(labels.rows, key_points=key_points, task=task, requested=requested)
 
 
 def _bounds(row):
@@ -105,7 +105,7 @@ def test_polygons_are_their_bounding_boxes(rng, name):
 def test_rows_that_more_than_one_form_fits_are_not_guessed(rng, name):
     rows = [UNCLEAR[name](rng) for _ in range(50)]
     assert _conclude(rows)[1].kind == ""
-    parsed, form = _conclude(rows, wanted="box")
+    parsed, form = _conclude(rows, requested="box")
     np.testing.assert_allclose(boxes_of(parsed, form), [row[:4] for row in rows])
 
 
@@ -120,8 +120,8 @@ def test_the_data_file_decides_before_the_rows(rng):
     assert _conclude(rows, key_points=(2, 2))[1].kind == "box"
     assert not _conclude(rows, key_points=(3, 2))[1].fits(8)
     assert _conclude(rows, task="segment")[1].kind == "polygon"
-    assert _conclude(rows, task="segment", wanted="box")[1].kind == "box"
-    assert _conclude(rows, key_points=(2, 2), wanted="polygon")[1].kind == "polygon"
+    assert _conclude(rows, task="segment", requested="box")[1].kind == "box"
+    assert _conclude(rows, key_points=(2, 2), requested="polygon")[1].kind == "polygon"
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,8 @@ def test_the_data_file_decides_before_the_rows(rng):
         ("1;0.5;0.25;0.125;0.375", "rows separated by semicolons were read"),
         ("1 0,5 0,25 0,125 0,375", "rows with decimal commas were read"),
         ("1;0,5;0,25;0,125;0,375", "rows with decimal commas were read"),
-        ("stop sign 0.5 0.25 0.125 0.375", "rows that give the name of their class were read"),
-        ("1 0.5 0.25 -0.125 0.375", "boxes of negative width or height were read as of positive"),
+        ("stop sign 0.5 0.25 0.125 0.375", "rows with the name of their class were read"),
+        ("1 0.5 0.25 -0.125 0.375", "boxes with negative width or height were read with positive sides"),
     ],
 )
 def test_rows_written_in_other_ways_are_read_and_counted(line, oddity):
