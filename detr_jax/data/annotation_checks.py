@@ -53,7 +53,7 @@ def check_rows(rows: Rows, faults: Faults, *, official: bool = False) -> Instanc
     _count(faults.note_all, note, used[crowds], rows.name)
 
     corners = _clipped(boxes, sizes[image])
-    sound = _sound(rows, used, boxes, corners, ~crowds, image_ids[image], sizes[image], official, faults)
+    valid = _valid_boxes(rows, used, boxes, corners, ~crowds, image_ids[image], sizes[image], official, faults)
     # Single boxes cannot show another unit or form, so all of them are looked at together.
     if sentence := normalized_boxes(boxes[~crowds], sizes[image][~crowds]):
         faults.error("normalised boxes", sentence)
@@ -62,12 +62,12 @@ def check_rows(rows: Rows, faults: Faults, *, official: bool = False) -> Instanc
             faults.error("boxes in another form", doubt.sentence.rstrip("."))
         else:
             faults.doubts.append(doubt.sentence)
-    objects = np.flatnonzero(sound & ~crowds)
+    objects = np.flatnonzero(valid & ~crowds)
     objects = objects[np.argsort(image[objects], kind="stable")]
     if official:
         truth = Truth(image.astype(np.int32), rows.category_ids[used], boxes, areas, crowds)
     else:
-        truth = _trained_truth(image, rows.category_ids[used], corners, boxes, areas, crowds, sound)
+        truth = _trained_truth(image, rows.category_ids[used], corners, boxes, areas, crowds, valid)
     names = rows.file_names if kept.all() else list(itertools.compress(rows.file_names, kept))
     _note_shared_files(names, faults)
     return Instances(
@@ -198,7 +198,7 @@ def _clipped(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return np.concatenate([np.maximum(boxes[:, :2], 0), np.minimum(boxes[:, :2] + boxes[:, 2:], limits)], axis=1)
 
 
-def _sound(
+def _valid_boxes(
     rows: Rows,
     used: np.ndarray,
     boxes: np.ndarray,
@@ -236,14 +236,14 @@ def _trained_truth(
     boxes: np.ndarray,
     areas: np.ndarray,
     crowds: np.ndarray,
-    sound: np.ndarray,
+    valid: np.ndarray,
 ) -> Truth:
     """The boxes that training uses, as ground truth. The area of a clipped box is the area that remains."""
     clipped = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     cut = np.abs(clipped - boxes).max(axis=1, initial=0) > _BOX_SLACK
     clipped[~cut] = boxes[~cut]
     areas = np.where(cut, clipped[:, 2:].prod(axis=1), areas)
-    return Truth(image[sound].astype(np.int32), labels[sound], clipped[sound], areas[sound], crowds[sound])
+    return Truth(image[valid].astype(np.int32), labels[valid], clipped[valid], areas[valid], crowds[valid])
 
 
 def _note_shared_files(names: Sequence[str], faults: Faults) -> None:

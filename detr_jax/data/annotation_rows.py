@@ -205,10 +205,10 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and not UNUSABLE_TEXT.search(value)
 
 
-def _wrong_type(item: dict[str, Any], name: str, what: str, wanted: str) -> _Refused:
+def _wrong_type(item: dict[str, Any], name: str, what: str, expected: str) -> _Refused:
     return _Refused(
         f"{_plural(what)} whose {name} is missing or of the wrong type",
-        f"{_name(item, what)} has {name}={shown(item.get(name))}, which must be {wanted}",
+        f"{_name(item, what)} has {name}={shown(item.get(name))}, which must be {expected}",
     )
 
 

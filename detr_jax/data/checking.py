@@ -62,8 +62,8 @@ class Report(NamedTuple):
                 text += [f"{title}:", *(f"  {one.removeprefix(f'{self.faults.where}: ')}" for one in sentences)]
         if not number:
             return text
-        low, median, high, most = np.percentile(self.objects, [0, 50, 95, 100])
-        text.append(f"objects per image: {low:.0f} to {most:.0f}, median {median:.0f}, 95% have at most {high:.0f}")
+        low, median, high, maximum = np.percentile(self.objects, [0, 50, 95, 100])
+        text.append(f"objects per image: {low:.0f} to {maximum:.0f}, median {median:.0f}, 95% have at most {high:.0f}")
         if len(self.areas):
             small, large = np.mean(self.areas < _SMALL), np.mean(self.areas >= _MEDIUM)
             text.append(f"boxes: {small:.0%} below 32 x 32 pixels, {large:.0%} of 96 x 96 or more")

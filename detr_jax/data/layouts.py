@@ -43,9 +43,9 @@ class Layout:
         names = list(self.splits)
         if given in names and given:
             return given
-        wanted = meaning(given) if given else split
-        found = [name for name in names if wanted and meaning(name) == wanted]
-        exact = [name for name in found if name.lower() in _GROUPS[wanted]] if wanted else []
+        use = meaning(given) if given else split
+        found = [name for name in names if use and meaning(name) == use]
+        exact = [name for name in found if name.lower() in _GROUPS[use]] if use else []
         if len(found) == 1 or len(exact) == 1:
             return (exact or found)[0]
         field, there = f"data.{split}_split", ", ".join(sorted(found or names))

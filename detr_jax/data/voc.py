@@ -127,15 +127,15 @@ def recognise_voc(root: Path) -> Layout | None:
         summaries = {name: counted(count, "image") for name, count in counts.items()}
         where = f"VOC by {lists.relative_to(root).as_posix()}"
     else:
-        places = {name: find_folders(*folders) for name, folders in split_folders(root).items()}
-        places = {name: place for name, place in places.items() if images_in(place.images)}
-        if not places:
-            places = {WHOLE: find_folders(root, root)}
-        counts = {name: len(images_in(place.images)) for name, place in places.items()}
+        by_split = {name: find_folders(*folders) for name, folders in split_folders(root).items()}
+        by_split = {name: folders for name, folders in by_split.items() if images_in(folders.images)}
+        if not by_split:
+            by_split = {WHOLE: find_folders(root, root)}
+        counts = {name: len(images_in(folders.images)) for name, folders in by_split.items()}
         summaries = {
-            name: f"{os.path.relpath(place.images.path, root)} ({counted(counts[name], 'image')}, "
-            f"{len(place.xml_files())} XML files in {os.path.relpath(place.descriptions.path, root)})"
-            for name, place in places.items()
+            name: f"{os.path.relpath(folders.images.path, root)} ({counted(counts[name], 'image')}, "
+            f"{len(folders.xml_files())} XML files in {os.path.relpath(folders.descriptions.path, root)})"
+            for name, folders in by_split.items()
         }
         where = "VOC by XML files"
     order = in_order(name for name, count in counts.items() if count)
@@ -148,16 +148,18 @@ def recognise_voc(root: Path) -> Layout | None:
 def _entries(root: Path, split: str, read: Descriptions, faults: Faults) -> list[Entry]:
     if (lists := list_file_folder(root)) is not None:
         return listed_entries(root, lists, split, read, faults)
-    place = find_split_folders(root, split)
-    count_unread({place.images.path: place.images, place.descriptions.path: place.descriptions}.values(), faults)
-    return found_entries(place, read, faults)
+    folders = find_split_folders(root, split)
+    count_unread(
+        {folders.images.path: folders.images, folders.descriptions.path: folders.descriptions}.values(), faults
+    )
+    return found_entries(folders, read, faults)
 
 
 def _all_descriptions(root: Path) -> Iterator[str]:
     """The paths of the XML files of all splits."""
     official = list_file_folder(root) is not None
-    place = find_folders(root, root).descriptions if official else list_folder(root)
-    return (os.path.join(place.path, name) for name in place.files if suffix_of(name) == ".xml")
+    folder = find_folders(root, root).descriptions if official else list_folder(root)
+    return (os.path.join(folder.path, name) for name in folder.files if suffix_of(name) == ".xml")
 
 
 def _first(paths: Iterator[str], number: int) -> Iterator[str]:
@@ -201,7 +203,7 @@ def _corners(descriptions: Iterable[Description], one_based: bool | None, faults
             "width and height: write xmin, ymin, xmax and ymax",
         )
     if one_based is not None:
-        return one_based, f"data.voc_one_based={str(one_based).lower()} says so"
+        return one_based, f"data.voc_one_based is {str(one_based).lower()}"
     return counted_from_one(objects)
 
 

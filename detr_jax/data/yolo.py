@@ -141,8 +141,8 @@ def recognise_yolo(root: Path, given: str = "") -> Layout | None:
         return None
     order = in_order(splits)
     line = "; ".join(text for _, text in sorted(summaries, key=lambda one: order.index(one[0])))
-    places = {split: (file, split) for split in order}
-    return Layout("yolo", places, f"{root} is read as YOLO by {_below(str(file), root)} ({line})")
+    locations = {split: (file, split) for split in order}
+    return Layout("yolo", locations, f"{root} is read as YOLO by {_below(str(file), root)} ({line})")
 
 
 class _File(NamedTuple):

@@ -53,7 +53,11 @@ class LabelFiles:
             stems = collections.Counter(stem_of(os.path.basename(images[index])) for index in indices)
             for index in indices:
                 stem = stem_of(os.path.basename(images[index]))
-                existing = [self._listed[place][stem] for place in candidates if stem in self._listed[place]]
+                existing = [
+                    self._listed[label_folder][stem]
+                    for label_folder in candidates
+                    if stem in self._listed[label_folder]
+                ]
                 if len(existing) > 1:
                     faults.add("images with label files in two folders: the first was read", "; ".join(existing))
                 if existing:
@@ -67,7 +71,9 @@ class LabelFiles:
                     )
             self._match_loosely(images, indices, found, candidates, faults)
         if images and not any(found) and set(self._listed) <= set(by_folder) and not any(self._listed.values()):
-            looked = "; ".join(sorted({place for folder in by_folder for place in self._places(folder)})[:3])
+            looked = "; ".join(
+                sorted({label_folder for folder in by_folder for label_folder in self._possible_folders(folder)})[:3]
+            )
             faults.error(
                 "splits without label files",
                 f"none of the {len(images)} images has a label file in {looked}: put the labels of "
@@ -77,10 +83,10 @@ class LabelFiles:
 
     def count_unused(self, faults: Faults) -> None:
         """Counts the label files without an image."""
-        places = dict.fromkeys(self._listed, False)
+        label_folders = dict.fromkeys(self._listed, False)
         for folder in self._folders:
-            for place in self._candidates(folder.path):
-                places[place] = places.get(place, False) or folder.below
+            for label_folder in self._candidates(folder.path):
+                label_folders[label_folder] = label_folders.get(label_folder, False) or folder.below
         real: dict[str, str] = {}  # real paths of folders; resolving each file would be slow
 
         def real_path(path: str) -> str:
@@ -92,9 +98,9 @@ class LabelFiles:
         used = {real_path(path) for path in self._used}
         # The label files of unreadable images are not counted again.
         unread = {os.path.basename(stem_of(name)) for folder in self._folders for name in unread_images(folder)}
-        for place, below in sorted(places.items()):
-            for name in list_folder(place, below=below).files:
-                path = f"{place}/{name}"
+        for label_folder, below in sorted(label_folders.items()):
+            for name in list_folder(label_folder, below=below).files:
+                path = f"{label_folder}/{name}"
                 if suffix_of(name) != ".txt" or real_path(path) in used:
                     continue
                 used.add(real_path(path))
@@ -106,9 +112,9 @@ class LabelFiles:
         """Marks the label files of images that are not in the split as used."""
         for image in images:
             stem = stem_of(os.path.basename(image))
-            for place in self._candidates(os.path.dirname(image)):
-                if stem in self._listed[place]:
-                    self._used.add(self._listed[place][stem])
+            for label_folder in self._candidates(os.path.dirname(image)):
+                if stem in self._listed[label_folder]:
+                    self._used.add(self._listed[label_folder][stem])
 
     def _match_loosely(
         self, images: Sequence[str], indices: list[int], found: list[str | None], candidates: list[str], faults: Faults
@@ -118,8 +124,8 @@ class LabelFiles:
         if not without:
             return
         loose: dict[str, list[str]] = collections.defaultdict(list)
-        for place in candidates:
-            for stem, path in self._listed[place].items():
+        for label_folder in candidates:
+            for stem, path in self._listed[label_folder].items():
                 if path not in self._used and os.path.basename(path).lower() not in _OTHER_TEXTS:
                     loose[stem.lower()].append(path)
         if not loose:
@@ -134,18 +140,20 @@ class LabelFiles:
 
     def _candidates(self, folder: str) -> list[str]:
         """The existing folders that may hold the labels of the images in a folder. Their files are listed."""
-        places = [place for place in self._places(folder) if os.path.isdir(place)]
-        places = list({os.path.realpath(place): place for place in reversed(places)}.values())[::-1]
-        for place in places:
-            if place not in self._listed:
-                self._listed[place] = {
-                    stem_of(name): f"{place}/{name}"
-                    for name in list_folder(place, below=False).files
+        label_folders = [label_folder for label_folder in self._possible_folders(folder) if os.path.isdir(label_folder)]
+        label_folders = list(
+            {os.path.realpath(label_folder): label_folder for label_folder in reversed(label_folders)}.values()
+        )[::-1]
+        for label_folder in label_folders:
+            if label_folder not in self._listed:
+                self._listed[label_folder] = {
+                    stem_of(name): f"{label_folder}/{name}"
+                    for name in list_folder(label_folder, below=False).files
                     if suffix_of(name) == ".txt"
                 }
-        return places
+        return label_folders
 
-    def _places(self, folder: str) -> list[str]:
+    def _possible_folders(self, folder: str) -> list[str]:
         parts = Path(folder).parts
         named = [i for i in reversed(range(len(parts))) if parts[i].lower() in IMAGE_FOLDERS]
         others = [
@@ -153,7 +161,7 @@ class LabelFiles:
             for i in reversed(range(len(parts)))
             if i not in named and os.path.abspath(Path(*parts[: i + 1])).startswith(self._root + os.sep)
         ]
-        mirrored = [place for i in named for place in _mirrored(parts, i)]
+        mirrored = [label_folder for i in named for label_folder in _mirrored(parts, i)]
         inner = subfolder(Path(folder), *_LABEL_FOLDERS)
         return [*mirrored, folder, *([str(inner)] if inner else []), *(p for i in others for p in _mirrored(parts, i))]
 

@@ -86,15 +86,15 @@ def description_file(root: Path) -> Path | None:
     for name in files:
         if name.lower().endswith(".data"):
             return root / name
-    places = (root, *(subfolder(root, name) for name in ("labels", "images", "obj_train_data", *TRAIN, *VALIDATION)))
-    for place in places:
+    folders = (root, *(subfolder(root, name) for name in ("labels", "images", "obj_train_data", *TRAIN, *VALIDATION)))
+    for folder in folders:
         for name in _NAME_FILES:
             if (
-                place is not None
-                and (place / name).is_file()
-                and (name != "notes.json" or _has_categories(place / name))
+                folder is not None
+                and (folder / name).is_file()
+                and (name != "notes.json" or _has_categories(folder / name))
             ):
-                return place / name
+                return folder / name
     return None
 
 
@@ -261,11 +261,11 @@ def _read_names_only(path: Path) -> YoloLayout:
     splits: dict[str, list[str]] = {}
     images = subfolder(root, "images")
     for name in (*TRAIN, *VALIDATION, *TEST):
-        for place in ([images] if images else []) + [root]:
-            if (there := subfolder(place, name)) is not None:
+        for folder in ([images] if images else []) + [root]:
+            if (there := subfolder(folder, name)) is not None:
                 splits.setdefault(name, [os.path.relpath(there, path.parent)])
-    whole = [os.path.relpath(images or root, path.parent)]
-    return YoloLayout(path, "", _read_names(path), splits or {WHOLE: whole}, None, "", ())
+    all_images = [os.path.relpath(images or root, path.parent)]
+    return YoloLayout(path, "", _read_names(path), splits or {WHOLE: all_images}, None, "", ())
 
 
 def find_below(text: str, bases: list[Path], folder: Path) -> tuple[Path, bool] | None:

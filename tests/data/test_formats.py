@@ -8,7 +8,7 @@ import pytest
 from detr_jax.config import Config, DataConfig, ShapesConfig
 from detr_jax.data import ShapesDataset, open_source
 from detr_jax.data.shapes import write_coco
-from tests.data import formats
+from tests.data import dataset_writers
 
 NAMES = ["circle", "square", "triangle"]
 
@@ -25,17 +25,17 @@ def coco(tmp_path, shapes):
 
 
 def _yolo(coco, root):
-    formats.write_yolo(coco, root, data=f"path: .\ntrain: images/train\nval: images/val\nnames: {NAMES}\n")
+    dataset_writers.write_yolo(coco, root, data=f"path: .\ntrain: images/train\nval: images/val\nnames: {NAMES}\n")
     return DataConfig(dataset="yolo", root=str(root))
 
 
 def _voc(coco, root):
-    formats.write_voc(coco, root, names=NAMES)
+    dataset_writers.write_voc(coco, root, names=NAMES)
     return DataConfig(dataset="voc", root=str(root))
 
 
 def _tfds(coco, root):
-    formats.TinyDetection(coco=coco, names=NAMES, data_dir=root).download_and_prepare()
+    dataset_writers.TinyDetection(coco=coco, names=NAMES, data_dir=root).download_and_prepare()
     return DataConfig(dataset="tfds", root=str(root), tfds_name="tiny_detection")
 
 

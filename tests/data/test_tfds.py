@@ -16,7 +16,7 @@ from detr_jax.data.coco_classes import COCO_CLASSES
 from detr_jax.data.shapes import write_coco
 from detr_jax.data.tfds import TfdsDataset
 from detr_jax.data.voc import VOC_CLASSES
-from tests.data import formats
+from tests.data import dataset_writers
 
 NAMES = ["circle", "square", "triangle"]
 
@@ -30,7 +30,7 @@ def coco(tmp_path, rng):
 
 @pytest.fixture
 def prepared(coco, tmp_path):
-    formats.TinyDetection(coco=coco, names=NAMES, data_dir=tmp_path / "tfds").download_and_prepare()
+    dataset_writers.TinyDetection(coco=coco, names=NAMES, data_dir=tmp_path / "tfds").download_and_prepare()
     return tmp_path / "tfds"
 
 
@@ -122,9 +122,9 @@ def test_coco_can_be_evaluated_against_its_official_annotations(official, tmp_pa
 def test_voc_counts_pixels_from_1_and_leaves_difficult_objects_out(coco, tmp_path, monkeypatch):
     names = ["aeroplane", "sofa", "tvmonitor"]
     devkit = tmp_path / "VOCdevkit" / "VOC2007"
-    truth = formats.read_coco(coco, "train")
+    truth = dataset_writers.read_coco(coco, "train")
     difficult = {one["id"] for one in truth["annotations"][::3]}
-    formats.write_voc(coco, devkit, names=names, difficult=difficult)
+    dataset_writers.write_voc(coco, devkit, names=names, difficult=difficult)
     for path in devkit.glob("Annotations/*.xml"):  # the builder reads more of an object than detection needs
         path.write_text(path.read_text().replace("<difficult>", "<pose>Left</pose><truncated>0</truncated><difficult>"))
     for path in devkit.glob("JPEGImages/*.png"):
@@ -139,7 +139,7 @@ def test_voc_counts_pixels_from_1_and_leaves_difficult_objects_out(coco, tmp_pat
     source = TfdsDataset(tmp_path / "tfds", "voc/2007", "train")
     assert source.categories == dict(enumerate(VOC_CLASSES))
     index_of = {image["file_name"]: index for index, image in enumerate(source.ground_truth()["images"])}
-    for image, annotations in formats.objects_of(truth):
+    for image, annotations in dataset_writers.objects_of(truth):
         boxes, labels = source.objects(index_of[f"train_{image['file_name'].replace('.png', '.jpg')}"])
         kept = [one for one in annotations if one["id"] not in difficult]
         assert [source.categories[label] for label in labels] == [names[one["category_id"]] for one in kept]
@@ -150,9 +150,9 @@ def test_voc_counts_pixels_from_1_and_leaves_difficult_objects_out(coco, tmp_pat
 
 
 def test_crowds_are_kept_for_the_evaluation_alone(coco, tmp_path):
-    content = formats.read_coco(coco, "val")
+    content = dataset_writers.read_coco(coco, "val")
     crowd = {one["id"] for one in content["annotations"][::2]}
-    formats.TinyDetection(coco=coco, names=NAMES, crowd=crowd, data_dir=tmp_path / "tfds").download_and_prepare()
+    dataset_writers.TinyDetection(coco=coco, names=NAMES, crowd=crowd, data_dir=tmp_path / "tfds").download_and_prepare()
     source = TfdsDataset(tmp_path / "tfds", "tiny_detection:1.0.0", "validation")
     truth = source.ground_truth()["annotations"]
     assert sum(one["iscrowd"] for one in truth) == len(crowd)
