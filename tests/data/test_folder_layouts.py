@@ -102,7 +102,10 @@ def test_folders_of_other_kinds_are_not_recognised(tmp_path):
     assert recognise_voc(tmp_path / "none") is None
 
 
-@pytest.mark.parametrize("export", [annotation_exporters.label_studio_yolo, annotation_exporters.plain_voc, annotation_exporters.one_folder_voc])
+@pytest.mark.parametrize(
+    "export",
+    [annotation_exporters.label_studio_yolo, annotation_exporters.plain_voc, annotation_exporters.one_folder_voc],
+)
 def test_a_data_set_without_splits_is_shared_out_by_file_names_with_the_same_classes(tmp_path, splits, export):
     export(tmp_path, splits)
     config = Config(data=DataConfig(root=str(tmp_path), val_share=0.3))

@@ -152,7 +152,9 @@ def test_voc_counts_pixels_from_1_and_leaves_difficult_objects_out(coco, tmp_pat
 def test_crowds_are_kept_for_the_evaluation_alone(coco, tmp_path):
     content = dataset_writers.read_coco(coco, "val")
     crowd = {one["id"] for one in content["annotations"][::2]}
-    dataset_writers.TinyDetection(coco=coco, names=NAMES, crowd=crowd, data_dir=tmp_path / "tfds").download_and_prepare()
+    dataset_writers.TinyDetection(
+        coco=coco, names=NAMES, crowd=crowd, data_dir=tmp_path / "tfds"
+    ).download_and_prepare()
     source = TfdsDataset(tmp_path / "tfds", "tiny_detection:1.0.0", "validation")
     truth = source.ground_truth()["annotations"]
     assert sum(one["iscrowd"] for one in truth) == len(crowd)

@@ -193,7 +193,7 @@ def test_a_flag_that_not_every_line_has_is_part_of_the_name(root):
         (
             [(1, 1, 40, 30), (11, 6, 20, 15)],
             False,
-            "edges, counted from 0 (data.voc_one_based=false",
+            "edges, counted from 0 (data.voc_one_based is false",
             [[1, 1, 40, 30], [11, 6, 20, 15]],
         ),
         (
@@ -205,7 +205,7 @@ def test_a_flag_that_not_every_line_has_is_part_of_the_name(root):
         (
             [(0, 0, 40, 30), (11, 6, 20, 15)],
             True,
-            "pixels, counted from 1 and included (data.voc_one_based=true",
+            "pixels, counted from 1 and included (data.voc_one_based is true",
             [[0, 0, 40, 30], [10, 5, 20, 15]],
         ),
         (
