@@ -1,4 +1,4 @@
-"""What annotation tools export is recognised, and read as plain parsing reads it."""
+"""The exports of annotation tools are recognised, and read with the same result as by plain parsing."""
 
 import xml.etree.ElementTree as ElementTree
 
@@ -18,7 +18,7 @@ def splits(rng):
 
 
 def _plain_yolo(root):
-    """Class and box xywh in pixels of each row, by the image's stem."""
+    """The class and box (xywh in pixels) of each row, by the stem of the image."""
     found = {}
     for image in [*root.rglob("*.jpg"), *root.rglob("*.png"), *root.rglob("*.JPG")]:
         labels = image.with_suffix(".txt")
@@ -34,7 +34,7 @@ def _plain_yolo(root):
 
 
 def _plain_voc(root, first):
-    """The same of XML files, of which the pixel at the image's corner is numbered ``first``."""
+    """The same for XML files. ``first`` is the number of the pixel at the image's corner."""
     found = {}
     for path in root.rglob("*.xml"):
         things = []
@@ -74,7 +74,7 @@ def _check(root, found, counts, opened, expected):
 
 
 @pytest.mark.parametrize("export", annotation_exporters.YOLO)
-def test_what_tools_export_as_yolo_is_recognised_and_read_as_plain_parsing_reads_it(tmp_path, splits, export):
+def test_yolo_exports_are_recognised_and_read_as_by_plain_parsing(tmp_path, splits, export):
     root = tmp_path / "my set"
     counts = export(root, splits)
     _check(root, recognise_yolo(root), counts, YoloDataset, _plain_yolo(root))
@@ -82,7 +82,7 @@ def test_what_tools_export_as_yolo_is_recognised_and_read_as_plain_parsing_reads
 
 
 @pytest.mark.parametrize("export", annotation_exporters.VOC)
-def test_what_tools_export_as_voc_is_recognised_and_read_as_plain_parsing_reads_it(tmp_path, splits, export):
+def test_voc_exports_are_recognised_and_read_as_by_plain_parsing(tmp_path, splits, export):
     root = tmp_path / "my set"
     counts = export(root, splits)
     first = 0 if export in (annotation_exporters.cvat_voc, annotation_exporters.datumaro_voc) else 1
@@ -106,7 +106,7 @@ def test_folders_of_other_kinds_are_not_recognised(tmp_path):
     "export",
     [annotation_exporters.label_studio_yolo, annotation_exporters.plain_voc, annotation_exporters.one_folder_voc],
 )
-def test_a_data_set_without_splits_is_shared_out_by_file_names_with_the_same_classes(tmp_path, splits, export):
+def test_a_data_set_without_splits_is_divided_by_file_names_with_the_same_classes(tmp_path, splits, export):
     export(tmp_path, splits)
     config = Config(data=DataConfig(root=str(tmp_path), val_share=0.3))
     config.model.num_classes = 0
