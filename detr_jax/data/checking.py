@@ -190,7 +190,7 @@ def _note_orientations(checks: list[_ImageCheck], source: Source, notes: Faults)
     if source.exif == "auto" and counts["stored"] and counts["open"] and not counts["displayed"]:
         notes.doubts.append(
             f"the annotated sizes show that the boxes belong to the stored pixels, but {counts['open']} rotated images "
-            "have the same size in both forms and would be turned: set data.exif=ignore."
+            "have the same size in both forms and would be rotated: set data.exif=ignore."
         )
 
 

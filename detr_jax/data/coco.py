@@ -70,11 +70,8 @@ def read_instances(path: Path, faults: Faults) -> Rows:
     content = _read(path)
     try:
         return _fast_rows(content)
-    except (
-        msgspec.DecodeError,
-        UnicodeDecodeError,
-        OverflowError,
-    ):  # the file is damaged, or some values have another type
+    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError):
+        # The file is damaged, or some values have another type.
         return rows_of_items(_parsed(content, path), faults)
 
 

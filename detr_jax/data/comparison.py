@@ -13,8 +13,8 @@ _SIZE_RATIO = 2.0  # a larger ratio of the median sizes of two splits is noted
 def compare_splits(train: Source, val: Source) -> None:
     """Records in the faults of ``val`` how it differs from ``train``. The labels of both must be category ids.
 
-    A category id with two names is an error. Images in both splits, classes without training objects and images of a
-    different size are noted.
+    A category id with two names is an error. Images in both splits, classes without training objects and a
+    different median size of the images are noted.
     """
     faults = val.faults
     for label, name in val.categories.items():
@@ -38,9 +38,8 @@ def compare_splits(train: Source, val: Source) -> None:
         ours, theirs = (np.median(np.sqrt(source.sizes.prod(axis=1))) for source in (val, train))
         if max(ours, theirs) > _SIZE_RATIO * min(ours, theirs):
             faults.doubts.append(
-                "the images are of another size than the training images (square root of their pixels: median "
-                f"{ours:.0f} "
-                f"here, {theirs:.0f} in {train.faults.where})."
+                "the images have another size than the training images (median square root of the pixels: "
+                f"{ours:.0f} here, {theirs:.0f} in {train.faults.where})."
             )
 
 

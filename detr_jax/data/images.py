@@ -63,9 +63,9 @@ def decode(
 ) -> Image.Image:
     """Decodes an image file to RGB with 8 bits per channel.
 
-    Grey, palette, CMYK and other colours are converted. Transparency is dropped, so that a pixel keeps the colour
-    that is stored under it, as in the original DETR and in OpenCV. `detr_jax.data.levels.to_rgb`
-    scales more than 8 bits to 8. Only the first frame of an animation is decoded.
+    Grey, palette, CMYK and other colours are converted. Transparency is dropped, so that a pixel keeps the colour that
+    is stored under it, as in the original DETR and in OpenCV. `detr_jax.data.levels.to_rgb` scales more than 8 bits to
+    8. Only the first frame of an animation is decoded.
 
     Args:
       file: a path, or the content of a file.
@@ -126,8 +126,8 @@ def _check_header(
     limit = Image.MAX_IMAGE_PIXELS
     if limit and picture.height * picture.width > limit:
         raise DataError(
-            f"{name} has {stored[0]} x {stored[1]} pixels, more than the limit of {limit} "
-            "in all: make it smaller, or cut it into parts."
+            f"{name} has {stored[0]} x {stored[1]} pixels, which is more than the limit of {limit} pixels: make it "
+            "smaller, or cut it into parts."
         )
     if size is not None and size != (_displayed_size(picture) if turned else stored):
         raise SizeMismatch(

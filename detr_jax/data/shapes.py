@@ -12,9 +12,8 @@ from PIL import Image
 from detr_jax.config import ShapesConfig
 from detr_jax.data.source import Faults, Objects, Sample
 
-_INSIDE: dict[
-    str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]
-] = {  # arguments: y and x from the centre, and the radius
+# The pixels of each shape. The arguments are y and x from the centre, and the radius.
+_INSIDE: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
     "circle": lambda y, x, r: y**2 + x**2 <= r**2,
     "square": lambda y, x, r: (np.abs(y) <= r) & (np.abs(x) <= r),
     "triangle": lambda y, x, r: (np.abs(y) <= r) & (np.abs(x) <= (y + r) / 2),  # stands on its base
@@ -83,7 +82,7 @@ class ShapesDataset:
         labels: list[int] = []
         occupied = np.zeros((height, width), bool)
         for _ in range(rng.integers(0, self.config.max_objects, endpoint=True)):
-            for _ in range(_PLACEMENT_TRIES):
+            for _ in range(_PLACEMENT_TRIES):  # objects must not touch, and one that finds no free place is dropped
                 label = int(rng.integers(len(self.config.kinds)))
                 mask = _shape_mask(rng, self.config.kinds[label], height, width)
                 if mask.any() and not (mask & occupied).any():

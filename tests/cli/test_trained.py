@@ -267,7 +267,7 @@ def test_predict_reports_unreadable_files_and_processes_the_others(workdir, odd_
     done = [Path(entry["file"]).name for entry in json.loads((out / "predictions.json").read_text())]
     assert done == ["good-moving.gif", "good-panorama.png", "good-pixel.png", "good0.png", "good1.png"]
     assert len(list(out.glob("*.png"))) == 5
-    told = result.stderr.splitlines()
+    lines = result.stderr.splitlines()
     for words in (
         f"{missing} does not exist.",
         f"The folder {empty} and its folders hold no image",
@@ -279,7 +279,7 @@ def test_predict_reports_unreadable_files_and_processes_the_others(workdir, odd_
         "good-panorama.png: is larger than every bucket",
         "good-pixel.png: is only a few pixels large",
     ):
-        assert len([line for line in told if words in line]) == 1, words
+        assert len([line for line in lines if words in line]) == 1, words
     assert "found in 5 images; 2 could not be read; see" in result.stdout
     before = {file: file.read_bytes() for file in out.iterdir()}
     result = run("predict", workdir, odd_files / "text.jpg", "--out", out)

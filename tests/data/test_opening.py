@@ -57,7 +57,7 @@ def test_other_differences_of_the_splits_are_noted(write):
     notes = "\n".join(source.faults.note_sentences())
     assert "'Traffic-Light' and 'traffic light'" in notes
     assert "objects here and none in the training split: 2 ('dog'; 'cat')" in notes
-    assert "images are of another size" in notes
+    assert "images have another size" in notes
     assert not source.faults.errors
 
 

@@ -70,7 +70,7 @@ def test_other_names_are_sorted_over_all_splits(root):
     assert val.objects(0).labels.tolist() == [3, 0]
 
 
-@pytest.mark.parametrize("layout", ["beside", "folders"])
+@pytest.mark.parametrize("layout", ["next to", "folders"])
 def test_images_with_xml_files_next_to_them_are_read(root, layout):
     target = root / "plain" / "valid"
     if layout == "folders":

@@ -180,9 +180,9 @@ def test_training_drops_images_that_cannot_be_opened_if_errors_are_skipped(root)
     data = DataConfig(dataset="yolo", root=str(root), on_error="skip", max_skipped=0.5)
     source = open_source(Config(data=data), "train")
     assert [source.file_name(index) for index in range(len(source))] == [str(root / "images" / "train" / "a.png")]
-    (told,) = source.faults.sentences()
-    assert "images without a readable header were dropped: 1" in told
-    assert "b.png" in told
+    (sentence,) = source.faults.sentences()
+    assert "images without a readable header were dropped: 1" in sentence
+    assert "b.png" in sentence
     data.max_skipped = 0.49
     with pytest.raises(DataError, match=r"1 of 2 training images cannot be opened.*data\.max_skipped=0\.49.*b\.png"):
         open_source(Config(data=data), "train")
