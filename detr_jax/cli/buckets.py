@@ -51,7 +51,7 @@ class MemorySize(click.ParamType):
 @click.option("--memory", is_flag=True, help="Compile the training step of each bucket and show its memory.")
 @click.option("--largest-batch", is_flag=True, help="Find the largest batch whose step fits into the devices' memory.")
 @click.option(
-    "--device-memory", type=MemorySize(), help="For --largest-batch, as 80GiB. Default: what the devices say."
+    "--device-memory", type=MemorySize(), help="For --largest-batch, such as 80GiB. By default the devices report it."
 )
 @click.argument("changes", nargs=-1, type=click.UNPROCESSED, metavar="[--config.FIELD=VALUE]...")
 def buckets(
