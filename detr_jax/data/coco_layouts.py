@@ -1,10 +1,14 @@
-"""Folders with instances JSON files, as COCO and many tools write them: which files there are, and where their images.
+"""Recognise folders with instances JSON files, as COCO and many tools write them, and find their images.
 
-Recognised are COCO's own folder (``annotations/instances_train2017.json``, ``train2017/``), Roboflow's export
-(``train/_annotations.coco.json`` next to the images), those of CVAT and FiftyOne
-(``annotations/instances_default.json``, ``images/``; ``labels.json``, ``data/``), Label Studio (``result.json``,
-``images/``), labelme2coco (``annotations.json``, ``JPEGImages/``), and any other JSON of that form in the root, in
-``annotations/`` or in a folder of the root.
+The recognised layouts are:
+
+* COCO: ``annotations/instances_train2017.json``, ``train2017/``
+* Roboflow: ``train/_annotations.coco.json`` next to the images
+* CVAT: ``annotations/instances_default.json``, ``images/``
+* FiftyOne: ``labels.json``, ``data/``
+* Label Studio: ``result.json``, ``images/``
+* labelme2coco: ``annotations.json``, ``JPEGImages/``
+* any other instances JSON in the root, in ``annotations/`` or in a folder of the root
 """
 
 import contextlib
@@ -23,23 +27,25 @@ from detr_jax.config import CocoFiles
 from detr_jax.data.layouts import WHOLE, Layout, in_order, meaning
 from detr_jax.data.source import DataError
 
-_HEAD = 2**16  # bytes that show what a JSON file is
+_HEAD = 2**16  # bytes at either end of a JSON file that show its kind
 _FOLDERS = ("images", "JPEGImages", "data", "Images", "img", "imgs")
 _ROBOFLOW = "_annotations.coco.json"
 
 
 class CocoSplit(NamedTuple):
-    """Where a split is."""
+    """The location of a split."""
 
     images: Path
+    """The folder of the images."""
     annotations: Path
+    """The instances JSON."""
 
 
 def recognise(root: Path) -> Layout | None:
-    """The layout of a folder with instances JSON files; None if it has none.
+    """The layout of a folder with instances JSON files, or None if it has none.
 
     Raises:
-      DataError: two files are for the same split, or the folder of the images cannot be found.
+      DataError: two files belong to the same split, or the folder of the images is not found.
     """
     files = [file for file in _candidates(root) if _is_instances(file)]
     if official := [file for file in files if file.name.startswith("instances_")]:
@@ -97,22 +103,23 @@ def _given_splits(root: Path, given: CocoFiles) -> dict[str, CocoSplit]:
 
 
 def image_folder(file: Path, root: Path) -> Path:
-    """The folder of the images of an instances JSON, found by the name of one of them.
+    """The folder of the images of an instances JSON. It is found by the names of some images.
 
     Raises:
-      DataError: it is not there.
+      DataError: no folder has one of the images.
     """
     names = _some_file_names(file)
     stem = file.stem.removesuffix(".json").removeprefix("instances_")
     subfolders = dict.fromkeys([stem, file.parent.name, meaning(stem) or "", "val" if "val" in stem else ""])
-    places = [file.parent, root, root.parent, *(base / one for base in (root, file.parent) for one in _FOLDERS)]
-    nested = [place / one for place in places for one in subfolders if one]
-    for place in [*places[:2], *nested, *places[2:]]:
-        if any((place / _slashed(name)).is_file() for name in names):
-            return place
-    for place in [*nested, *places]:
-        if any((place / ntpath.basename(name)).is_file() for name in names):
-            return place
+    folders = [file.parent, root, root.parent, *(base / one for base in (root, file.parent) for one in _FOLDERS)]
+    nested = [folder / one for folder in folders for one in subfolders if one]
+    # Two splits may use the same file names, so folders of one split come before shared folders.
+    for folder in [*folders[:2], *nested, *folders[2:]]:
+        if any((folder / _slashed(name)).is_file() for name in names):
+            return folder
+    for folder in [*nested, *folders]:
+        if any((folder / ntpath.basename(name)).is_file() for name in names):
+            return folder
     named = f"{names[0]!r}" if names else "no image"
     raise DataError(
         f"The images of {file} were not found (it lists {named}, and no folder of {root} has that file): set "
@@ -121,7 +128,7 @@ def image_folder(file: Path, root: Path) -> Path:
 
 
 def _candidates(root: Path) -> Iterable[Path]:
-    """JSON files in the root and in the folders just below it, the usual places first."""
+    """The JSON files in the root and in the folders directly below it. The usual locations come first."""
     folders = [root / "annotations", root, *(child for child in sorted(root.iterdir()) if child.is_dir())]
     found: dict[Path, None] = {}
     for folder in folders:
@@ -132,7 +139,7 @@ def _candidates(root: Path) -> Iterable[Path]:
 
 
 def _is_instances(file: Path) -> bool:
-    """Whether a JSON file is an object with the lists of an instances JSON, of which its head or tail shows one."""
+    """Whether a JSON file is an instances JSON, as far as its beginning and end show."""
     head, tail = _ends(file)
     if not head.lstrip("\ufeff \t\r\n").startswith("{"):
         return False
@@ -157,7 +164,7 @@ def _ends(file: Path) -> tuple[str, str]:
 
 
 def _split_name(file: Path, root: Path, only: bool) -> str:
-    """The name of the split of an instances JSON; `WHOLE` if no name says that it is one."""
+    """The name of the split of an instances JSON. It is `WHOLE` if the only file has no name of a split."""
     if file.name == _ROBOFLOW:
         return file.parent.name if file.parent != root else WHOLE
     stem = re.sub(r"\.json$", "", file.stem).removeprefix("instances_")

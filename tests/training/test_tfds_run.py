@@ -9,7 +9,7 @@ from detr_jax.config import DataConfig, ShapesConfig, TfdsConfig
 from detr_jax.data.shapes import write_coco
 from detr_jax.training import loop
 from detr_jax.training.loop import train
-from tests.data.formats import TinyDetection
+from tests.data.dataset_writers import TinyDetection
 from tests.tiny import tiny_config
 
 
