@@ -229,7 +229,7 @@ def test_differences_are_the_changed_fields_by_path():
     assert differences(old, new) == {
         "training.epochs": (300, None),
         "training.steps": (None, 77),
-        "optimizer.frozen": (("backbone/stem", "backbone/stages/0"), ("backbone",)),
+        "optimizer.frozen": (None, ("backbone",)),
         "model.backbone.blocks": ((3, 4, 6, 3), (1, 2)),
         "data.crop_short_sides": ((400, 500, 600), ()),
     }

@@ -255,6 +255,7 @@ def test_differences_see_entries_and_classes(outside):
         ("data.on_error=skip", "data.on_error", "skip"),
         ("optimizer.schedule=cosine", "optimizer.schedule", "cosine"),
         ("optimizer.frozen=()", "optimizer.frozen", ()),
+        ("optimizer.frozen=None", "optimizer.frozen", None),
         ("optimizer.frozen=('backbone/stem',)", "optimizer.frozen", ("backbone/stem",)),
         ("data.flip=false", "data.flip", False),
         ("training.steps=5", "training.steps", 5),

@@ -4,7 +4,17 @@ import dataclasses
 
 import pytest
 
-from detr_jax.config import CocoFiles, Config, DataConfig, ShapesConfig, SourceConfig, TfdsConfig, VocFiles, YoloFiles
+from detr_jax.config import (
+    BackboneConfig,
+    CocoFiles,
+    Config,
+    DataConfig,
+    ShapesConfig,
+    SourceConfig,
+    TfdsConfig,
+    VocFiles,
+    YoloFiles,
+)
 from detr_jax.config.effects import SOURCE_FIELDS, ineffective, source_field_faults, without_source
 
 
@@ -33,6 +43,19 @@ def test_a_field_without_effect_is_named_with_the_reason(changes, words):
         setattr(getattr(config, section), name, value)
     (sentence,) = ineffective(config)
     assert sentence.startswith(words)
+
+
+@dataclasses.dataclass(kw_only=True)
+class OtherDetector:
+    """The configuration of a detector without the fields of DETR's decoder."""
+
+    backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
+
+
+def test_a_detector_without_decoder_layers_does_not_make_auxiliary_losses_useless():
+    config = Config()
+    config.model, config.loss.auxiliary = OtherDetector(), False
+    assert not list(ineffective(config))
 
 
 @pytest.mark.parametrize(

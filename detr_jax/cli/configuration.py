@@ -90,7 +90,28 @@ def read_config(
             f"{' '.join(arguments[1:])} changes a section as a whole: change its fields one by one, or in a "
             "configuration file."
         ) from None
+    for argument in arguments:
+        if argument.startswith("--config."):
+            _use_none(own_flags.config, argument.removeprefix("--config.").partition("=")[0])
     return own_flags.config
+
+
+def _use_none(config: Config, path: str) -> None:
+    """Sets a field to None if the parser of tuples made ``(None,)`` of the word and the field can be None."""
+    node, name = _owner(config, path)
+    if isinstance(node, dict) or getattr(node, name) != (None,):
+        return
+    if types.NoneType in typing.get_args(typing.get_type_hints(type(node))[name]):
+        setattr(node, name, None)
+
+
+def _owner(config: Config, path: str) -> tuple[typing.Any, str]:
+    """The object or dictionary that holds the field of a path, and the name of the field there."""
+    *parents, name = path.split(".")
+    node: typing.Any = config
+    for parent in parents:
+        node = node[parent] if isinstance(node, dict) else getattr(node, parent)
+    return node, name
 
 
 def _checked(changes: Sequence[str], config: Config) -> list[str]:
@@ -181,10 +202,7 @@ def _sentence(problem: str, config: Config) -> str:
     found = re.match(r"flag --config\.([\w.]+)=(.*?): ", problem, re.DOTALL)
     if found is None:
         return problem
-    *parents, name = found[1].split(".")
-    node: typing.Any = config
-    for parent in parents:
-        node = node[parent] if isinstance(node, dict) else getattr(node, parent)
+    node, name = _owner(config, found[1])
     kind = typing.get_type_hints(type(node)).get(name)
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         known = ", ".join(repr(one.value) for one in kind)

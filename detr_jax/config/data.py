@@ -148,6 +148,11 @@ class DataConfig:
         chosen = self.chosen()
         yield from dict.fromkeys(fault for name in chosen for fault in chosen[name].data_faults(self, name))
 
+    @property
+    def generated(self) -> bool:
+        """Whether the images are drawn by a program. An entry that a folder decides is never generated."""
+        return self.dataset in self.sources and self.sources[self.dataset].generated
+
     def chosen(self) -> dict[str, SourceConfig]:
         """The entry that `dataset` selects. With "auto": the kinds of folders."""
         if self.dataset != AUTO:

@@ -16,7 +16,7 @@ _CONDITIONS: tuple[tuple[str, Callable[[Config], Any], str], ...] = (
     ("data.num_train_buckets", lambda c: not c.data.train_buckets, "data.train_buckets is given"),
     ("data.num_val_buckets", lambda c: not c.data.val_buckets, "data.val_buckets is given"),
     ("data.max_skipped", lambda c: c.data.on_error == "skip", 'data.on_error is not "skip"'),
-    ("loss.auxiliary", lambda c: c.model.decoder_layers > 1, "model.decoder_layers is 1"),
+    ("loss.auxiliary", lambda c: getattr(c.model, "decoder_layers", None) != 1, "model.decoder_layers is 1"),
     ("optimizer.drop_epoch", lambda c: c.optimizer.schedule == "step", 'optimizer.schedule is not "step"'),
     ("training.epochs", lambda c: c.training.steps is None, "training.steps is given"),
     ("training.follow_checkpoint", lambda c: c.training.init_from, "training.init_from is empty"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from detr_jax.config.fields import Choice, ranged
 
@@ -74,6 +75,10 @@ class BackboneConfig:
     dilation: bool = False
     """DC5: the last stage keeps its resolution and is dilated instead, for small objects at twice the cost. Off by
     default."""
+
+    default_frozen: ClassVar[tuple[str, ...]] = ("stem", "stages/0")
+    """Parameters inside the backbone that are not trained if ``optimizer.frozen`` is None, by the beginning of their
+    path: the first layers, which are pretrained and general (the paper's)."""
 
     @property
     def expansion(self) -> int:

@@ -42,9 +42,10 @@ class OptimizerConfig:
     warmup_steps: int = ranged(0, least=0)
     """Optimizer steps over which the learning rates rise linearly from 0. 0, the default: no warm-up, as in the
     paper."""
-    frozen: tuple[str, ...] = ("backbone/stem", "backbone/stages/0")
-    """Parameters that are not trained, by the beginning of their path. The default is the paper's: the first layers of
-    the backbone, which are pretrained and general. (): none."""
+    frozen: tuple[str, ...] | None = None
+    """Parameters that are not trained, by the beginning of their path, such as ("backbone/stem",). None, the default:
+    those that the backbone names, which for a ResNet are the paper's ("backbone/stem", "backbone/stages/0"), because
+    the first layers are pretrained and general. (): none."""
 
 
 @dataclass(kw_only=True)
@@ -138,3 +139,10 @@ class Config:
     """Length, batches, log and checkpoints of the run."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """Validation."""
+
+    @property
+    def frozen_paths(self) -> tuple[str, ...]:
+        """``optimizer.frozen``, or if it is None the backbone's own default."""
+        if self.optimizer.frozen is not None:
+            return self.optimizer.frozen
+        return tuple(f"backbone/{path}" for path in self.model.backbone.default_frozen)

@@ -161,7 +161,6 @@ def share_of(file_name: str) -> float:
 
 def _checked(source: Source, config: Config, strict: bool) -> Source:
     data = config.data
-    generated = data.dataset in data.sources and data.sources[data.dataset].generated
     dropped = source.faults.left_out
     if dropped > data.max_skipped * (listed := dropped + len(source)):
         raise DataError(
@@ -169,7 +168,7 @@ def _checked(source: Source, config: Config, strict: bool) -> Source:
             f"{data.max_skipped} allows: repair or remove them, or raise the share. "
             + " ".join(source.faults.sentences())
         )
-    if not source.max_objects and not data.allow_empty and not generated and not source.faults.errors:
+    if not source.max_objects and not data.allow_empty and not data.generated and not source.faults.errors:
         noted = "; ".join(f"{kind}: {number}" for kind, number in (source.faults.notes + source.faults.counts).items())
         source.faults.error(
             "splits without objects",
