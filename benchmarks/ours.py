@@ -98,7 +98,7 @@ class TrainStep:
     def __init__(self, model: DETR, inputs: Inputs, dtype: str, matcher: str):
         config = Config(model=model_config(dtype))
         config.loss.matcher = matcher
-        trainable = is_trainable(config.optimizer)
+        trainable = is_trainable(config)
         graph = abstract_model(config.model)[0]
         # copies: the step gives the memory of its state back
         params, frozen = (jax.tree.map(jnp.copy, nnx.as_pure(x)) for x in nnx.split(model, trainable, ...)[1:])

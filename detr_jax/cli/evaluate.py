@@ -11,8 +11,8 @@ import click
 
 from detr_jax.cli.configuration import check_fields_named, read_config
 from detr_jax.cli.output import check_writable, counted, write_text
-from detr_jax.config import Config, DataConfig, check, check_buckets
-from detr_jax.config.effects import without_format
+from detr_jax.config import Config, DataConfig, check, check_buckets, current_path
+from detr_jax.config.effects import without_source
 
 if TYPE_CHECKING:
     from detr_jax.evaluation.coco import Metrics
@@ -55,7 +55,9 @@ def evaluate(
         check_writable(file, "--json")
     checkpoint = find_checkpoint(checkpoint)
     base = load_config(checkpoint)
-    named = {change[14:].partition("=")[0] for change in changes if change.startswith("--config.data.")}
+    check_fields_named(changes, ("data.", "evaluation."), reason, config=base)
+    paths = (current_path(change[9:].partition("=")[0]) for change in changes if change.startswith("--config."))
+    named = {path.removeprefix("data.") for path in paths if path.startswith("data.")}
     named |= {name for name, value in (("root", root), ("dataset", dataset)) if value is not None}
     base = dataclasses.replace(base, data=_as_trained(base.data, named))
     config = read_config(None, changes, base=base, root=root, dataset=dataset)
@@ -115,8 +117,8 @@ def _metrics(checkpoint: Path, config: Config, ema: bool) -> "Metrics":
 def _as_trained(data: DataConfig, named: Collection[str]) -> DataConfig:
     """The data configuration of the training, without fields that do not apply if the ``named`` ones are given."""
     if "root" in named or "dataset" in named:  # other data may have another format
-        return without_format(data, keep=("exif", "max_level", *(() if "root" in named else ("root",))))
-    if any(name.startswith("val_") for name in named):
+        return without_source(data, keep=("exif", "max_level", *(() if "root" in named else ("root",))))
+    if any(name.rpartition(".")[2].startswith("val_") for name in named):
         return dataclasses.replace(data, val_share=0.0)
     return data
 

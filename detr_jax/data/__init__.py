@@ -10,6 +10,7 @@ from detr_jax.data.opening import open_source as open_source
 from detr_jax.data.opening import open_splits as open_splits
 from detr_jax.data.shapes import ShapesDataset as ShapesDataset
 from detr_jax.data.source import DataError as DataError
+from detr_jax.data.source import Faults as Faults
 from detr_jax.data.source import Objects as Objects
 from detr_jax.data.source import Sample as Sample
 from detr_jax.data.source import Source as Source

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from detr_jax.config import DataConfig
+from detr_jax.config import Augmentation, DataConfig
 from detr_jax.data.grouping import NO_IMAGE
 from detr_jax.data.plans import PlannedBatch, PlannedImage, TrainPlan, ValPlan
 from detr_jax.data.source import DataError, Objects, PictureSource, Source
@@ -37,6 +37,7 @@ class BatchLoader:
       scaled_decoding: decode JPEGs to the smallest scale that the plan allows.
       skip: put a readable image of the same batch (or a spare one) where one cannot be read, rather than end with its
         `DataError`. Which one follows from the plan and from what is readable alone.
+      augmentation: changes the pixels of every image; None: none does.
       rows: the rows of every batch that are filled, and of which the result then consists; by default all.
     """
 
@@ -48,6 +49,7 @@ class BatchLoader:
         num_threads: int = 1,
         scaled_decoding: bool = False,
         skip: bool = False,
+        augmentation: Augmentation | None = None,
         rows: Sequence[int] | None = None,
     ):
         self.source = source
@@ -56,6 +58,7 @@ class BatchLoader:
         self.num_threads = num_threads
         self.scaled_decoding = scaled_decoding
         self.skip = skip
+        self.augmentation = augmentation
         self._pictures = source if isinstance(source, PictureSource) else None
         self._start_threads()
 
@@ -136,7 +139,7 @@ class BatchLoader:
 
     def _fill(self, batch: Batch, place: int, planned: PlannedImage) -> DataError | None:
         """Puts an image into its place; the error where it cannot be read, with the place as it was."""
-        index, geometry = planned
+        index, geometry = planned.source_index, planned.geometry
         original_size = tuple(self.source.sizes[index].tolist())
         try:
             if self._pictures is not None:
@@ -149,7 +152,8 @@ class BatchLoader:
             return error
         height, width = geometry.size
         inputs, targets = batch.inputs, batch.inputs.targets
-        inputs.images[place, :height, :width] = transform_picture(geometry, picture, original_size)
+        pixels = np.asarray(transform_picture(geometry, picture, original_size))
+        inputs.images[place, :height, :width] = self._augmented(pixels, planned.pixel_draws)
         inputs.valid_sizes[place] = height, width
         objects = transform_objects(geometry, objects, original_size)
         count = len(objects.labels)
@@ -159,6 +163,18 @@ class BatchLoader:
         batch.info.image_ids[place] = self.source.image_ids[index]
         batch.info.original_sizes[place] = original_size
         return None
+
+    def _augmented(self, pixels: np.ndarray, draws: tuple[float, ...]) -> np.ndarray:
+        """The pixels [H, W, 3] uint8 of an image after the second half of its augmentation."""
+        if self.augmentation is None:
+            return pixels
+        changed = self.augmentation.pixels(pixels, draws)
+        if changed.shape != pixels.shape or changed.dtype != np.uint8:
+            raise TypeError(
+                f"The pixels of data.augmentation ({type(self.augmentation).__name__}) are {changed.dtype} of shape "
+                f"{changed.shape}: they must be uint8 of shape {pixels.shape}, as they were."
+            )
+        return changed
 
 
 def _normalized_cxcywh(objects: Objects, height: int, width: int) -> np.ndarray:
@@ -206,6 +222,7 @@ def batches(
         num_threads=num_threads(config),
         scaled_decoding=training and config.scaled_decoding,
         skip=training and config.on_error == "skip",
+        augmentation=config.augmentation if training else None,
         rows=rows,
     )
     dataset = grain.MapDataset.source(plan).map(loader)[start:]

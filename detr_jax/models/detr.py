@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from detr_jax.config import ModelConfig
+from detr_jax.config import ModelConfig, Precision
 from detr_jax.models.initializers import fan_in_uniform
 from detr_jax.models.positions import LearnedPositionEmbedding, SinePositionEmbedding
 from detr_jax.models.resnet import ResNet, normalize_images, valid_cells
@@ -81,7 +81,7 @@ class DETR(nnx.Module):
         self.position_embedding = embedding[config.position_embedding](config.hidden_dim, rngs=rngs)
         self.encoder = Encoder(config, rngs=rngs)
         # of few operations, and in bfloat16 queries that hardly differ, as those of a new model, would be the same
-        self.decoder = Decoder(dataclasses.replace(config, dtype="float32"), rngs=rngs)
+        self.decoder = Decoder(dataclasses.replace(config, dtype=Precision.FLOAT32), rngs=rngs)
         self.object_queries = nnx.Param(jax.random.normal(rngs.params(), (config.num_queries, config.hidden_dim)))
         self.class_head = _linear(config.hidden_dim, config.num_classes + 1, jnp.dtype("float32"), rngs)
         self.box_head = BoxHead(config.hidden_dim, rngs=rngs)

@@ -101,8 +101,8 @@ def outline_model(config: Config) -> Model:
       ConfigError: as `create_model`.
     """
     abstract = nnx.eval_shape(lambda: DETR(config.model, rngs=nnx.Rngs(0)))
-    check_frozen(config.optimizer, nnx.as_pure(nnx.state(abstract, nnx.Param)))
-    trainable = is_trainable(config.optimizer)
+    check_frozen(config, nnx.as_pure(nnx.state(abstract, nnx.Param)))
+    trainable = is_trainable(config)
     graph = nnx.graphdef(abstract)
     params, frozen = (nnx.as_pure(state) for state in nnx.split(abstract, trainable, ...)[1:])
     return Model(graph, trainable, params, frozen)

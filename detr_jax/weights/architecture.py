@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
-from detr_jax.config import BackboneConfig, ModelConfig
+from detr_jax.config import BackboneConfig, Block, ModelConfig, PositionEmbedding
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes by our path."""
@@ -16,7 +16,7 @@ def infer_backbone(shapes: Shapes, *, dilation: bool = False) -> BackboneConfig:
     blocks = tuple(max(1, _count(shapes, rf"backbone/stages/{stage}/(\d+)/")) for stage in range(stages))
     bottleneck = any(re.match(r"backbone/stages/\d+/\d+/convs/2/", path) for path in shapes)
     return BackboneConfig(
-        block="bottleneck" if bottleneck or not stages else "basic",
+        block=Block.BOTTLENECK if bottleneck or not stages else Block.BASIC,
         blocks=blocks or BackboneConfig().blocks,
         width=_agreed(shapes, r"backbone/stem/.*", axis=-1, default=64),
         dilation=dilation,
@@ -29,6 +29,7 @@ def infer_model(shapes: Shapes, *, num_heads: int, dilation: bool, mask_padding:
     Where tensors disagree the majority decides, so that comparing them all with the model's shapes afterwards
     shows the few that are wrong.
     """
+    learned = any(path.startswith("position_embedding/") for path in shapes)
     return ModelConfig(
         backbone=infer_backbone(shapes, dilation=dilation),
         num_classes=_agreed(shapes, r"class_head/.*", axis=-1, default=92) - 1,
@@ -39,7 +40,7 @@ def infer_model(shapes: Shapes, *, num_heads: int, dilation: bool, mask_padding:
         decoder_layers=max(1, _count(shapes, r"decoder/layers/(\d+)/")),
         feedforward_dim=_agreed(shapes, r".*coder/layers/\d+/feed_forward/expand/.*", axis=-1, default=2048),
         pre_norm=any(path.startswith("encoder/norm/") for path in shapes),
-        position_embedding="learned" if any(path.startswith("position_embedding/") for path in shapes) else "sine",
+        position_embedding=PositionEmbedding.LEARNED if learned else PositionEmbedding.SINE,
         mask_padding=mask_padding,
     )
 

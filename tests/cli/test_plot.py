@@ -28,7 +28,7 @@ def _detections(rng, source, images, step):
 
 @pytest.fixture
 def workdir(tmp_path, rng):
-    """The files of a run of the tiny configuration, written without a training."""
+    """A workdir like one of a run of the tiny configuration, but without training."""
     config = tiny_config()
     source = open_source(config, "val")
     (tmp_path / "config.json").write_text(to_json(config))
@@ -44,7 +44,7 @@ def _run(*arguments):
     return CliRunner().invoke(main, ["plot", *map(str, arguments)])
 
 
-def test_the_report_is_png_files_and_one_page_that_contains_them(workdir):
+def test_the_report_consists_of_png_files_and_one_self_contained_page(workdir):
     result = _run(workdir)
     assert result.exit_code == 0, result.output
     report = workdir / "report"
@@ -52,7 +52,7 @@ def test_the_report_is_png_files_and_one_page_that_contains_them(workdir):
     assert {"loss.png", "ap.png", "precision_recall.png", "confusion.png", "class_ap.png", "worst_01.png"} <= names
     page = (report / "index.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert len(sources) == len(names)  # every picture, and an empty icon
+    assert len(sources) == len(names)  # all pictures, and an empty icon
     assert all(source.startswith("data:") for source in sources)
     assert not re.search(r"https?://|<script|@import|url\(", page)
 
@@ -97,7 +97,7 @@ def test_attention_of_an_image_is_drawn(tmp_path, rng, rngs):
     assert "none.png does not exist" in result.output
 
 
-def test_wrong_input_gives_an_error_without_a_traceback(workdir, tmp_path):
+def test_wrong_input_ends_in_one_sentence(workdir, tmp_path):
     for arguments, words in [
         ((tmp_path / "nothing",), "config.json"),
         ((workdir, "--animation", "a.mp4"), ".gif"),
@@ -130,7 +130,7 @@ def test_detections_are_read_as_they_were_written(tmp_path, rng):
         np.testing.assert_array_equal(read[name], values, err_msg=name)
 
 
-def test_snapshots_are_denser_in_the_beginning():
+def test_snapshots_are_denser_at_the_beginning():
     steps = sorted(snapshot_steps(5000, 32))
     assert (steps[0], steps[1], steps[-1], len(steps)) == (0, 5, 5000, 32)
     assert (np.diff(np.diff(steps)) >= -1).all()

@@ -50,7 +50,7 @@ def runs():
     for fsdp in (False, True):
         config = _config(fsdp)
         model, state, frozen, step = _start(config, 4)
-        source = ShapesDataset(config.data.shapes, "train")
+        source = ShapesDataset(config.data.sources["shapes"], "train")
         plan = TrainPlan(source, config.data, config.training.batch_size, seed=1)
         loader = BatchLoader(source, config.training.batch_size)
         losses, compiled = [], None

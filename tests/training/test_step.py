@@ -23,7 +23,7 @@ from tests.tiny import tiny_config
 
 
 def _batches(config, count):
-    source = ShapesDataset(config.data.shapes, "train")
+    source = ShapesDataset(config.data.sources["shapes"], "train")
     plan = TrainPlan(source, config.data, config.training.batch_size, seed=1)
     stream = batches(plan, source, config.training.batch_size, config.data)
     return [b.inputs for b, _ in zip(stream, range(count), strict=False)]
@@ -90,7 +90,7 @@ def test_the_outline_of_a_run_has_the_shapes_of_its_values():
         (outline.params, model.params),
         (outline.frozen, model.frozen),
         (outline_state(outline, optimizer, config), create_state(model, optimizer, config, create_mesh())),
-        (outline_batch(config, (32, 32), config.data.shapes.max_objects), batch),
+        (outline_batch(config, (32, 32), config.data.sources["shapes"].max_objects), batch),
     ):
         assert jax.tree.structure(shapes) == jax.tree.structure(values)
         found, expected = ([(x.shape, x.dtype) for x in jax.tree.leaves(tree)] for tree in (shapes, values))
