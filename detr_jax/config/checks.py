@@ -6,7 +6,7 @@ from detr_jax.config.data import DataConfig
 from detr_jax.config.effects import source_field_faults
 from detr_jax.config.error import ConfigError
 from detr_jax.config.fields import field_faults, own_faults
-from detr_jax.config.model import LEARNED_CELLS, ModelConfig
+from detr_jax.config.model import DetectorConfig
 from detr_jax.config.run import Config
 
 
@@ -47,13 +47,13 @@ def check_prediction(config: Config) -> None:
     _raise(list(field_faults(config.data, "data.")) or _bucket_faults(config.model, config.data))
 
 
-def check_buckets(model: ModelConfig, buckets: Sequence[tuple[int, int]]) -> None:
+def check_buckets(model: DetectorConfig, buckets: Sequence[tuple[int, int]]) -> None:
     """Check buckets (height, width) in pixels that were chosen from the data, as `check` does those in the config.
 
     Raises:
       ConfigError: the model's learned positions do not reach over one of them.
     """
-    for fault in _position_faults(model, buckets):
+    for fault in model.bucket_faults(buckets):
         raise ConfigError(fault)
 
 
@@ -66,6 +66,12 @@ def _relation_faults(config: Config) -> Iterator[str]:
     """Faults of parts and between them, if each field by itself is right."""
     yield from own_faults(config, "")
     yield from _bucket_faults(config.model, config.data)
+    if config.loss.classification != config.model.classification:
+        yield (
+            f"model.classification={config.model.classification!r}, but loss.terms and loss.costs read the outputs of "
+            f"the class head as {config.loss.classification!r}: use terms and costs for "
+            f"{config.model.classification!r}, or change model.classification."
+        )
     yield from _source_faults(config.data)
 
 
@@ -79,21 +85,12 @@ def _source_faults(data: DataConfig) -> Iterator[str]:
     yield from source_field_faults(data)
 
 
-def _bucket_faults(model: ModelConfig, data: DataConfig) -> Iterator[str]:
+def _bucket_faults(model: DetectorConfig, data: DataConfig) -> Iterator[str]:
     for name in ("train_buckets", "val_buckets"):
         for bucket in getattr(data, name):
-            if len(bucket) != 2 or any(side < 1 or side % model.backbone.stride for side in bucket):
+            if len(bucket) != 2 or any(side < 1 or side % model.stride for side in bucket):
                 yield (
                     f"data.{name} holds {bucket}: each must be a (height, width) of positive multiples of "
-                    f"{model.backbone.stride}, the stride of the backbone."
+                    f"{model.stride}, the stride of the backbone."
                 )
-    yield from _position_faults(model, (*data.train_buckets, *data.val_buckets))
-
-
-def _position_faults(model: ModelConfig, buckets: Sequence[tuple[int, int]]) -> Iterator[str]:
-    for bucket in buckets if model.position_embedding == "learned" else ():
-        if max(bucket) > LEARNED_CELLS * model.backbone.stride:
-            yield (
-                f"model.position_embedding='learned' reaches {LEARNED_CELLS} x {LEARNED_CELLS} cells of "
-                f"{model.backbone.stride} pixels, but the data's bucket {bucket} is larger: use 'sine'."
-            )
+    yield from model.bucket_faults((*data.train_buckets, *data.val_buckets))

@@ -14,7 +14,8 @@ from flax import nnx
 from detr_jax.checkpoints import CheckpointError, find_checkpoint, load_class_names, load_model
 from detr_jax.config import IMAGENET_MEAN, IMAGENET_STD, BackboneConfig, DataConfig, ModelConfig
 from detr_jax.data.coco_classes import COCO_CLASSES
-from detr_jax.models.detr import DETR, abstract_model
+from detr_jax.models.detector import abstract_model
+from detr_jax.models.detr import DETR
 from detr_jax.weights import detectron2, facebook, huggingface, mmdetection, torchvision
 from detr_jax.weights.architecture import infer_backbone, infer_model
 from detr_jax.weights.class_rows import CONTIGUOUS_OUTPUTS, spread_over_coco_ids
