@@ -2,9 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from detr_jax.config.fields import Choice, ranged
+
+if TYPE_CHECKING:  # a config needs JAX only when its model is built
+    from flax import nnx
+
+    from detr_jax.models.detr import DETR
 
 LEARNED_CELLS = 50  # rows and columns in the original's tables of learned positions
 
@@ -149,6 +154,27 @@ class ModelConfig:
     remat: Remat = Remat.NONE
     """What the backward pass computes again instead of keeping it in memory: "none" (the default, the fastest),
     "backbone" (every residual block), "transformer" (every layer) or "all". The result is the same."""
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the image per cell of the feature map. The sides of buckets are multiples of it."""
+        return self.backbone.stride
+
+    @property
+    def max_detections(self) -> int:
+        """The number of detections that the model returns for every image."""
+        return self.num_queries
+
+    @property
+    def largest_bucket(self) -> int | None:
+        """The longest side of a bucket in pixels; None if there is no limit."""
+        return LEARNED_CELLS * self.stride if self.position_embedding == "learned" else None
+
+    def build(self, *, rngs: "nnx.Rngs") -> "DETR":
+        """The model with initial values."""
+        from detr_jax.models.detr import DETR
+
+        return DETR(self, rngs=rngs)
 
     def faults(self, path: str) -> Iterator[str]:
         """Fields that contradict one another."""

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from detr_jax.config import ModelConfig, Precision
+from detr_jax.models.attention_maps import AttentionMaps, attention_maps
 from detr_jax.models.initializers import fan_in_uniform
 from detr_jax.models.positions import LearnedPositionEmbedding, SinePositionEmbedding
 from detr_jax.models.resnet import ResNet, normalize_images, valid_cells
 from detr_jax.models.transformer import Decoder, Encoder
-from detr_jax.structures import Outputs, Predictions, Targets
+from detr_jax.postprocess import detections
+from detr_jax.structures import Detections, Outputs, Predictions, Targets
 
 
 class Features(NamedTuple):
@@ -133,6 +135,14 @@ class DETR(nnx.Module):
         """Logits and boxes of the decoder's outputs [L, B, Q, D]."""
         return Outputs(Predictions(self.class_head(decoded), self.box_head(decoded)))
 
+    def detections(self, outputs: Outputs, original_sizes: jax.Array) -> Detections:
+        """The `Detections` of the last layer, one per query, in pixels of images of ``original_sizes`` [B, 2]."""
+        return detections(outputs.logits[-1], outputs.boxes[-1], original_sizes)
+
+    def attention_maps(self, images: jax.Array, sizes: jax.Array, *, layer: int = -1) -> AttentionMaps:
+        """The outputs with the attention weights of one layer (`detr_jax.models.attention_maps`)."""
+        return attention_maps(self, images, sizes, layer=layer)
+
 
 def _flatten_cells(x: jax.Array) -> jax.Array:
     """[B, h, w, ...] to [B, h * w, ...]."""
@@ -141,5 +151,5 @@ def _flatten_cells(x: jax.Array) -> jax.Array:
 
 def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, Any]:
     """The graph of a detector and its pure tree of shapes, without computing any value."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: DETR(config, rngs=nnx.Rngs(0))))
+    graph, state = nnx.split(nnx.eval_shape(lambda: config.build(rngs=nnx.Rngs(0))))
     return graph, nnx.as_pure(state)
