@@ -3,7 +3,7 @@
 Defaults are those of DETR R50 on COCO.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -235,12 +235,6 @@ class DetectorConfig:
         """Build the detector with initial values."""
         raise NotImplementedError(f"{type(self).__name__} must define build(self, *, rngs).")
 
-    def bucket_faults(self, buckets: Sequence[tuple[int, int]]) -> Iterator[str]:
-        """Sentences about buckets (height, width) in pixels that are larger than `largest_bucket`."""
-        for bucket in buckets:
-            if self.largest_bucket is not None and max(bucket) > self.largest_bucket:
-                yield f"The detector reads sides up to {self.largest_bucket} pixels, but the bucket {bucket} is larger."
-
     def faults(self, path: str) -> Iterator[str]:
         """Fields that contradict one another."""
         if min(self.pixel_std) <= 0:
@@ -281,15 +275,6 @@ class DETRConfig(DetectorConfig):
         from detr_jax.models.detr import DETR
 
         return DETR(self, rngs=rngs)
-
-    def bucket_faults(self, buckets: Sequence[tuple[int, int]]) -> Iterator[str]:
-        """Sentences about buckets (height, width) in pixels that learned positions do not reach over."""
-        for bucket in buckets:
-            if self.largest_bucket is not None and max(bucket) > self.largest_bucket:
-                yield (
-                    f"model.position_embedding='learned' reaches {LEARNED_CELLS} x {LEARNED_CELLS} cells of "
-                    f"{self.stride} pixels, but the data's bucket {bucket} is larger: use 'sine'."
-                )
 
     def faults(self, path: str) -> Iterator[str]:
         """Fields that contradict one another."""

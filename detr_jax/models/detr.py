@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from detr_jax.config import DETRConfig, Precision
+from detr_jax.models.attention_maps import AttentionMaps, attention_maps
 from detr_jax.models.detector import DetectorModule
 from detr_jax.models.feature_map import FeatureMap
 from detr_jax.models.initializers import fan_in_uniform
@@ -126,6 +127,10 @@ class DETR(DetectorModule):
     def heads(self, decoded: jax.Array) -> Outputs:
         """Logits and boxes of the decoder's outputs [L, B, Q, D]."""
         return Outputs(Predictions(self.class_head(decoded), self.box_head(decoded)))
+
+    def attention_maps(self, images: jax.Array, sizes: jax.Array, *, layer: int = -1) -> AttentionMaps:
+        """The outputs with the attention weights of one layer (`detr_jax.models.attention_maps`)."""
+        return attention_maps(self, images, sizes, layer=layer)
 
 
 def _flatten_cells(x: jax.Array) -> jax.Array:
