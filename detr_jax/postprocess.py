@@ -1,4 +1,4 @@
-"""From the model's predictions to detections in pixels (DETR, appendix A.4: no NMS, no threshold)."""
+"""Conversion of predictions to detections in pixels (DETR, appendix A.4), without NMS and without a threshold."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,12 @@ from detr_jax.structures import Detections
 
 
 def detections(logits: jax.Array, boxes: jax.Array, original_sizes: jax.Array) -> Detections:
-    """The answer of one decoder layer, which is the last one's outside of research.
+    """The detections of one decoder layer, one per query: its most probable class, "no object" excluded, and its box.
 
     Args:
-      logits: [B, Q, C + 1] float32.
-      boxes: [B, Q, 4] float32, cxcywh in 0..1 of the image.
-      original_sizes: [B, 2], (height, width) in pixels of each image before any resizing.
+      logits: [B, Q, C + 1] float32, with "no object" as the last class.
+      boxes: [B, Q, 4] float32, cxcywh in 0..1 of the unpadded image.
+      original_sizes: [B, 2] int, (height, width) in pixels of each image before any resizing.
     """
     probabilities = jax.nn.softmax(logits, axis=-1)[..., :-1]
     height, width = original_sizes.astype(jnp.float32).T
