@@ -1,6 +1,6 @@
-"""What is chosen by the size of a model and its images, in models that are large enough for it.
+"""Tests with models that are large enough for the fast forms of convolution.
 
-Tiny models have few channels and small feature maps, and so take other forms of convolution than real ones do.
+Tiny models have few channels and small feature maps, and so use other forms of convolution than real ones do.
 """
 
 import dataclasses
@@ -62,7 +62,9 @@ def _images(rng, number, bucket):
     return rng.integers(0, 256, (number, *bucket, 3), np.uint8), sizes.astype(np.int32)
 
 
-def test_an_exported_model_answers_batches_of_any_size_as_the_model_does(fast_forms, rng, rngs, tmp_path, monkeypatch):
+def test_an_exported_model_gives_the_detections_of_the_model_for_batches_of_any_size(
+    fast_forms, rng, rngs, tmp_path, monkeypatch
+):
     config = _config(remat="all")
     model = DETR(config.model, rngs=rngs)
     export_model(model, config, tmp_path / "out", buckets=[BUCKET], weights_beside=True)
@@ -90,7 +92,7 @@ def test_an_exported_model_answers_batches_of_any_size_as_the_model_does(fast_fo
     assert not np.array_equal(similar.scores, expected.scores)
 
 
-def test_an_exported_resnet18_at_real_size_answers_as_the_detector(fast_forms, rng, rngs, tmp_path):
+def test_an_exported_resnet18_of_full_size_gives_the_detections_of_the_detector(fast_forms, rng, rngs, tmp_path):
     config = _config()
     config.model = dataclasses.replace(config.model, backbone=resnet_config(18), num_queries=10, hidden_dim=64)
     config.data = dataclasses.replace(config.data, val_short_side=480, max_long_side=640, val_buckets=())
