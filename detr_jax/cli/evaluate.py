@@ -15,7 +15,7 @@ from detr_jax.config import Config, DataConfig, check, check_buckets, current_pa
 from detr_jax.config.effects import without_source
 
 if TYPE_CHECKING:
-    from detr_jax.evaluation.coco import Metrics
+    from detr_jax.evaluation.metrics import Metrics
 
 
 @click.command(
@@ -47,7 +47,6 @@ def evaluate(
       detr-jax evaluate runs/voc --root FOLDER --config.data.val_split=test
     """
     from detr_jax.checkpoints import find_checkpoint, load_config
-    from detr_jax.evaluation.coco import METRICS
 
     reason = "an evaluation can only change fields of data and evaluation."
     check_fields_named(changes, ("data.", "evaluation."), reason)
@@ -62,13 +61,7 @@ def evaluate(
     base = dataclasses.replace(base, data=_as_trained(base.data, named))
     config = read_config(None, changes, base=base, root=root, dataset=dataset)
     metrics = _metrics(checkpoint, config, ema)
-    for name in METRICS:
-        click.echo(f"{name:<6} {_number(metrics[name])}")
-    click.echo("AP of each class:")
-    classes = {name.partition("/")[2]: value for name, value in metrics.items() if "/" in name}
-    width = max(map(len, classes), default=0)
-    for name, value in classes.items():
-        click.echo(f"  {name:<{width}}  {_number(value)}")
+    _print_metrics(metrics)
     if file is not None:
         step = checkpoint.name
         values = {f"val/{name}": value for name, value in metrics.items()}
@@ -111,7 +104,25 @@ def _metrics(checkpoint: Path, config: Config, ema: bool) -> "Metrics":
     check_buckets(config.model, validator.plan.buckets)
     with click.progressbar(length=len(source), label="evaluating", file=sys.stderr) as bar:
         found = validator.detect((nnx.as_pure(values),), after_batch=bar.update)
-    return validator.judge(found)
+    return validator.evaluate(found)
+
+
+def _print_metrics(metrics: "Metrics") -> None:
+    """Print the numbers of the data set as a whole, then those of each class, by the part of their name before "/"."""
+    overall = {name: value for name, value in metrics.items() if "/" not in name}
+    width = max(6, *map(len, overall))
+    for name, value in overall.items():
+        click.echo(f"{name:<{width}} {_number(value)}")
+    by_number: dict[str, dict[str, float | None]] = {}
+    for name, value in metrics.items():
+        number, slash, category = name.partition("/")
+        if slash:
+            by_number.setdefault(number, {})[category] = value
+    for number, classes in by_number.items():
+        click.echo(f"{number} of each class:")
+        width = max(map(len, classes))
+        for category, value in classes.items():
+            click.echo(f"  {category:<{width}}  {_number(value)}")
 
 
 def _as_trained(data: DataConfig, named: Collection[str]) -> DataConfig:

@@ -24,6 +24,9 @@ from detr_jax.config.fields import Choice as Choice
 from detr_jax.config.fields import ranged as ranged
 from detr_jax.config.loss import LossConfig as LossConfig
 from detr_jax.config.loss import Matcher as Matcher
+from detr_jax.config.metrics import CocoBox as CocoBox
+from detr_jax.config.metrics import MetricConfig as MetricConfig
+from detr_jax.config.metrics import logged_name as logged_name
 from detr_jax.config.model import IMAGENET_MEAN as IMAGENET_MEAN
 from detr_jax.config.model import IMAGENET_STD as IMAGENET_STD
 from detr_jax.config.model import LEARNED_CELLS as LEARNED_CELLS

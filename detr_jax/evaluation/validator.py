@@ -16,8 +16,8 @@ from detr_jax.config import Config
 from detr_jax.data import Source, ValPlan, batches
 from detr_jax.data.batching import PlannedBatch
 from detr_jax.distributed import is_main
-from detr_jax.evaluation.coco import CocoEvaluator, Metrics
 from detr_jax.evaluation.detections_file import StoredDetections
+from detr_jax.evaluation.metrics import Evaluators, Metrics
 from detr_jax.evaluation.sameness import sameness
 from detr_jax.inference import check_scores, create_predict_step
 from detr_jax.memory import fitting, on_host
@@ -63,16 +63,17 @@ class Validator:
                 after_batch(len(planned.images))
             return self._stored(step, found)
 
-    def judge(self, found: StoredDetections) -> Metrics:
-        """The COCO `Metrics` of detections.
+    def evaluate(self, found: StoredDetections) -> Metrics:
+        """Compute the metrics of detections, which ``evaluation.metrics`` names.
 
         Raises:
           CheckpointError: the scores are not numbers.
+          ConfigError: a metric does not compute what its class lists.
         """
         check_scores(found.scores)
-        evaluator = CocoEvaluator(self.source.ground_truth())
-        evaluator.add(found.image_ids.tolist(), found.boxes, found.scores, found.labels)
-        return evaluator.metrics()
+        evaluators = Evaluators(self.config.evaluation.metrics, self.source)
+        evaluators.add(found.image_ids.tolist(), found.detections)
+        return evaluators.compute()
 
     def sameness(self, found: StoredDetections) -> str | None:
         """What `detr_jax.evaluation.sameness.sameness` says of detections."""

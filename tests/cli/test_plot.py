@@ -13,7 +13,8 @@ from detr_jax.cli import main
 from detr_jax.config import to_json
 from detr_jax.data import open_source
 from detr_jax.evaluation.detections_file import StoredDetections, read_detections, snapshot_steps, write_detections
-from detr_jax.evaluation.report import _training_charts, read_run
+from detr_jax.evaluation.report import read_run
+from detr_jax.evaluation.training_charts import training_charts
 from detr_jax.models import DETR
 from tests.tiny import tiny_config
 
@@ -63,10 +64,42 @@ def test_metrics_that_are_not_defined_are_not_drawn(workdir, monkeypatch):
     lines = [{"step": 4, "val/AP": None}, {"step": 5, "val/AP": -1.0}, {"step": 6, "val/AP": 0.0}]  # -1: version 0.1
     with (workdir / "metrics.jsonl").open("a") as file:
         file.writelines("\n" + json.dumps(line) for line in lines)
-    _training_charts(read_run(workdir)[1], workdir)
+    training_charts(read_run(workdir)[1], workdir)
     steps, values = drawn["AP"]
     assert steps == [1, 2, 3, 6]
     assert values == pytest.approx([0.1, 0.2, 0.3, 0.0])
+
+
+def test_every_loss_term_diagnostic_and_metric_of_the_log_is_drawn_by_name(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        "detr_jax.visualization.charts.lines", lambda path, title, curves, **_: drawn.update({title: dict(curves)})
+    )
+    values = {
+        **{"train/loss": 9.0, "train/loss_mine": -1.0, "train/loss_mine_0": 3.0, "train/loss_giou": 4.0},
+        **{"train/empty_queries": 5.0, "train/learning_rate": 6.0, "val/AP": 0.1, "val/AP/circle": 0.2},
+        **{"val/again_AP": 0.3, "val/mine_score": 7.0, "train/images_per_s": 8.0},
+    }
+    training_charts([{"step": 2, **values}], tmp_path)
+    assert {title: {label: float(ys[0]) for label, (_, ys) in curves.items()} for title, curves in drawn.items()} == {
+        "Loss": {"loss": 9.0},
+        "Loss terms, last decoder layer, unweighted": {"GIoU of boxes": 4.0, "mine": -1.0},
+        "Loss term of every layer: mine": {"layer 1": 3.0, "last layer": -1.0},
+        "Empty queries": {"empty_queries": 5.0},
+        "Learning rates": {"transformer": 6.0},
+        "Validation": {"AP": 0.1},
+        "Validation (again)": {"AP": 0.3},
+        "Validation: Mine score": {"mine_score": 7.0},
+    }
+
+
+def test_an_extra_loss_term_appears_in_the_report(workdir):
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write("\n" + json.dumps({"step": 4, "train/loss": 2.0, "train/loss_mine": 1.0, "train/loss_mine_0": 2.0}))
+    assert _run(workdir).exit_code == 0
+    report = workdir / "report"
+    assert (report / "terms.png").exists()
+    assert "Loss term of every layer: mine." in (report / "index.html").read_text()
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
