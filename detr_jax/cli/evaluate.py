@@ -1,4 +1,4 @@
-"""``detr-jax evaluate``: COCO metrics of a checkpoint."""
+"""``detr-jax evaluate``: the metrics of a checkpoint."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def evaluate(
     checkpoint: Path, root: str | None, dataset: str | None, file: Path | None, ema: bool, changes: tuple[str, ...]
 ) -> None:
-    """Evaluate a checkpoint on validation images: COCO's 12 metrics, and the AP of each class.
+    """Evaluate a checkpoint on validation images. By default the metrics are COCO's 12 and the AP of each class.
 
     CHECKPOINT is a checkpoint, or the workdir of a run, whose newest checkpoint is used. By default the data and all
     settings are the same as in the training, and so are the metrics. --root, --dataset and --config flags for fields
@@ -108,7 +108,7 @@ def _metrics(checkpoint: Path, config: Config, ema: bool) -> "Metrics":
 
 
 def _print_metrics(metrics: "Metrics") -> None:
-    """Print the numbers of the data set as a whole, then those of each class, by the part of their name before "/"."""
+    """Print the numbers of the data set as a whole, then ``NUMBER/CLASS`` in one table per number."""
     overall = {name: value for name, value in metrics.items() if "/" not in name}
     width = max(6, *map(len, overall))
     for name, value in overall.items():

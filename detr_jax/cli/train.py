@@ -75,7 +75,7 @@ def _end_others(error: BaseException, shown: str = "") -> None:
     default=300,
     show_default=True,
     metavar="SECONDS",
-    help="Longest wait for the other processes at the start.",
+    help="Longest time to wait for the other processes at the start.",
 )
 @click.argument("changes", nargs=-1, type=click.UNPROCESSED, metavar="[--config.FIELD=VALUE]...")
 def train_command(
