@@ -18,6 +18,7 @@ if _typing.TYPE_CHECKING:
     from detr_jax import matching as matching
     from detr_jax import models as models
     from detr_jax import postprocess as postprocess
+    from detr_jax import presets as presets
     from detr_jax import results as results
     from detr_jax import visualization as visualization
     from detr_jax import weights as weights
@@ -34,7 +35,7 @@ __version__ = "0.1.0"
 
 _MODULES = (
     *("boxes", "checkpoints", "config", "data", "export", "inference", "losses", "matching", "models"),
-    *("postprocess", "results", "visualization", "weights"),
+    *("postprocess", "presets", "results", "visualization", "weights"),
 )
 _CLASSES = {"Detector": "inference", "ImageAttention": "results", "ImageDetections": "results"}
 """The module of each class."""

@@ -44,7 +44,7 @@ def introduce(say: Callable[[str], None], start: Start, model: Model, mesh: Mesh
     if scratch and not config.data.generated and len(plan.source) < LEAST_IMAGES:
         say(
             f"Training from scratch on {counted(len(plan.source), 'image')}: below some {LEAST_IMAGES:,} of them, DETR "
-            "hardly learns; fine-tune a trained model instead, with configs/finetune.py."
+            "hardly learns; fine-tune a trained model instead, with --config finetune."
         )
     if config.model.backbone.needs_pretrained and not step and not config.training.init_from:
         say(

@@ -13,6 +13,7 @@ from tensorboardX import SummaryWriter
 
 from detr_jax.distributed import is_main, wait_for_all
 from detr_jax.evaluation.coco import Metrics
+from detr_jax.log_names import last_layer_terms
 
 
 class RunLog:
@@ -39,10 +40,10 @@ class RunLog:
     def validation_at(self, step: int) -> Metrics | None:
         """The validation that was logged at this step, if there was one."""
         for line in self._kept:
-            if line["step"] == step and "val/AP" in line:
+            if line["step"] == step and any(name.startswith("val/") for name in line):
                 values = {name.removeprefix("val/"): value for name, value in line.items() if name != "step"}
                 # earlier versions wrote -1 for what is not defined
-                return {name: None if value is None or value < 0 else value for name, value in values.items()}
+                return {name: None if value == -1 else value for name, value in values.items()}
         return None
 
     @contextmanager
@@ -63,9 +64,9 @@ class RunLog:
         left = (self.total_steps - step) * seconds / steps if steps else float("nan")
         self._write(step, {**{f"train/{name}": value for name, value in terms.items()}, "train/images_per_s": rate})
         digits = 0 if rate >= 10 else 2
+        losses = "".join(f"  {name.removeprefix('loss_')} {terms[name]:.3f}" for name in last_layer_terms(terms))
         line = (
-            f"step {step}/{self.total_steps}  loss {terms['loss']:.3f}  ce {terms['loss_ce']:.3f}  "
-            f"bbox {terms['loss_bbox']:.3f}  giou {terms['loss_giou']:.3f}  {rate:.{digits}f} images/s  "
+            f"step {step}/{self.total_steps}  loss {terms['loss']:.3f}{losses}  {rate:.{digits}f} images/s  "
             f"{_clock(left)} left"
         )
         end = "\r" if self._on_terminal and step < self.total_steps else "\n"

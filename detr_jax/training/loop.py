@@ -160,7 +160,7 @@ class Run:
             drop_snapshots(workdir, after=self.step)
         introduce(self._log.say, start, self._model, mesh, self.step, started_from)
         self._stale = any(name.startswith(("data.", "evaluation.", "model.")) for name in start.changed)
-        self._best = Best(workdir, self._checkpoints, self.step, anew=self._stale)
+        self._best = Best(workdir, self._checkpoints, self.step, anew=self._stale, metric=config.evaluation.best)
         self._pictured = snapshot_steps(self.total_steps, config.evaluation.snapshots)
         if (workdir / SNAPSHOTS / f"{self.step}.npz").exists():
             self._pictured -= {self.step}
@@ -186,7 +186,8 @@ class Run:
             if self._validates():
                 self._validate(stop)
             if 0 < self.config.training.early_stop <= self._best.since and self.step < self.total_steps:
-                self._log.say(f"stopping at step {self.step}: {self._best.since} validations without a better AP")
+                better = self.config.evaluation.best
+                self._log.say(f"stopping at step {self.step}: {self._best.since} validations without a better {better}")
                 break
             if self.step == self.total_steps:
                 break
@@ -279,13 +280,13 @@ class Run:
         else:
             with self._log.uncounted(), stop.at_once(self.step) as check:
                 found = self._validator.detect(self._values, self.step, lambda images: check())
-                self.metrics = self._validator.judge(found)
+                self.metrics = self._validator.evaluate(found)
                 self._store(self.workdir / DETECTIONS, found)
             self._log.validation(self.step, self.metrics)
             if not self._same_said and (sentence := self._validator.sameness(found)):
                 self._log.say(sentence)
                 self._same_said = True
-        self._best.add(self.step, self.metrics["AP"])
+        self._best.add(self.step, self.metrics[self.config.evaluation.best])
 
     def _take_snapshot(self) -> None:
         """Keeps what the model of now finds in the first validation images, at the steps for that."""

@@ -341,4 +341,4 @@ def test_train_ends_in_one_sentence_on_wrong_input(tmp_path):
     result = run("train", "--config", tmp_path / "config.py", "--config.loss.matcher=best")
     assert result.exit_code == 1
     assert "loss.matcher='best'" in result.stderr
-    assert "--config configs/shapes.py" in run("train").stderr
+    assert "--config shapes" in run("train").stderr

@@ -62,7 +62,7 @@ def scripted(monkeypatch):
 
     def script(*values):
         left = iter(values)
-        monkeypatch.setattr(Validator, "judge", lambda self, found: {"AP": next(left), "AP50": 0.0})
+        monkeypatch.setattr(Validator, "evaluate", lambda self, found: {"AP": next(left), "AP50": 0.0})
 
     return script
 

@@ -170,14 +170,14 @@ def test_a_killed_worker_process_ends_the_run_with_a_sentence_and_a_checkpoint(t
 
 
 def test_a_signal_during_a_validation_stops_at_once_and_the_validation_is_made_up_for(finished, tmp_path, monkeypatch):
-    evaluate = Validator.judge
+    evaluate = Validator.evaluate
 
     def stop_and_evaluate(self, found):
         signal.raise_signal(signal.SIGINT)
         return evaluate(self, found)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Validator, "judge", stop_and_evaluate)
+        patch.setattr(Validator, "evaluate", stop_and_evaluate)
         with pytest.raises(Interrupted, match="step 6") as stopped:
             train(tiny_config(), tmp_path)
     assert stopped.value.signal_number == signal.SIGINT
