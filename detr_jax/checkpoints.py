@@ -59,12 +59,6 @@ class Checkpoints:
         self.category_ids: Mapping[int, int] = {}
         """Category id of the data by label. Every checkpoint holds them. Empty if the labels are the ids."""
 
-    @property
-    def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, or None if there is none."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
-
     def save(self, step: int, trees: dict[str, Tree], config: Config) -> None:
         """Starts to save ``trees`` (parts by name) in the background. The caller may change or donate them afterwards.
 
@@ -141,8 +135,17 @@ class _NewestAndBest(ocp.training.preservation_policies.PreservationPolicy):
         return [i >= newest or one.step == self._checkpoints.best_step for i, one in enumerate(checkpoints)]
 
 
+def newest_checkpoint(path: Path) -> Path | None:
+    """The newest complete checkpoint of a workdir, or of its folder ``checkpoints``. None if there is none."""
+    for folder in (path / "checkpoints", path):
+        steps = [child for child in folder.glob("*") if child.name.isdigit() and (child / "params").is_dir()]
+        if steps:
+            return max(steps, key=lambda child: int(child.name))
+    return None
+
+
 def find_checkpoint(path: str | Path) -> Path:
-    """The folder of the newest checkpoint in a workdir, or ``path`` itself if it is a checkpoint.
+    """The newest checkpoint of a workdir, or ``path`` itself if it is a checkpoint.
 
     ``WORKDIR/best`` is a link to the checkpoint with the best AP.
 
@@ -162,10 +165,8 @@ def find_checkpoint(path: str | Path) -> Path:
         )
     if (path / "params").is_dir():
         return path.resolve() if path.is_symlink() else path
-    for folder in (path / "checkpoints", path):
-        steps = [child for child in folder.glob("*") if child.name.isdigit() and (child / "params").is_dir()]
-        if steps:
-            return max(steps, key=lambda child: int(child.name))
+    if newest := newest_checkpoint(path):
+        return newest
     raise CheckpointError(
         f"{path} holds no checkpoint: give the workdir of a run (with a folder checkpoints/) or one of its "
         "checkpoints, such as WORKDIR/checkpoints/1000."

@@ -4,6 +4,7 @@ Not those of docs/scaling.md, which tests/test_distributed.py starts, nor of doc
 minutes: tests/cli/test_buckets_command.py.
 """
 
+import functools
 import importlib
 import json
 import re
@@ -48,10 +49,9 @@ def get_config():
 
 
 @pytest.fixture
-def sandbox(tmp_path, monkeypatch, rng):
+def sandbox(tmp_path, monkeypatch, rng, one_device):
     """A folder with all that the documents leave to the reader; one of the simulated devices is used."""
-    create_mesh, devices = loop.create_mesh, jax.devices()[:1]
-    monkeypatch.setattr(loop, "create_mesh", lambda: create_mesh(devices))
+    monkeypatch.setattr(loop, "train", functools.partial(loop.train, mesh=one_device))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path / "model"), *sys.path])  # where docs/fine-tuning.md finds loader.py
     (tmp_path / "configs").mkdir()

@@ -19,7 +19,8 @@ from detr_jax.models import DETR, abstract_model, convolution, normalize_images,
 from detr_jax.postprocess import detections
 from detr_jax.sharding import create_mesh
 from detr_jax.training.optimizer import create_optimizer
-from detr_jax.training.step import BatchInputs, create_model, create_state, create_train_step
+from detr_jax.training.state import create_model, create_state
+from detr_jax.training.step import BatchInputs, create_train_step
 from tests.tiny import tiny_config
 
 BUCKET = (144, 160)
@@ -140,7 +141,7 @@ def test_parts_devices_and_recomputation_give_the_step_of_plain_convolutions(fas
     assert {shape[1:] for shape in fast_forms} == {(*BUCKET, 3)}
     for name in ("loss", "loss_ce", "loss_bbox", "loss_giou", "gradient_norm"):
         assert terms[name] == pytest.approx(plain_terms[name], rel=1e-3), name
-    moments = [jax.tree.leaves_with_path(one.optimizer) for one in (state, plain)]
+    moments = [jax.tree.leaves_with_path(one.opt_state) for one in (state, plain)]
     largest = max(np.abs(x).max() for path, x in moments[1] if "mu" in jax.tree_util.keystr(path))
     for (path, found), (_, expected) in zip(*moments, strict=True):  # of AdamW: the gradients and their squares
         # a bias of keys has no gradient, only rounding

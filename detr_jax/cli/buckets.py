@@ -15,7 +15,7 @@ from detr_jax.config import Config, check_buckets
 from detr_jax.data import TrainPlan, ValPlan, open_source
 from detr_jax.data.bucket_counts import images_trained, images_validated
 from detr_jax.data.buckets import Bucket, train_sizes, useful_share, val_sizes
-from detr_jax.training.start import settle_buckets, settle_classes, settle_model
+from detr_jax.training.resolve import resolve_buckets, resolve_classes, resolve_model
 from detr_jax.wording import counted
 
 
@@ -82,10 +82,10 @@ def buckets(
     if device_memory and not largest_batch:
         raise click.UsageError("--device-memory has an effect only with --largest-batch: give both.")
     config = read_config(config_name, changes, dataset=dataset, root=root)
-    config, _ = settle_model(config, None)
+    config, _ = resolve_model(config, None)
     train, val = open_source(config, "train"), open_source(config, "val")
-    config = settle_classes(config, train, val)
-    limits, config = config.data, settle_buckets(config, None, train, val)
+    config = resolve_classes(config, train, val)
+    limits, config = config.data, resolve_buckets(config, None, train, val)
     stride, size = config.model.backbone.stride, config.training.batch_size
     plan = TrainPlan(train, config.data, size, config.training.seed, stride)
     val_plan = ValPlan(val, config.data, config.evaluation.batch_size, stride)
@@ -112,7 +112,7 @@ def _print_memory(
     ``given`` is the memory of a device in bytes. If it is None, the devices report it.
     """
     from detr_jax.sharding import create_mesh
-    from detr_jax.training.start import check_devices
+    from detr_jax.training.resolve import check_devices
 
     mesh = create_mesh()
     try:

@@ -85,9 +85,10 @@ def plot(
             animate(path, animation, config, open_source(config, "val"))
         else:
             from detr_jax.evaluation.report import write_report
+            from detr_jax.workdir import METRICS_FILE
 
-            if not (path / "metrics.jsonl").is_file():
-                click.echo(f"{path} has no metrics.jsonl: the report will have no charts of the training.", err=True)
+            if not (path / METRICS_FILE).is_file():
+                click.echo(f"{path} has no {METRICS_FILE}: the report will have no charts of the training.", err=True)
             click.echo("evaluating the detections of the last validation ...", err=True)
             written = write_report(path, out or path / "report", root)
     except OSError as error:

@@ -23,7 +23,8 @@ def run_training(config: Config, workdir: str | Path) -> None:
 
     from detr_jax.checkpoints import CheckpointError
     from detr_jax.data import DataError
-    from detr_jax.training.loop import TrainingError, train
+    from detr_jax.training.error import TrainingError
+    from detr_jax.training.loop import train
     from detr_jax.training.signals import Interrupted
     from detr_jax.weights import WeightsError
 

@@ -1,6 +1,5 @@
 """The report of a run: charts, confused classes and the worst images, as PNG files and one HTML page."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from detr_jax.checkpoints import find_checkpoint, labels_of_run, load_model
-from detr_jax.config import Config, ConfigError, from_json
+from detr_jax.config import Config
 from detr_jax.data import DataError, Objects, Source, open_source
 from detr_jax.evaluation.coco import CocoEvaluator
 from detr_jax.evaluation.detections_file import (
@@ -31,6 +30,7 @@ from detr_jax.visualization.boxes import comparison
 from detr_jax.visualization.fonts import class_caption
 from detr_jax.visualization.page import write_page
 from detr_jax.wording import counted, image_name
+from detr_jax.workdir import CONFIG_FILE, read_metrics, read_run_config
 
 _WORST = 12
 _CLASS_CURVES = 10  # more curves in one chart could not be distinguished
@@ -94,22 +94,12 @@ def read_run(workdir: Path, root: str | None = None) -> tuple[Config, list[dict[
       DataError: the folder has no ``config.json``.
       ConfigError: the configuration is damaged.
     """
-    if not (workdir / "config.json").is_file():
-        raise DataError(f"{workdir} has no config.json: give the workdir of a run.")
-    log = []
-    file = workdir / "metrics.jsonl"
-    for text in file.read_text().splitlines() if file.is_file() else ():
-        try:
-            log.append(json.loads(text))
-        except json.JSONDecodeError:  # the incomplete last line of a run that was killed
-            continue
-    try:
-        config = from_json((workdir / "config.json").read_text())
-    except ConfigError as error:
-        raise ConfigError(f"{workdir / 'config.json'} is damaged: {error}") from None
+    config = read_run_config(workdir)
+    if config is None:
+        raise DataError(f"{workdir} holds no {CONFIG_FILE}: give the workdir of a run.")
     if root is not None:
         config.data.root = root
-    return config, log
+    return config, read_metrics(workdir)
 
 
 def animate(workdir: Path, path: Path, config: Config, source: Source) -> None:

@@ -11,7 +11,6 @@ from safetensors.numpy import save_file
 
 from detr_jax.checkpoints import load_class_names, load_model
 from detr_jax.cli import main
-from detr_jax.training import loop
 from detr_jax.training.loop import train
 from detr_jax.weights import WeightsError, load_pretrained
 from detr_jax.weights.trees import by_path
@@ -74,16 +73,14 @@ def _train_config(source, model):
     return config
 
 
-def test_training_starts_from_a_foreign_checkpoint_with_a_new_class_head(source, tmp_path, monkeypatch, capsys):
-    create_mesh = loop.create_mesh
-    monkeypatch.setattr(loop, "create_mesh", lambda: create_mesh(jax.devices()[:1]))
+def test_training_starts_from_a_foreign_checkpoint_with_a_new_class_head(source, tmp_path, one_device, capsys):
     imported = load_pretrained(source)
     CliRunner().invoke(main, ["import-weights", str(source), str(tmp_path / "own")])
     model_config = load_model(tmp_path / "own")[1].model
     config = _train_config(source, model_config)
     config.data.train_buckets = config.data.val_buckets = ((32, 32),)
     with jax.numpy_dtype_promotion("standard"):
-        train(config, tmp_path / "run")
+        train(config, tmp_path / "run", mesh=one_device)
     printed = capsys.readouterr().out
     assert "re-initialised" in printed
     assert "91 classes in the checkpoint, 3 here" in printed
@@ -96,4 +93,4 @@ def test_training_starts_from_a_foreign_checkpoint_with_a_new_class_head(source,
 
     config.model.hidden_dim *= 2
     with pytest.raises(WeightsError, match=r"model\.hidden_dim"):
-        train(config, tmp_path / "other")
+        train(config, tmp_path / "other", mesh=one_device)

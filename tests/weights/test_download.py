@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from detr_jax.checkpoints import load_class_names, load_config
 from detr_jax.cli import main
 from detr_jax.config import Config, TrainingConfig
-from detr_jax.training.start import settle_model
+from detr_jax.training.resolve import resolve_model
 from detr_jax.weights import WeightsError, download, load_pretrained, official
 from detr_jax.weights.official import OFFICIAL, Official, find
 from tests.weights import foreign
@@ -219,7 +219,7 @@ def test_names_and_addresses_get_a_sentence_with_the_command(given, said, tmp_pa
     assert not (tmp_path / "out").exists()
     if "does not exist: give" not in said:
         with pytest.raises(WeightsError, match=said):
-            settle_model(Config(training=TrainingConfig(init_from=given)), None)
+            resolve_model(Config(training=TrainingConfig(init_from=given)), None)
 
 
 def test_only_listed_weights_are_fetched(tmp_path, monkeypatch):

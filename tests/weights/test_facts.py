@@ -11,7 +11,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from detr_jax.config import BackboneConfig, Config, DataConfig, ModelConfig, TrainingConfig, check
-from detr_jax.training.start import settle_model
+from detr_jax.training.resolve import resolve_model
 from detr_jax.weights import detectron2, facebook, huggingface, mmdetection, torchvision
 from detr_jax.weights.files import TensorFile, WeightsError
 from detr_jax.weights.pretrained import ImportedWeights, read_pretrained
@@ -294,17 +294,17 @@ def test_training_sides_keep_their_share_of_validation_s(hub):
 def test_fine_tuning_follows_image_sizes_and_normalisation_unless_sizes_are_given(hub, monkeypatch, tmp_path):
     there = hub({"size": {"shortest_edge": 400, "longest_edge": 600}}).data()
     model = ModelConfig(pixel_mean=(0.5, 0.4, 0.3))
-    monkeypatch.setattr("detr_jax.training.start.read_pretrained", lambda *_, **__: imported(model, there))
+    monkeypatch.setattr("detr_jax.training.initial_weights.read_pretrained", lambda *_, **__: imported(model, there))
 
     def settle(follow=True, **data):
         training = TrainingConfig(init_from=str(tmp_path), follow_checkpoint=True, follow_image_sizes=follow)
-        return settle_model(Config(data=DataConfig(root="data", **data), training=training), None)[0]
+        return resolve_model(Config(data=DataConfig(root="data", **data), training=training), None)[0]
 
     assert settle().data == DataConfig(**{**there.__dict__, "root": "data"})
     assert settle().model.pixel_mean == (0.5, 0.4, 0.3)
     assert settle(max_long_side=1000).data == DataConfig(root="data", max_long_side=1000)
     assert settle(follow=False).data == DataConfig(root="data")
-    resumed, _ = settle_model(
+    resumed, _ = resolve_model(
         Config(data=DataConfig(root="data"), training=TrainingConfig(init_from="gone", follow_checkpoint=True)),
         settle(),
     )
