@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.weights.pixels import CANVAS, SIZES, normalized, padded
+from tests.weights.fixture_images import CANVAS, SIZES, normalized, padded
 
 FOLDER = Path(__file__).parent / "fixtures"
 

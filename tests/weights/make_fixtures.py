@@ -17,7 +17,7 @@ import torch
 from safetensors.numpy import save_file
 
 from tests.parity.torch_models import dilate_last_stage, random_detr, reference_outputs
-from tests.weights.pixels import CANVAS, SIZES, normalized, padded
+from tests.weights.fixture_images import CANVAS, SIZES, normalized, padded
 
 FOLDER = Path(__file__).parent / "fixtures"
 

@@ -8,13 +8,13 @@ from safetensors.numpy import save_file
 
 from detr_jax.weights import WeightsError, load_pretrained, read_pretrained
 from detr_jax.weights.files import read_file
-from tests.weights import foreign
+from tests.weights import framework_states
 
 
 @pytest.fixture
 def checkpoint(bottleneck, tmp_path):
     path = tmp_path / "model.safetensors"
-    save_file({name: np.ascontiguousarray(x) for name, x in foreign.facebook(bottleneck.weights).items()}, path)
+    save_file({name: np.ascontiguousarray(x) for name, x in framework_states.facebook(bottleneck.weights).items()}, path)
     return path
 
 
@@ -77,6 +77,6 @@ def test_other_models_are_told_apart(tmp_path, bottleneck):
 
 def test_a_backbone_alone_is_no_detector(tmp_path, bottleneck):
     path = tmp_path / "resnet.safetensors"
-    save_file({name: np.ascontiguousarray(x) for name, x in foreign.torchvision(bottleneck.weights).items()}, path)
+    save_file({name: np.ascontiguousarray(x) for name, x in framework_states.torchvision(bottleneck.weights).items()}, path)
     with pytest.raises(WeightsError, match="holds a backbone alone"):
         load_pretrained(path)

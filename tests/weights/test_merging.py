@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from detr_jax.models import DETR
 from detr_jax.weights import WeightsError, merge_pretrained, outcome_table, read_pretrained
 from detr_jax.weights.trees import by_path
-from tests.weights import foreign
+from tests.weights import framework_states
 
 
 def read(folder, state):
@@ -22,7 +22,7 @@ def read(folder, state):
 
 @pytest.fixture
 def weights(bottleneck, tmp_path):
-    return read(tmp_path, foreign.facebook(bottleneck.weights))
+    return read(tmp_path, framework_states.facebook(bottleneck.weights))
 
 
 def tree_of(config, rngs):
@@ -65,7 +65,7 @@ def test_layers_that_the_model_lacks_are_dropped(weights, rngs):
 
 
 def test_a_backbone_alone_starts_a_detector(weights, bottleneck, tmp_path, rngs):
-    backbone = read(tmp_path, foreign.torchvision(bottleneck.weights))
+    backbone = read(tmp_path, framework_states.torchvision(bottleneck.weights))
     before = tree_of(weights.config, rngs)
     tree, outcomes = merge_pretrained(before, backbone, weights.config)
     assert fates(outcomes)["loaded"] == {path for path in weights.params if path.startswith("backbone/")}

@@ -9,14 +9,14 @@ from safetensors.numpy import save_file
 from detr_jax.weights import WeightsError, read_pretrained
 from detr_jax.weights.files import TensorFile
 from detr_jax.weights.recognition import recognise
-from tests.weights import foreign
+from tests.weights import framework_states
 
 LAYOUTS = {
-    "facebook": foreign.facebook,
-    "detectron2": foreign.detectron2,
-    "huggingface": foreign.transformers4,
-    "mmdetection": foreign.mmdetection,
-    "torchvision": foreign.torchvision,
+    "facebook": framework_states.facebook,
+    "detectron2": framework_states.detectron2,
+    "huggingface": framework_states.transformers4,
+    "mmdetection": framework_states.mmdetection,
+    "torchvision": framework_states.torchvision,
 }
 PREFIXES = (
     "module.",
@@ -62,7 +62,7 @@ def test_a_compiled_part_within_a_model(bottleneck, name):
 
 
 def test_what_trainers_keep_next_to_a_model_is_left_out(bottleneck):
-    state = foreign.facebook(bottleneck.weights)
+    state = framework_states.facebook(bottleneck.weights)
     saved = {f"model.{name}": value for name, value in state.items()}
     saved |= {"criterion.empty_weight": np.ones(81), "val_metric.mAP": np.zeros(1), "n_averaged": np.array(7)}
     found = sort(saved)
@@ -72,7 +72,7 @@ def test_what_trainers_keep_next_to_a_model_is_left_out(bottleneck):
 
 @pytest.mark.parametrize("average", ["ema_model.module.", "model_ema.", "averaged."])
 def test_of_two_copies_the_moving_average_is_taken_and_the_other_is_counted(bottleneck, rng, average):
-    state = foreign.facebook(bottleneck.weights)
+    state = framework_states.facebook(bottleneck.weights)
     plain = {f"model.{name}": rng.normal(size=value.shape).astype(np.float32) for name, value in state.items()}
     found = sort({**plain, **{average + name: value for name, value in state.items()}})
     assert (found.unexpected, len(found.ignored)) == ([], len(state))
@@ -81,7 +81,7 @@ def test_of_two_copies_the_moving_average_is_taken_and_the_other_is_counted(bott
 
 
 def test_tensors_that_do_not_share_the_prefix_are_unexpected_and_missing_ones_have_it(bottleneck, tmp_path):
-    state = {f"model.{name}": np.ascontiguousarray(x) for name, x in foreign.facebook(bottleneck.weights).items()}
+    state = {f"model.{name}": np.ascontiguousarray(x) for name, x in framework_states.facebook(bottleneck.weights).items()}
     del state["model.class_embed.bias"]
     state["another_head.weight"] = np.zeros((2, 3), np.float32)
     save_file(state, tmp_path / "model.safetensors")

@@ -16,14 +16,14 @@ from detr_jax.weights.architecture import infer_model
 from detr_jax.weights.facebook import FACEBOOK
 from detr_jax.weights.layout import sort_tensors
 from detr_jax.weights.trees import by_path
-from tests.weights import foreign
+from tests.weights import framework_states
 
 
 def facebook_tensors(config):
     """A model's tensors in the original's layout, zeros that take no memory."""
     shapes = {path: leaf.shape for path, leaf in by_path(abstract_model(config)[1]).items()}
     zero = np.zeros((), np.float32)
-    return foreign.facebook_from_ours({path: np.broadcast_to(zero, shape) for path, shape in shapes.items()})
+    return framework_states.facebook_from_ours({path: np.broadcast_to(zero, shape) for path, shape in shapes.items()})
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_model_comes_back_from_the_original_s_layout_bit_by_bit(
     state = jax.tree.map(lambda x: x + jnp.asarray(rng.uniform(0, 0.1, x.shape), x.dtype), state)
     nnx.update(model, state)
     path = tmp_path / "model.safetensors"
-    tensors = foreign.facebook_from_ours({name: np.asarray(x) for name, x in by_path(state).items()})
+    tensors = framework_states.facebook_from_ours({name: np.asarray(x) for name, x in by_path(state).items()})
     save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, path)
 
     weights = read_pretrained(path)
