@@ -1,4 +1,4 @@
-"""`read_pretrained` and `load_pretrained`: detectors and backbones of other frameworks as parameters of this package."""
+"""`read_pretrained` and `load_pretrained`: detectors and backbones of other frameworks as our parameters."""
 
 import dataclasses
 import re

@@ -18,7 +18,7 @@ from detr_jax.config import Config, TrainingConfig
 from detr_jax.training.start import settle_model
 from detr_jax.weights import WeightsError, download, load_pretrained, official
 from detr_jax.weights.official import OFFICIAL, Official, find
-from tests.weights import framework_states
+from tests.weights import framework_states as states
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -232,7 +232,7 @@ def test_only_listed_weights_are_fetched(tmp_path, monkeypatch):
 
 
 def test_a_listed_detector_is_fetched_and_imported_by_one_command(server, bottleneck, tmp_path, monkeypatch):
-    state = {name: np.ascontiguousarray(x) for name, x in framework_states.facebook(bottleneck.weights).items()}
+    state = {name: np.ascontiguousarray(x) for name, x in states.facebook(bottleneck.weights).items()}
     server.content = save(state)
     monkeypatch.setattr(official, "OFFICIAL", (listed(server, dilation=True), listed(server, backbone=True)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

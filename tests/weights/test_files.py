@@ -8,13 +8,13 @@ from safetensors.numpy import save_file
 
 from detr_jax.weights import WeightsError, load_pretrained, read_pretrained
 from detr_jax.weights.files import read_file
-from tests.weights import framework_states
+from tests.weights import framework_states as states
 
 
 @pytest.fixture
 def checkpoint(bottleneck, tmp_path):
     path = tmp_path / "model.safetensors"
-    save_file({name: np.ascontiguousarray(x) for name, x in framework_states.facebook(bottleneck.weights).items()}, path)
+    save_file({name: np.ascontiguousarray(x) for name, x in states.facebook(bottleneck.weights).items()}, path)
     return path
 
 
@@ -22,14 +22,14 @@ def checkpoint(bottleneck, tmp_path):
 def test_a_truncated_file_is_damaged(checkpoint, kept):
     content = checkpoint.read_bytes()
     checkpoint.write_bytes(content[: int(len(content) * kept) if isinstance(kept, float) else kept])
-    with pytest.raises(WeightsError, match=r"model\.safetensors is damaged or no safetensors file"):
+    with pytest.raises(WeightsError, match=r"model\.safetensors is damaged or not a safetensors file"):
         load_pretrained(checkpoint)
 
 
-def test_text_is_no_checkpoint(tmp_path):
+def test_a_text_file_is_refused(tmp_path):
     path = tmp_path / "notes.safetensors"
     path.write_text("These are notes, and no weights at all.")
-    with pytest.raises(WeightsError, match=r"notes\.safetensors is damaged or no safetensors file"):
+    with pytest.raises(WeightsError, match=r"notes\.safetensors is damaged or not a safetensors file"):
         load_pretrained(path)
 
 
@@ -65,18 +65,18 @@ def test_the_file_in_a_folder_is_found(checkpoint):
     assert read_file(checkpoint.parent).source == checkpoint
 
 
-def test_other_models_are_told_apart(tmp_path, bottleneck):
+def test_checkpoints_of_other_families_are_refused(tmp_path, bottleneck):
     path = tmp_path / "other.safetensors"
     save_file({"blocks.0.attn.qkv.weight": np.zeros((3, 3), np.float32)}, path)
-    with pytest.raises(WeightsError, match=r"no checkpoint of a kind that is known here \(facebook.*blocks\.0\.attn"):
+    with pytest.raises(WeightsError, match=r"not a checkpoint of a known kind \(facebook.*blocks\.0\.attn"):
         load_pretrained(path)
     save_file({"transformer.decoder.layers.0.cross_attn.sampling_offsets.weight": np.zeros((3, 3), np.float32)}, path)
     with pytest.raises(WeightsError, match="checkpoint of Deformable DETR"):
         load_pretrained(path)
 
 
-def test_a_backbone_alone_is_no_detector(tmp_path, bottleneck):
+def test_a_checkpoint_of_only_a_backbone_is_not_loaded_as_a_detector(tmp_path, bottleneck):
     path = tmp_path / "resnet.safetensors"
-    save_file({name: np.ascontiguousarray(x) for name, x in framework_states.torchvision(bottleneck.weights).items()}, path)
-    with pytest.raises(WeightsError, match="holds a backbone alone"):
+    save_file({name: np.ascontiguousarray(x) for name, x in states.torchvision(bottleneck.weights).items()}, path)
+    with pytest.raises(WeightsError, match="holds only a backbone"):
         load_pretrained(path)

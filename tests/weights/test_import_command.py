@@ -16,14 +16,14 @@ from detr_jax.training.loop import train
 from detr_jax.weights import WeightsError, load_pretrained
 from detr_jax.weights.trees import by_path
 from tests.tiny import tiny_config
-from tests.weights import framework_states
+from tests.weights import framework_states as states
 
 
 @pytest.fixture
 def source(bottleneck, tmp_path):
     """A detector of mmdetection's layout as a file."""
     path = tmp_path / "model.safetensors"
-    save_file({name: np.ascontiguousarray(x) for name, x in framework_states.mmdetection(bottleneck.weights).items()}, path)
+    save_file({name: np.ascontiguousarray(x) for name, x in states.mmdetection(bottleneck.weights).items()}, path)
     return path
 
 

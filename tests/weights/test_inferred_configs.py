@@ -12,18 +12,20 @@ from safetensors.numpy import save_file
 from detr_jax.models import DETR, detr_resnet50, detr_resnet101, resnet_config
 from detr_jax.models.detr import abstract_model
 from detr_jax.weights import load_pretrained, read_pretrained
-from detr_jax.weights.architecture import infer_model
+from detr_jax.weights.detr_config import infer_detr
 from detr_jax.weights.facebook import FACEBOOK
-from detr_jax.weights.layout import sort_tensors
+from detr_jax.weights.layout import Options
+from detr_jax.weights.metadata import Metadata
+from detr_jax.weights.sorting import sort_tensors
 from detr_jax.weights.trees import by_path
-from tests.weights import framework_states
+from tests.weights import framework_states as states
 
 
 def facebook_tensors(config):
     """A model's tensors in the original's layout, zeros that take no memory."""
     shapes = {path: leaf.shape for path, leaf in by_path(abstract_model(config)[1]).items()}
     zero = np.zeros((), np.float32)
-    return framework_states.facebook_from_ours({path: np.broadcast_to(zero, shape) for path, shape in shapes.items()})
+    return states.facebook_from_ours({path: np.broadcast_to(zero, shape) for path, shape in shapes.items()})
 
 
 @pytest.mark.parametrize(
@@ -36,12 +38,9 @@ def test_tensor_and_parameter_counts_are_the_original_s(config, tensors, paramet
     state = facebook_tensors(config)
     assert len(state) == tensors
     found = sort_tensors(state, FACEBOOK)
-    assert len(found.claims) == tensors
+    assert len(found.known) == tensors
     arrays = found.converted()
-    assert (
-        infer_model({path: x.shape for path, x in arrays.items()}, num_heads=8, dilation=False, mask_padding=True)
-        == config
-    )
+    assert infer_detr({path: x.shape for path, x in arrays.items()}, Metadata(), Options()) == config
     assert sum(x.size for path, x in arrays.items() if not ("backbone" in path and "/norm/" in path)) == parameters
 
 
@@ -54,7 +53,7 @@ def test_a_panoptic_checkpoint_has_490_tensors_of_which_32_are_the_mask_head_s()
     state |= {f"{name}.{kind}": np.zeros(1, np.float32) for name in head for kind in ("weight", "bias")}
     assert len(state) == 490
     found = sort_tensors(state, FACEBOOK)
-    assert (len(found.claims), len(found.aside), found.unexpected) == (458, 32, [])
+    assert (len(found.known), len(found.aside), found.unexpected) == (458, 32, [])
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101])
@@ -65,7 +64,7 @@ def test_every_model_of_the_original_is_recognised(depth, fields):
     )
     arrays = sort_tensors(facebook_tensors(config), FACEBOOK).converted()
     shapes = {path: x.shape for path, x in arrays.items()}
-    assert infer_model(shapes, num_heads=8, dilation=False, mask_padding=True) == config
+    assert infer_detr(shapes, Metadata(), Options()) == config
 
 
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
@@ -85,7 +84,7 @@ def test_a_model_comes_back_from_the_original_s_layout_bit_by_bit(
     state = jax.tree.map(lambda x: x + jnp.asarray(rng.uniform(0, 0.1, x.shape), x.dtype), state)
     nnx.update(model, state)
     path = tmp_path / "model.safetensors"
-    tensors = framework_states.facebook_from_ours({name: np.asarray(x) for name, x in by_path(state).items()})
+    tensors = states.facebook_from_ours({name: np.asarray(x) for name, x in by_path(state).items()})
     save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, path)
 
     weights = read_pretrained(path)

@@ -10,17 +10,17 @@ from safetensors.numpy import save_file
 
 from detr_jax.weights import load_pretrained, pretrained, read_pretrained
 from tests.outputs import model_outputs
-from tests.weights import framework_states
+from tests.weights import framework_states as states
 from tests.weights.fixture_images import CANVAS, SIZES, padded
 
 LAYOUTS = {
-    "facebook": framework_states.facebook,
-    "panoptic": lambda state: {f"detr.{name}": value for name, value in framework_states.facebook(state).items()},
-    "distributed": lambda state: {f"module.{name}": value for name, value in framework_states.facebook(state).items()},
-    "detectron2": framework_states.detectron2,
-    "mmdetection": framework_states.mmdetection,
-    "transformers4": framework_states.transformers4,
-    "transformers4-timm": framework_states.transformers_with_timm,
+    "facebook": states.facebook,
+    "panoptic": lambda state: {f"detr.{name}": value for name, value in states.facebook(state).items()},
+    "distributed": lambda state: {f"module.{name}": value for name, value in states.facebook(state).items()},
+    "detectron2": states.detectron2,
+    "mmdetection": states.mmdetection,
+    "transformers4": states.transformers4,
+    "transformers4-timm": states.transformers_with_timm,
     "transformers5": lambda state: state,
 }
 KINDS = {"panoptic": "facebook", "distributed": "facebook"}
@@ -34,10 +34,10 @@ def save(path, state):
 def assert_outputs(model, images, sizes, expected, *, coco_ids=False):
     found = {key: np.asarray(x) for key, x in model_outputs(model, jnp.asarray(images), jnp.asarray(sizes)).items()}
     if coco_ids:
-        unused = np.delete(found["logits"], framework_states.coco_outputs(), axis=-1)
+        unused = np.delete(found["logits"], states.coco_outputs(), axis=-1)
         assert unused.shape[-1] == 11
         assert (np.exp(unused - found["logits"].max()) == 0).all(), "an unused id has a probability"
-        found["logits"] = found["logits"][..., framework_states.coco_outputs()]
+        found["logits"] = found["logits"][..., states.coco_outputs()]
     for key, value in expected.items():
         np.testing.assert_allclose(found[key], value, atol=1e-4, err_msg=key)
 
@@ -67,7 +67,7 @@ def test_an_image_in_a_bucket_gets_the_predictions_of_the_image_alone(request, t
 
 
 def test_dilation_is_said_and_gives_dc5(bottleneck, tmp_path):
-    path = save(tmp_path / "model.safetensors", framework_states.facebook(bottleneck.weights))
+    path = save(tmp_path / "model.safetensors", states.facebook(bottleneck.weights))
     images, sizes, expected = bottleneck.case("dc5/batch")
     plain, dilated = (load_pretrained(path, dilation=dilation, mask_padding=False) for dilation in (False, True))
     assert_outputs(dilated, images, sizes, expected)
@@ -76,8 +76,8 @@ def test_dilation_is_said_and_gives_dc5(bottleneck, tmp_path):
 
 
 def test_torchvision_gives_the_backbone_alone(bottleneck, tmp_path):
-    weights = read_pretrained(save(tmp_path / "resnet.safetensors", framework_states.torchvision(bottleneck.weights)))
-    whole = read_pretrained(save(tmp_path / "detr.safetensors", framework_states.facebook(bottleneck.weights)))
+    weights = read_pretrained(save(tmp_path / "resnet.safetensors", states.torchvision(bottleneck.weights)))
+    whole = read_pretrained(save(tmp_path / "detr.safetensors", states.facebook(bottleneck.weights)))
     assert weights.kind == "torchvision"
     assert weights.config is None
     assert weights.backbone == whole.backbone
@@ -88,7 +88,7 @@ def test_torchvision_gives_the_backbone_alone(bottleneck, tmp_path):
 
 
 def test_a_hugging_face_folder_says_what_its_tensors_do_not_show(bottleneck, tmp_path):
-    save(tmp_path / "model.safetensors", framework_states.transformers_with_timm(bottleneck.weights))
+    save(tmp_path / "model.safetensors", states.transformers_with_timm(bottleneck.weights))
     config = {
         "model_type": "detr",
         "encoder_attention_heads": 4,
@@ -107,7 +107,7 @@ def test_a_hugging_face_folder_says_what_its_tensors_do_not_show(bottleneck, tmp
 
 
 def test_half_precision_becomes_float32(bottleneck, tmp_path):
-    state = framework_states.facebook(bottleneck.weights)
+    state = states.facebook(bottleneck.weights)
     half = {name: value.astype(np.float16) for name, value in state.items()}
     weights = read_pretrained(save(tmp_path / "model.safetensors", half))
     assert {value.dtype for value in weights.params.values()} == {np.dtype("float32")}
@@ -141,7 +141,7 @@ def test_a_model_for_blue_green_red_takes_rgb_and_answers_as_before(bottleneck, 
         read = pretrained.read_file
 
         def with_config(path):
-            return dataclasses.replace(read(path), metadata={"meta": {"cfg": config}})
+            return dataclasses.replace(read(path), extras={"meta": {"cfg": config}})
 
         monkeypatch.setattr(pretrained, "read_file", with_config)
     path = save(tmp_path / "model.safetensors", state)

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from detr_jax.models import DETR
 from detr_jax.weights import WeightsError, merge_pretrained, outcome_table, read_pretrained
 from detr_jax.weights.trees import by_path
-from tests.weights import framework_states
+from tests.weights import framework_states as states
 
 
 def read(folder, state):
@@ -22,31 +22,31 @@ def read(folder, state):
 
 @pytest.fixture
 def weights(bottleneck, tmp_path):
-    return read(tmp_path, framework_states.facebook(bottleneck.weights))
+    return read(tmp_path, states.facebook(bottleneck.weights))
 
 
 def tree_of(config, rngs):
     return nnx.as_pure(nnx.state(DETR(config, rngs=rngs)))
 
 
-def fates(outcomes):
+def paths_by_outcome(outcomes):
     """Paths by what became of them."""
     return {what: {o.path for o in outcomes if o.what == what} for what in {o.what for o in outcomes}}
 
 
-def test_the_same_model_is_loaded_whole(weights, rngs):
+def test_every_param_of_the_same_model_is_loaded(weights, rngs):
     tree, outcomes = merge_pretrained(tree_of(weights.config, rngs), weights, weights.config)
-    assert fates(outcomes) == {"loaded": set(weights.params)}
+    assert paths_by_outcome(outcomes) == {"loaded": set(weights.params)}
     for path, value in by_path(tree).items():
         np.testing.assert_array_equal(value, weights.params[path])
 
 
-def test_other_classes_and_queries_start_anew_and_the_table_says_why(weights, rngs):
+def test_other_classes_and_queries_are_reinitialised_and_the_table_says_why(weights, rngs):
     config = dataclasses.replace(weights.config, num_classes=3, num_queries=11)
     before = tree_of(config, rngs)
     tree, outcomes = merge_pretrained(before, weights, config)
     restarted = {"class_head/kernel", "class_head/bias", "object_queries"}
-    assert fates(outcomes) == {"loaded": set(weights.params) - restarted, "re-initialised": restarted}
+    assert paths_by_outcome(outcomes) == {"loaded": set(weights.params) - restarted, "re-initialised": restarted}
     before, after = by_path(before), by_path(tree)
     for path, value in after.items():
         np.testing.assert_array_equal(value, before[path] if path in restarted else weights.params[path])
@@ -60,16 +60,16 @@ def test_other_classes_and_queries_start_anew_and_the_table_says_why(weights, rn
 def test_layers_that_the_model_lacks_are_dropped(weights, rngs):
     config = dataclasses.replace(weights.config, decoder_layers=2)
     tree, outcomes = merge_pretrained(tree_of(config, rngs), weights, config)
-    assert {path.split("/")[2] for path in fates(outcomes)["dropped"]} == {"2"}
+    assert {path.split("/")[2] for path in paths_by_outcome(outcomes)["dropped"]} == {"2"}
     assert by_path(tree).keys() == {o.path for o in outcomes if o.what == "loaded"}
 
 
-def test_a_backbone_alone_starts_a_detector(weights, bottleneck, tmp_path, rngs):
-    backbone = read(tmp_path, framework_states.torchvision(bottleneck.weights))
+def test_a_checkpoint_of_only_a_backbone_initialises_a_detector(weights, bottleneck, tmp_path, rngs):
+    backbone = read(tmp_path, states.torchvision(bottleneck.weights))
     before = tree_of(weights.config, rngs)
     tree, outcomes = merge_pretrained(before, backbone, weights.config)
-    assert fates(outcomes)["loaded"] == {path for path in weights.params if path.startswith("backbone/")}
-    assert all(o.why == "the checkpoint holds a backbone alone" for o in outcomes if o.what == "missing")
+    assert paths_by_outcome(outcomes)["loaded"] == {path for path in weights.params if path.startswith("backbone/")}
+    assert all(o.why == "the checkpoint holds only a backbone" for o in outcomes if o.what == "missing")
     for path, value in by_path(tree).items():
         expected = backbone.params.get(path, by_path(before)[path])
         np.testing.assert_array_equal(value, expected)
