@@ -54,7 +54,7 @@ def test_missing_and_damaged_shards_are_named(sharded):
 def test_shards_of_another_checkpoint_are_named(sharded, rng):
     folder, tensors, names = sharded
     save_file({"other.weight": np.zeros(3, np.float32)}, folder / names[0])
-    with pytest.raises(WeightsError, match=rf"{names[0]} lacks \d tensors that {INDEX} promises, such as part\.0"):
+    with pytest.raises(WeightsError, match=rf"{names[0]} lacks \d tensors that {INDEX} lists, such as part\.0"):
         read_file(folder)
     save_file(tensors, folder / names[0])
     with pytest.raises(WeightsError, match=rf"{names[0]} holds \d tensors that {INDEX} does not expect there"):
