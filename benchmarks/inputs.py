@@ -30,7 +30,7 @@ class Inputs(NamedTuple):
 
 
 def random_inputs(rng: np.random.Generator, batch: int, size: tuple[int, int], num_classes: int) -> Inputs:
-    """Images of ``size`` on the smallest bucket of whole strides, as a shape bucket would hold them."""
+    """Images of ``size`` on the smallest bucket of whole strides that holds them."""
     height, width = size
     bucket = [-(-side // STRIDE) * STRIDE for side in size]
     images = np.zeros((batch, *bucket, 3), np.uint8)

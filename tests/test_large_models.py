@@ -23,7 +23,7 @@ from detr_jax.training.optimizer import create_optimizer
 from detr_jax.training.step import DeviceBatch, create_model, create_state, create_train_step
 from tests.tiny import tiny_config
 
-CANVAS = (144, 160)
+BUCKET = (144, 160)
 BATCH = 4
 
 
@@ -66,9 +66,9 @@ def _images(rng, number, bucket):
 def test_an_exported_model_answers_batches_of_any_size_as_the_model_does(fast_forms, rng, rngs, tmp_path, monkeypatch):
     config = _config(remat="all")
     model = DETR(config.model, rngs=rngs)
-    export_model(model, config, tmp_path / "out", buckets=[CANVAS], weights_beside=True)
-    assert {shape[1:] for shape in fast_forms} == {(*CANVAS, 3), (36, 40, 128), (18, 20, 256)}
-    images, sizes = _images(rng, 3, CANVAS)
+    export_model(model, config, tmp_path / "out", buckets=[BUCKET], weights_beside=True)
+    assert {shape[1:] for shape in fast_forms} == {(*BUCKET, 3), (36, 40, 128), (18, 20, 256)}
+    images, sizes = _images(rng, 3, BUCKET)
     originals = rng.integers(20, 2000, (3, 2), np.int32)
 
     @jax.jit
@@ -120,7 +120,7 @@ def _step(config, batch, devices):
 
 @pytest.fixture
 def batch(rng):
-    images, sizes = _images(rng, BATCH, CANVAS)
+    images, sizes = _images(rng, BATCH, BUCKET)
     centers = rng.uniform(0.3, 0.7, (BATCH, 3, 2))
     boxes = np.concatenate([centers, rng.uniform(0.1, 0.5, (BATCH, 3, 2))], axis=2).astype(np.float32)
     labels, count = rng.integers(0, 3, (BATCH, 3)).astype(np.int32), rng.integers(1, 4, BATCH).astype(np.int32)
@@ -132,11 +132,11 @@ def test_parts_devices_and_recomputation_give_the_step_of_plain_convolutions(fas
     config = _config((1,), remat="all")
     config.training.accumulate = 2
     state, terms = _step(config, batch, 2)
-    assert {shape[1:] for shape in fast_forms} == {(*CANVAS, 3), (36, 40, 128)}
+    assert {shape[1:] for shape in fast_forms} == {(*BUCKET, 3), (36, 40, 128)}
     fast_forms.clear()
     monkeypatch.setattr(convolution, "winograd_is_faster", lambda *shapes: False)
     plain, plain_terms = _step(_config((1,)), batch, 1)
-    assert {shape[1:] for shape in fast_forms} == {(*CANVAS, 3)}
+    assert {shape[1:] for shape in fast_forms} == {(*BUCKET, 3)}
     for name in ("loss", "loss_ce", "loss_bbox", "loss_giou", "gradient_norm"):
         assert terms[name] == pytest.approx(plain_terms[name], rel=1e-3), name
     moments = [jax.tree.leaves_with_path(one.optimizer) for one in (state, plain)]

@@ -150,7 +150,7 @@ def useful_share(sizes: np.ndarray, buckets: Sequence[Bucket]) -> float:
 
     Args:
       sizes: [n, 2] int, (height, width) in pixels; some bucket holds each.
-      buckets: buckets (height, width) in pixels.
+      buckets: each (height, width) in pixels.
     """
     return float(np.prod(sizes, axis=1).sum() / _padded_areas(sizes, buckets).sum())
 

@@ -19,7 +19,7 @@ from tests.parity.torch_models import randomise
 from tests.weights.framework_states import coco_outputs
 
 SIZES = ((187, 300), (224, 203))
-CANVAS = (224, 320)
+BUCKET = (224, 320)
 _OPERATORS = ("carafe", "merge_cells", "modulated_deform_conv", "multi_scale_deform_attn", "nms", "roi_align")
 
 
@@ -125,7 +125,7 @@ def test_a_padded_batch_is_answered_as_mmdetection_does(registry, tmp_path, rng,
     torch.save({"meta": {"epoch": 1}, "state_dict": model.state_dict()}, tmp_path / "detr.pth")
     assert read_pretrained(tmp_path / "detr.pth").kind == "mmdetection"
 
-    images = np.zeros((2, *CANVAS, 3), np.float32)
+    images = np.zeros((2, *BUCKET, 3), np.float32)
     for place, (height, width) in zip(images, SIZES, strict=True):
         place[:height, :width] = rng.normal(size=(height, width, 3))
     expected = mmdetection_outputs(model, torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), SIZES)

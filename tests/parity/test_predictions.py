@@ -11,7 +11,7 @@ from tests.parity.torch_models import RESNETS, SMALL, SMALL_BASIC, SMALL_TRANSFO
 
 TOLERANCE = 1e-4  # absolute; the aim of 1e-5 is what the printed figures are compared with
 SIZES = ((187, 300), (224, 203))  # (height, width); neither is a multiple of 32
-CANVAS = (224, 320)
+BUCKET = (224, 320)
 BUCKET = (256, 352)
 
 MODELS = {
@@ -55,7 +55,7 @@ def assert_close(found, expected, where):
 
 def test_a_padded_batch_is_answered_as_the_original_does(pair, rng):
     model, folder, dc5 = pair
-    images = padded([rng.normal(size=(*size, 3)) for size in SIZES], CANVAS)
+    images = padded([rng.normal(size=(*size, 3)) for size in SIZES], BUCKET)
     ours = load_pretrained(folder, dilation=dc5, mask_padding=False)
     found = model_outputs(ours, jnp.asarray(images), jnp.asarray(SIZES))
     assert_close(found, reference_outputs(model, images, SIZES), "batch")

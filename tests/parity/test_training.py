@@ -25,7 +25,7 @@ from tests.parity.torch_models import RESNETS, SMALL, SMALL_TRANSFORMER, random_
 from tests.parity.torch_training import freeze_as_the_original, total_loss
 
 SIZES = np.array([[120, 190], [128, 101]], np.int32)
-CANVAS = (128, 192)
+BUCKET = (128, 192)
 LEARNING_RATE, BACKBONE_LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 1e-4, 1e-5, 1e-4, 0.1
 
 MODELS = {
@@ -78,7 +78,7 @@ def pair(imported):
 @pytest.fixture
 def batch(rng):
     """A padded batch of uint8 images with three boxes and one, for both sides."""
-    images = rng.integers(0, 256, (2, *CANVAS, 3), dtype=np.uint8)
+    images = rng.integers(0, 256, (2, *BUCKET, 3), dtype=np.uint8)
     count = np.array([3, 1], np.int32)
     boxes = np.concatenate([rng.uniform(0.3, 0.7, (2, 3, 2)), rng.uniform(0.1, 0.5, (2, 3, 2))], -1).astype(np.float32)
     labels = rng.integers(0, 6, (2, 3)).astype(np.int32)
@@ -86,7 +86,7 @@ def batch(rng):
         jnp.asarray(images), jnp.asarray(SIZES), Targets(jnp.asarray(boxes), jnp.asarray(labels), jnp.asarray(count))
     )
     pixels = (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    mask = np.zeros((2, *CANVAS), np.int64)
+    mask = np.zeros((2, *BUCKET), np.int64)
     for i, (height, width) in enumerate(SIZES):
         mask[i, :height, :width] = 1
     pixels = (pixels * mask[..., None]).astype(np.float32).transpose(0, 3, 1, 2)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.weights.fixture_images import CANVAS, SIZES, normalized, padded
+from tests.weights.fixture_images import BUCKET, SIZES, normalized, padded
 
 FOLDER = Path(__file__).parent / "fixtures"
 
@@ -21,7 +21,7 @@ class Fixture(NamedTuple):
         """Images [B, H, W, 3] and sizes [B, 2] of "batch", "alone0" or "alone1", and the outputs wanted."""
         expected = {key.removeprefix(f"{name}/"): x for key, x in self.outputs.items() if key.startswith(f"{name}/")}
         if name.endswith("batch"):
-            return padded(self.images, CANVAS), np.array(SIZES), expected
+            return padded(self.images, BUCKET), np.array(SIZES), expected
         i = int(name[-1])
         return normalized(self.images[i])[None], np.array(SIZES[i : i + 1]), expected
 

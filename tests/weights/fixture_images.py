@@ -1,10 +1,10 @@
-"""The fixtures' images, normalised and padded with numpy alone."""
+"""The fixtures' images, normalised and padded with only numpy."""
 
 import numpy as np
 
 SIZES = ((75, 120), (96, 83))
 """(height, width) of the two images in pixels; only one side is a multiple of 32."""
-CANVAS = (96, 128)
+BUCKET = (96, 128)
 
 
 def normalized(image: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ import torch
 from safetensors.numpy import save_file
 
 from tests.parity.torch_models import dilate_last_stage, random_detr, reference_outputs
-from tests.weights.fixture_images import CANVAS, SIZES, normalized, padded
+from tests.weights.fixture_images import BUCKET, SIZES, normalized, padded
 
 FOLDER = Path(__file__).parent / "fixtures"
 
@@ -62,7 +62,7 @@ def main() -> None:
             variants["dc5/"] = dilate_last_stage
         for variant, change in variants.items():
             change(model)
-            cases = {"batch": (padded(images, CANVAS), SIZES)}
+            cases = {"batch": (padded(images, BUCKET), SIZES)}
             cases |= {f"alone{i}": (normalized(image)[None], SIZES[i : i + 1]) for i, image in enumerate(images)}
             for case, inputs in cases.items():
                 outputs = reference_outputs(model, *inputs)

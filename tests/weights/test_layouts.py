@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from detr_jax.weights import load_pretrained, pretrained, read_pretrained
 from tests.outputs import model_outputs
 from tests.weights import framework_states as states
-from tests.weights.fixture_images import CANVAS, SIZES, padded
+from tests.weights.fixture_images import BUCKET, SIZES, padded
 
 LAYOUTS = {
     "facebook": states.facebook,
@@ -151,7 +151,7 @@ def test_a_model_for_blue_green_red_takes_rgb_and_answers_as_before(bottleneck, 
     np.testing.assert_allclose(weights.config.pixel_std, [0.229, 0.224, 0.225], atol=1e-6)
     model = load_pretrained(path, mask_padding=False)
     _, sizes, expected = bottleneck.case("batch")
-    images = np.zeros((2, *CANVAS, 3), np.uint8)
+    images = np.zeros((2, *BUCKET, 3), np.uint8)
     for place, image in zip(images, bottleneck.images, strict=True):
         place[: image.shape[0], : image.shape[1]] = image
     pixels = model.normalize(jnp.asarray(images), jnp.asarray(sizes))

@@ -13,7 +13,7 @@ from detr_jax.config import Config
 from detr_jax.weights import load_pretrained, read_pretrained
 from detr_jax.weights.trees import by_path
 from tests.weights import framework_states as states
-from tests.weights.fixture_images import CANVAS, SIZES, padded
+from tests.weights.fixture_images import BUCKET, SIZES, padded
 
 RESTORE_AND_PREDICT = """
 import sys
@@ -34,7 +34,7 @@ def test_predictions_survive_bit_by_bit(bottleneck, tmp_path):
     save_file({name: np.ascontiguousarray(x) for name, x in states.mmdetection(bottleneck.weights).items()}, path)
     weights = read_pretrained(path)
     model = load_pretrained(path)
-    images, sizes = padded(bottleneck.images, CANVAS), np.array(SIZES)
+    images, sizes = padded(bottleneck.images, BUCKET), np.array(SIZES)
 
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", keep=1)
     checkpoints.save(0, {"params": nnx.as_pure(nnx.state(model))}, Config(model=weights.config))
