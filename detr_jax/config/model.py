@@ -1,6 +1,8 @@
 """The configuration of a detector and its backbone. Defaults are those of DETR R50 on COCO."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 LEARNED_CELLS = 50  # rows and columns in the original's tables of learned positions
 
@@ -12,6 +14,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 @dataclass(kw_only=True)
 class BackboneConfig:
     """A residual network."""
+
+    free_fields: ClassVar[tuple[str, ...]] = ("dilation",)
+    """Fields in which a backbone may differ from the pretrained weights that it starts from, because its parameters are
+    the same for every value."""
 
     block: str = "bottleneck"
     """"basic" (ResNet-18, 34) or "bottleneck" (ResNet-50, 101)."""
@@ -45,6 +51,16 @@ class BackboneConfig:
 @dataclass(kw_only=True)
 class ModelConfig:
     """The detector (DETR, section 3.2 and appendix A)."""
+
+    free_fields: ClassVar[tuple[str, ...]] = (
+        *("encoder_layers", "decoder_layers"),  # the parameters of a layer are the same for every number of layers
+        *("dropout", "mask_padding", "dtype", "remat"),
+    )
+    """Fields in which a detector may differ from the pretrained weights that it starts from, because parameters of the
+    same path fit each other for every value."""
+    resizing_fields: ClassVar[Mapping[str, str]] = {"num_classes": r"class_head/.*", "num_queries": "object_queries"}
+    """Fields that may differ as well, each with a regular expression for the paths of the parameters that it resizes.
+    Those parameters start from their own initial values."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     num_classes: int = 91

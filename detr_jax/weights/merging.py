@@ -1,6 +1,11 @@
-"""`merge_pretrained`: imported weights as the initial values of a model, and the table of what was loaded."""
+"""`merge_pretrained`: imported weights as the initial values of a model, and the table of what was loaded.
 
-from collections.abc import Iterator
+The detector's configuration names the fields in which the two models may differ: ``free_fields`` and
+``resizing_fields``.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -14,20 +19,23 @@ from detr_jax.weights.trees import by_path, with_leaves
 from detr_jax.wording import counted
 
 LOADED, REINITIALISED, DROPPED, MISSING = "loaded", "re-initialised", "dropped", "missing"
+"""The values of `Outcome.what`."""
 
 
 class Outcome(NamedTuple):
     """What happened to one parameter."""
 
     path: str
+    """Our path, or the checkpoint's name of a mask head's tensor."""
     what: str
     """"loaded"; "re-initialised" (the shapes differ, and the model keeps its own initial value); "missing" (only the
     model has it, and keeps its own initial value); "dropped" (only the checkpoint has it)."""
     why: str
+    """The reason, empty if the parameter was loaded."""
 
 
 def merge_pretrained(tree: Any, weights: ImportedWeights, config: ModelConfig) -> tuple[Any, list[Outcome]]:
-    """Puts imported weights into a model, which may differ from the checkpoint's model in its heads and layers.
+    """Puts imported weights into a model, which may differ from the checkpoint's model in the fields that it names.
 
     Args:
       tree: the model's pure tree. Leaves that were not imported keep their values.
@@ -38,8 +46,8 @@ def merge_pretrained(tree: Any, weights: ImportedWeights, config: ModelConfig) -
       The tree with the imported values, and what happened to each parameter, in the order of the tree.
 
     Raises:
-      WeightsError: the two models differ in more than classes, queries and the number of layers. The message has one
-        sentence per difference.
+      WeightsError: the two models differ in other fields, such as a DETR's width. The message has one sentence per
+        difference.
     """
     _check_compatible(weights, config)
     ours = by_path(tree)
@@ -66,19 +74,11 @@ def _reason_to_restart(path: str, there: ModelConfig | None, here: ModelConfig) 
     """Why a parameter may have another shape than in the checkpoint, or None if it must not."""
     if there is None:
         return None
-    if path.startswith("class_head/"):
-        return f"{counted(there.num_classes, 'class', 'classes')} in the checkpoint, {here.num_classes} here"
-    if path == "object_queries":
-        return f"{counted(there.num_queries, 'query', 'queries')} in the checkpoint, {here.num_queries} here"
+    for name, paths in here.resizing_fields.items():
+        old, new = getattr(there, name), getattr(here, name)
+        if old != new and re.fullmatch(paths, path):
+            return f"{name} is {old} in the checkpoint and {new} here"
     return None
-
-
-_MAY_DIFFER = {
-    *("num_classes", "num_queries", "encoder_layers", "decoder_layers"),  # only some parameters do not fit
-    *("dropout", "mask_padding", "dtype", "remat"),  # the parameters are the same
-    *("backbone", "pixel_mean", "pixel_std"),  # compared separately, because a backbone's checkpoint has them too
-}
-_MAY_DIFFER_IN_BACKBONE = {"dilation"}
 
 
 def _check_compatible(weights: ImportedWeights, config: ModelConfig) -> None:
@@ -91,13 +91,15 @@ def _check_compatible(weights: ImportedWeights, config: ModelConfig) -> None:
         )
         if not np.allclose(there, here, rtol=1e-5)
     ]
-    faults += _differences(weights.backbone, config.backbone, _MAY_DIFFER_IN_BACKBONE, "model.backbone")
+    faults += _differences(weights.backbone, config.backbone, "model.backbone", config.backbone.free_fields)
     if weights.config is not None:
-        faults += _differences(weights.config, config, _MAY_DIFFER, "model")
+        compared_above = ("backbone", "pixel_mean", "pixel_std")
+        may_differ = (*config.free_fields, *config.resizing_fields, *compared_above)
+        faults += _differences(weights.config, config, "model", may_differ)
     _refuse(weights, faults)
 
 
-def _differences(there: Any, here: Any, may_differ: set[str], where: str) -> Iterator[str]:
+def _differences(there: Any, here: Any, where: str, may_differ: Iterable[str]) -> Iterator[str]:
     """One sentence per field in which two configurations differ, or one about their classes."""
     if type(there) is not type(here):
         kinds = type(there).__name__, type(here).__name__

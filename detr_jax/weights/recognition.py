@@ -9,7 +9,7 @@ import numpy as np
 
 from detr_jax.weights.files import TensorFile, WeightsError
 from detr_jax.weights.layout import Layout, without_wrappers
-from detr_jax.weights.sorting import SortedTensors, sort_tensors
+from detr_jax.weights.sorting import SortedTensors, described, sort_tensors
 
 _RELATIVES = {  # parts of names that only this relative of DETR has
     "sampling_offsets": "Deformable DETR or a model built on it",
@@ -28,7 +28,9 @@ class Candidate(NamedTuple):
     known: int
     """Names of the sample that have a rule."""
     layout: Layout
+    """The layout whose rules are tried."""
     prefix: str
+    """The beginning of the names that is removed before the rules."""
 
 
 def recognise(file: TensorFile, layouts: Sequence[Layout]) -> SortedTensors:
@@ -50,7 +52,7 @@ def recognise(file: TensorFile, layouts: Sequence[Layout]) -> SortedTensors:
         if others and without_wrappers(name).startswith(others):
             found.ignored.append(name)
         else:
-            found.unexpected.append(f"{name} {list(file.tensors[name].shape)}")
+            found.unexpected.append(described(name, file.tensors[name]))
     if 2 * len(found.known) * (1 + len(others)) <= len(file.tensors):
         raise _unknown(file, layouts)
     return found

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 Shape = tuple[int, ...]
+"""The shape of a tensor or a parameter."""
 
 
 class Transform(NamedTuple):
@@ -28,19 +29,19 @@ class Transform(NamedTuple):
 
 
 VECTOR = Transform(1, lambda x: [x], lambda shape: shape)
+"""A bias, or a vector of a norm. It is stored as in this package."""
 TABLE = Transform(2, lambda x: [x], lambda shape: shape)
+"""Embeddings [entries, channels]. They are stored as in this package."""
 LINEAR = Transform(2, lambda x: [x.T], lambda shape: shape[::-1])
+"""The kernel of a linear layer."""
 CONVOLUTION = Transform(4, lambda x: [x.transpose(2, 3, 1, 0)], lambda s: (s[3], s[2], s[0], s[1]))
+"""The kernel of a convolution."""
 POINTWISE = Transform(4, lambda x: [x.reshape(x.shape[0], -1).T], lambda shape: (*shape[::-1], 1, 1))
 """A stored 1x1 convolution that is a linear layer in this package."""
-PACKED_LINEAR = Transform(2, lambda x: [third.T for third in _thirds(x)], lambda s: (3 * s[1], s[0]))
+PACKED_LINEAR = Transform(2, lambda x: [third.T for third in np.array_split(x, 3)], lambda s: (3 * s[1], s[0]))
 """The rows of query, key and value in one matrix."""
-PACKED_VECTOR = Transform(1, lambda x: _thirds(x), lambda shape: (3 * shape[0],))
+PACKED_VECTOR = Transform(1, lambda x: np.array_split(x, 3), lambda shape: (3 * shape[0],))
 """The biases of query, key and value in one vector."""
-
-
-def _thirds(x: np.ndarray) -> list[np.ndarray]:
-    return np.array_split(x, 3)
 
 
 class Rule(NamedTuple):
@@ -51,6 +52,7 @@ class Rule(NamedTuple):
     paths: tuple[str, ...]
     """Paths of our parameters, with ``*`` for the same numbers."""
     transform: Transform
+    """The conversion."""
     tied: bool = False
     """Whether a parameter may be stored under several names, as for heads that share their weights. All copies must
     hold the same values."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from detr_jax.weights.files import WeightsError
 from detr_jax.weights.layout import Layout, Shapes, without_wrappers
-from detr_jax.weights.rules import Rule
+from detr_jax.weights.rules import Rule, Shape
 
 _LEFTOVER = re.compile(r"(.*\.)?(n_averaged|empty_weight)|(.*\.)?(criterion|\w*metrics?|loss\w*|map)\..*")
 """What training code keeps next to a model: counters, losses, metrics."""
@@ -19,6 +19,7 @@ class KnownTensor(NamedTuple):
     """A tensor whose name has a rule."""
 
     rule: Rule
+    """The conversion of the tensor."""
     paths: tuple[str, ...]
     """Paths of our parameters."""
     array: np.ndarray
@@ -35,15 +36,19 @@ class SortedTensors:
     """The tensors of a file, sorted by their meaning in a layout. Names are the file's own unless stated otherwise."""
 
     layout: Layout
+    """The layout whose rules know the names."""
     prefix: str = ""
     """The beginning that all names of the model share, before the layout's own names."""
     known: dict[str, KnownTensor] = field(default_factory=dict)
+    """Tensors that become parameters."""
     aside: dict[str, np.ndarray] = field(default_factory=dict)
     """Tensors of a mask head by respelled name."""
     ignored: list[str] = field(default_factory=list)
+    """Tensors that the model does not need."""
     without_prefix: list[str] = field(default_factory=list)
+    """Tensors whose names do not begin with the prefix."""
     unexpected: list[str] = field(default_factory=list)
-    """Names with shapes."""
+    """Names with shapes of tensors that no rule knows."""
 
     def converted(self) -> dict[str, np.ndarray]:
         """Arrays by our path, from all tensors that can be converted."""
@@ -63,22 +68,25 @@ class SortedTensors:
         Raises:
           WeightsError: tensors are missing, unexpected or of the wrong shape or type. The message lists them all.
         """
-        first: dict[str, str] = {}  # the first name that gives a path
-        unexpected, wrong = list(self.unexpected), []
+        first_names: dict[str, str] = {}
         for name, tensor in self.known.items():
             for path in tensor.paths:
-                first.setdefault(path, name)
-            if tensor.paths[0] not in expected:
-                unexpected.append(f"{name} {list(tensor.array.shape)}")
-            elif fault := _shape_fault(tensor, expected):
+                first_names.setdefault(path, name)
+        unexpected, wrong = list(self.unexpected), []
+        for name, tensor in self.known.items():
+            path = tensor.paths[0]
+            first_name = first_names[path]
+            first = self.known[first_name]
+            if name != first_name and not (tensor.rule.tied or first.rule.tied):
+                unexpected.append(f"{described(name, tensor.array)}, the same tensor as {first_name} a second time")
+            elif path not in expected:
+                unexpected.append(described(name, tensor.array))
+            elif fault := _shape_fault(tensor, expected[path]):
                 wrong.append(f"{name} {fault}")
-            elif (other := first[tensor.paths[0]]) != name:
-                if not tensor.rule.tied and not self.known[other].rule.tied:
-                    unexpected.append(f"{name} {list(tensor.array.shape)}, the same tensor as {other} a second time")
-                elif not np.array_equal(tensor.array, self.known[other].array):
-                    wrong.append(f"{name} has other values than {other}, and both must be the same weights")
+            elif name != first_name and not np.array_equal(tensor.array, first.array):
+                wrong.append(f"{name} has other values than {first_name}, and both must be the same weights")
         groups = {
-            "missing": self._missing([path for path in expected if path not in first]),
+            "missing": self._stored_names([path for path in expected if path not in first_names]),
             "unexpected": unexpected,
             "of the wrong shape, type or values": wrong,
         }
@@ -90,15 +98,20 @@ class SortedTensors:
         if blocks:
             raise WeightsError(f"{title}:\n" + "\n".join(blocks))
 
-    def _missing(self, paths: list[str]) -> list[str]:
-        """Names in the checkpoint for paths that no tensor gives, each name once."""
-        names = [without_wrappers(name).removeprefix(self.prefix) for name in self.known]
-        return list(dict.fromkeys(self.prefix + self.layout.name_of(path, names) for path in paths))
+    def _stored_names(self, paths: list[str]) -> list[str]:
+        """The names that the layout gives to the tensors of these paths, each name once."""
+        like = [without_wrappers(name).removeprefix(self.prefix) for name in self.known]
+        return list(dict.fromkeys(self.prefix + self.layout.name_of(path, like) for path in paths))
 
 
-def _shape_fault(tensor: KnownTensor, expected: Shapes) -> str | None:
-    """What is wrong with a tensor's shape or type, or None if nothing is."""
-    shape = tensor.rule.transform.stored_shape(expected[tensor.paths[0]])
+def described(name: str, array: np.ndarray) -> str:
+    """The name of a tensor with its shape, for messages."""
+    return f"{name} {list(array.shape)}"
+
+
+def _shape_fault(tensor: KnownTensor, expected: Shape) -> str | None:
+    """What is wrong with a tensor's shape or type, or None. ``expected`` is the shape of its (first) parameter."""
+    shape = tensor.rule.transform.stored_shape(expected)
     if tensor.array.shape != shape:
         return f"has {list(tensor.array.shape)} and must have {list(shape)}"
     if tensor.array.dtype != np.float32:
@@ -120,5 +133,5 @@ def sort_tensors(tensors: Mapping[str, np.ndarray], layout: Layout, prefix: str 
         elif found := layout.rule_of(respelled):
             result.known[name] = KnownTensor(*found, array)
         else:
-            result.unexpected.append(f"{name} {list(array.shape)}")
+            result.unexpected.append(described(name, array))
     return result

@@ -80,7 +80,7 @@ def test_a_checkpoint_and_data_are_all_that_is_needed(pretrained, tmp_path, caps
         np.testing.assert_allclose(a, b, atol=1e-6)
     printed = capsys.readouterr().out
     assert "model.num_classes=2" in printed
-    assert "3 classes in the checkpoint, 2 here" in printed
+    assert "num_classes is 3 in the checkpoint and 2 here" in printed
     assert "Training from scratch" not in printed
 
 

@@ -86,7 +86,7 @@ def test_training_starts_from_a_foreign_checkpoint_with_a_new_class_head(source,
         train(config, tmp_path / "run")
     printed = capsys.readouterr().out
     assert "re-initialised" in printed
-    assert "91 classes in the checkpoint, 3 here" in printed
+    assert "num_classes is 91 in the checkpoint and 3 here" in printed
     start = _values(imported)
     for path, value in _values(load_model(tmp_path / "run")[0]).items():
         if path.startswith("class_head/"):
