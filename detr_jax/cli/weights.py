@@ -93,11 +93,11 @@ def _listed(source: str) -> Official:
     listed = find(source)
     if listed is None:
         names = ", ".join(weights.name for weights in OFFICIAL)
-        raise WeightsError(f"--download fetches listed weights only, and {source} is not listed; here are {names}.")
+        raise WeightsError(f"--download needs a listed name, and {source} is not listed. The listed names are {names}.")
     if listed.file.endswith(TORCH_SUFFIXES) and importlib.util.find_spec("torch") is None:
         raise WeightsError(
             f"{listed.file} is a PyTorch file, and PyTorch is not installed: pip install 'detr_jax[torch]' first. "
-            "Nothing was fetched."
+            "Nothing was downloaded."
         )
     return listed
 
@@ -106,7 +106,7 @@ def _fetch(listed: Official) -> Path:
     """The file of listed weights, with a progress bar on a terminal."""
     kept = (weights_folder() / listed.file).is_file()
     if not kept:
-        click.echo(f"fetching {listed.address} ({listed.licence}), kept in {weights_folder()}", err=True)
+        click.echo(f"downloading {listed.address} ({listed.licence}) to {weights_folder()}", err=True)
     expected = None if listed.megabytes is None else listed.megabytes * 2**20
     with click.progressbar(length=expected or 1, label=listed.file, file=sys.stderr, hidden=kept) as bar:
 
@@ -122,7 +122,7 @@ def _what_next(listed: Official, path: str) -> str:
         return (
             f"{listed.name} is a backbone without a detector: train one from it with --config.training.init_from={path}"
         )
-    return f"import it with detr-jax import-weights {listed.name} OUT --download, which does not fetch it again"
+    return f"import it with detr-jax import-weights {listed.name} OUT --download, which does not download it again"
 
 
 def _write(weights: ImportedWeights, out: Path) -> None:

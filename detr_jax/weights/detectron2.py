@@ -135,3 +135,4 @@ DETECTRON2 = Layout(
     check=check,
     finish=to_rgb_and_coco_ids,
 )
+"""Detectors of the original's detectron2 wrapper."""

@@ -91,3 +91,4 @@ FACEBOOK = Layout(
     infer_config=infer_detr,
     check=check_detr,
 )
+"""Detectors and panoptic models of the original."""

@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 from detr_jax.memory import is_out_of_memory
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+"""Endings of the names of PyTorch's files."""
 _SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 _INDEX = ".index.json"
 _DIRECTORY_FILES = tuple(
@@ -72,6 +73,7 @@ class TensorFile:
     """The content of a checkpoint file."""
 
     source: Path
+    """The file, or the index of a sharded checkpoint."""
     tensors: dict[str, np.ndarray]
     """By name. Floating point numbers of any width are float32, integers keep their type."""
     config: dict[str, Any] | None = None

@@ -253,3 +253,4 @@ HUGGINGFACE = Layout(
     infer_config=infer_detr,
     check=check_detr,
 )
+"""Detectors and panoptic models of transformers."""

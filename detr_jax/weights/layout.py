@@ -47,6 +47,7 @@ class ConvertedModel:
     """A model after the conversion of its tensors."""
 
     config: ModelConfig
+    """The inferred configuration, with the metadata's normalisation."""
     params: Mapping[str, np.ndarray]
     """Float32 arrays by our path."""
     class_names: Mapping[int, str]

@@ -13,6 +13,7 @@ from typing import Any
 from detr_jax.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 
 Channels = tuple[float, float, float]
+"""One number per colour channel."""
 
 _PLACEHOLDER = re.compile(r"(?i)label_\d+|n/a|\s*")
 _PLAIN_RESNET = re.compile(r"(?:[\w.-]+/)?(?:(?:tv|ssl|swsl|gluon)_)*resnet-?\d+(?:_?v1b?)?(?:\..*)?")
@@ -23,9 +24,13 @@ class Metadata:
     """What is known of a model in addition to its tensors. The defaults are those of the original DETR."""
 
     num_heads: int | None = None
+    """Attention heads. None: unknown."""
     dilation: bool = False
+    """The files show a DC5 model."""
     encoder_layers: int | None = None
+    """None: as many as the tensors show."""
     decoder_layers: int | None = None
+    """None: as many as the tensors show."""
     class_names: dict[int, str] = field(default_factory=dict)
     """Class name by label, without placeholders."""
     short_side: int = 800

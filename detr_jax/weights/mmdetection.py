@@ -212,3 +212,4 @@ MMDETECTION = Layout(
     check=check,
     finish=to_rgb_and_coco_ids,
 )
+"""Detectors of mmdetection 3.x."""

@@ -29,9 +29,11 @@ class ImportedWeights:
     """The content of a checkpoint of another framework, in this package's terms."""
 
     source: Path
+    """The checkpoint's file, or the folder of this package's checkpoint."""
     kind: str
     """`Layout.kind`: "facebook", "detectron2", "huggingface", "mmdetection", "torchvision" or "detr_jax"."""
     backbone: BackboneConfig
+    """The backbone's configuration, with or without a detector."""
     config: ModelConfig | None
     """The detector's configuration, or None if the checkpoint holds only a backbone."""
     data: DataConfig

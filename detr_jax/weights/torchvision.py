@@ -50,3 +50,4 @@ TORCHVISION = Layout(
     infer_config=infer_backbone_only,
     check=check_resnet,
 )
+"""Backbones of torchvision and timm."""
