@@ -29,7 +29,7 @@ def _list_all(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.command("import-weights", short_help="A checkpoint from PyTorch weights or a listed name.")
 @click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path), required=False)
-@click.option("--download", "fetches", is_flag=True, help="SOURCE is a listed name: download it first, over HTTPS.")
+@click.option("--download", "with_download", is_flag=True, help="SOURCE is a listed name. Download its file first.")
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_all, help="Show listed names.")
 @click.option("--dilation", is_flag=True, help="The model is a DC5 model. Its tensors do not show this.")
 @click.option(
@@ -42,7 +42,7 @@ def _list_all(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     "--num-heads", type=click.IntRange(min=1), help="Attention heads. Default: the number in the checkpoint, or else 8."
 )
 def import_weights(
-    source: str, out: Path | None, fetches: bool, dilation: bool, mask_padding: bool, num_heads: int | None
+    source: str, out: Path | None, with_download: bool, dilation: bool, mask_padding: bool, num_heads: int | None
 ) -> None:
     """Turn a detector trained elsewhere into a checkpoint of this package.
 
@@ -59,15 +59,15 @@ def import_weights(
       detr-jax import-weights detr-r50 detr-r50 --download
     """
     logging.set_verbosity(logging.ERROR)
-    if out is None and not fetches:
+    if out is None and not with_download:
         read_pretrained(source)  # reports a fault of SOURCE first, such as a name that must be downloaded
         raise click.UsageError("Missing argument 'OUT'.")
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise click.ClickException(f"{out} already exists: give a new folder.")
     path = source
-    if fetches:
+    if with_download:
         listed = _listed(source)
-        path = str(_fetch(listed))
+        path = str(_download(listed))
         if out is None or listed.backbone:
             click.echo(path)
             click.echo(_what_next(listed, path), err=True)
@@ -102,7 +102,7 @@ def _listed(source: str) -> Official:
     return listed
 
 
-def _fetch(listed: Official) -> Path:
+def _download(listed: Official) -> Path:
     """The file of listed weights, with a progress bar on a terminal."""
     kept = (weights_folder() / listed.file).is_file()
     if not kept:

@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parent / "fixtures"
 
 
 class Fixture(NamedTuple):
-    """A small model of transformers and what it computes; `make_fixtures` says how it was made."""
+    """A small model of transformers, two images and its outputs. `make_fixtures` made them."""
 
     weights: dict[str, np.ndarray]
     images: list[np.ndarray]

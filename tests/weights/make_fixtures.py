@@ -49,7 +49,7 @@ MODELS = {
 
 
 def main() -> None:
-    """Writes one file a model."""
+    """Writes one file per model."""
     FOLDER.mkdir(exist_ok=True)
     for seed, (name, fields) in enumerate(MODELS.items()):
         rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a checkpoint stands in one report."""
+"""One error message reports everything that is wrong with a checkpoint."""
 
 import json
 
@@ -71,12 +71,15 @@ def test_missing_tensors_have_the_names_of_their_own_layout(bottleneck, tmp_path
         assert name in text, (name, text)
 
 
-def test_the_same_tensor_twice_is_unexpected(bottleneck, tmp_path):
+@pytest.mark.parametrize("shape", [(81,), (3,), (81, 1)])
+def test_the_same_tensor_twice_is_unexpected(bottleneck, tmp_path, shape):
     state = states.facebook(bottleneck.weights)
-    state["module.class_embed.bias"] = state["class_embed.bias"]
+    assert state["class_embed.bias"].shape == (81,)
+    state["module.class_embed.bias"] = np.ones(shape, np.float32)
     text = report(save(tmp_path, state))
     assert "1 unexpected" in text
-    assert "a second time" in text
+    assert f"{list(shape)}, the same tensor as class_embed.bias a second time" in text
+    assert "1 of the wrong" not in text
 
 
 def test_everything_in_a_config_that_is_not_modelled_is_in_one_report(bottleneck, tmp_path):
@@ -94,7 +97,7 @@ def test_everything_in_a_config_that_is_not_modelled_is_in_one_report(bottleneck
         assert part in text
 
 
-def test_a_config_with_more_layers_than_tensors_is_a_report_of_missing_ones(bottleneck, tmp_path):
+def test_a_config_with_more_layers_than_the_tensors_reports_the_missing_tensors(bottleneck, tmp_path):
     path = save(tmp_path, states.transformers4(bottleneck.weights))
     (tmp_path / "config.json").write_text(json.dumps({"encoder_layers": 3, "decoder_layers": 3}))
     text = report(path)

@@ -1,4 +1,4 @@
-"""Files that are no checkpoints end in one clear sentence (PyTorch's own files: tests/parity/test_torch_files.py)."""
+"""Files that are not checkpoints raise one clear sentence (PyTorch's own files: tests/parity/test_torch_files.py)."""
 
 import sys
 
@@ -33,7 +33,7 @@ def test_a_text_file_is_refused(tmp_path):
         load_pretrained(path)
 
 
-def test_what_is_not_there_is_named(tmp_path):
+def test_the_error_names_a_path_that_does_not_exist(tmp_path):
     with pytest.raises(WeightsError, match=r"nowhere\.pth does not exist"):
         load_pretrained(tmp_path / "nowhere.pth")
     with pytest.raises(WeightsError, match=r"holds no checkpoint: a directory must have model\.safetensors or"):
@@ -43,13 +43,13 @@ def test_what_is_not_there_is_named(tmp_path):
         load_pretrained(tmp_path / "weights.npz")
 
 
-def test_a_damaged_config_is_named(checkpoint):
+def test_the_error_names_a_damaged_config(checkpoint):
     checkpoint.with_name("config.json").write_text("{")
     with pytest.raises(WeightsError, match=r"config\.json cannot be read as JSON"):
         load_pretrained(checkpoint)
 
 
-def test_without_torch_its_files_ask_for_the_extra(monkeypatch, tmp_path):
+def test_without_torch_the_error_for_its_files_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
     (tmp_path / "detr.pth").write_bytes(b"PK")
     with pytest.raises(WeightsError, match=r"detr\.pth is a PyTorch file.*pip install 'detr_jax\[torch\]'"):

@@ -47,7 +47,7 @@ def test_an_imported_detector_is_a_checkpoint_with_its_class_table(source, tmp_p
 
 
 @pytest.mark.parametrize("fault", ["missing source", "text file", "existing out"])
-def test_what_cannot_be_imported_ends_in_an_error_and_leaves_nothing(source, tmp_path, fault):
+def test_a_failed_import_raises_an_error_and_leaves_no_files(source, tmp_path, fault):
     out = tmp_path / "out"
     if fault == "missing source":
         source.unlink()

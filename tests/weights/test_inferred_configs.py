@@ -1,4 +1,4 @@
-"""The configuration is read from the tensors, for every model of the original, and its counts are the original's."""
+"""The configuration is inferred from the tensors of every model of the original, with the original's counts."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ def facebook_tensors(config):
     ids=["r50", "r101"],
 )
 def test_tensor_and_parameter_counts_are_the_original_s(config, tensors, parameters):
-    """Spec section 13 and 1; frozen statistics are tensors but, as in the original, no parameters."""
+    """Spec section 13 and 1; frozen statistics are tensors, but not parameters, as in the original."""
     state = facebook_tensors(config)
     assert len(state) == tensors
     found = sort_tensors(state, FACEBOOK)
@@ -95,7 +95,7 @@ def test_a_model_comes_back_from_the_original_s_layout_bit_by_bit(
         np.testing.assert_array_equal(loaded[name], value)
 
 
-def test_the_width_of_the_heads_can_be_said(tmp_path, tiny_model, tiny_backbone):
+def test_num_heads_can_be_given(tmp_path, tiny_model, tiny_backbone):
     config = tiny_model(num_heads=4)
     path = tmp_path / "model.safetensors"
     save_file({name: np.ascontiguousarray(x) for name, x in facebook_tensors(config).items()}, path)

@@ -1,4 +1,4 @@
-"""What stands beside tensors and changes answers is read as each framework means it, or refused."""
+"""Files next to the tensors that change predictions are read as each framework reads them, or refused."""
 
 import json
 import math
@@ -69,13 +69,13 @@ def test_image_sizes_of_every_version_of_transformers(hub, processor, sizes):
         ({"pad_size": {"height": 64}}, "pad_size="),
     ],
 )
-def test_images_that_are_prepared_otherwise_are_refused(hub, processor, said):
+def test_unsupported_image_preparation_is_refused(hub, processor, said):
     (fault,) = hub(processor).faults
     assert re.search(said, fault), fault
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_any_rescaling_and_normalisation_is_that_of_its_definition(hub, rng, seed):
+def test_rescaling_and_normalisation_follow_their_definition(hub, rng, seed):
     processor = {
         "do_rescale": bool(rng.random() < 0.6),
         "rescale_factor": float(rng.uniform(1e-3, 1e-2)),
@@ -91,20 +91,20 @@ def test_any_rescaling_and_normalisation_is_that_of_its_definition(hub, rng, see
     np.testing.assert_allclose((levels / 255 - found.pixel_mean) / found.pixel_std, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_one_number_stands_for_all_channels_and_rounded_imagenet_is_imagenet(hub):
+def test_one_number_counts_for_all_channels_and_rounded_imagenet_becomes_exact(hub):
     found = hub({"image_mean": 0.5, "image_std": 0.25})
     assert (found.pixel_mean, found.pixel_std) == ((0.5,) * 3, (0.25,) * 3)
     found = hub({"rescale_factor": 0.00392156862745098, "image_mean": list(IMAGENET[0])})
     assert (found.pixel_mean, found.pixel_std) == IMAGENET
 
 
-def test_without_a_processor_the_defaults_are_named(hub):
+def test_without_a_processor_a_note_names_the_defaults(hub):
     assert any("no preprocessor_config.json" in note for note in hub().notes)
     inside = {"image_processor": {"size": {"shortest_edge": 96, "longest_edge": 128}}}
     assert hub(inside, name="processor_config.json").short_side == 96
 
 
-def test_a_damaged_processor_is_named(tmp_path, hub):
+def test_the_error_names_a_damaged_processor(tmp_path, hub):
     (tmp_path / "preprocessor_config.json").write_text("[1]")
     with pytest.raises(WeightsError, match=r"preprocessor_config\.json must hold a JSON object"):
         hub()
@@ -213,13 +213,13 @@ def test_the_configuration_text_of_mmdetection_is_read_and_not_run():
 
 
 @pytest.mark.parametrize("text", [None, "", "model = dict(", "import os", b"bytes", "(" * 5000])
-def test_without_a_readable_configuration_mmdetection_s_own_is_assumed_and_named(text):
+def test_without_a_readable_configuration_a_note_names_the_defaults_of_mmdetection(text):
     found = mmdetection.read_metadata(TensorFile(None, {}, None, {"meta": {"cfg": text}}))
     assert (found.short_side, found.pixel_mean, found.bgr, found.faults) == (800, IMAGENET[0], False, [])
     assert any("no readable configuration" in note for note in found.notes)
 
 
-def test_other_means_of_mmdetection_without_their_order_are_refused():
+def test_other_means_of_mmdetection_without_a_known_channel_order_are_refused():
     for mean, refused in (([123.675, 116.28, 103.53], False), ([103.53, 116.28, 123.675], True), ([0.0] * 3, True)):
         tensors = {"data_preprocessor.mean": np.float32(mean).reshape(3, 1, 1)}
         assert bool(mmdetection.read_metadata(TensorFile(None, tensors)).faults) == refused
@@ -255,7 +255,7 @@ def test_detectron2_s_configuration_is_read_from_its_file(tmp_path):
         wrapped(tmp_path)
 
 
-def test_the_order_of_channels_is_known_from_the_means_in_use_or_asked_for(tmp_path):
+def test_the_channel_order_follows_from_usual_means_or_the_error_asks_for_it(tmp_path):
     def of_mean(*mean):
         return wrapped(tmp_path, {"pixel_mean": np.float32(mean).reshape(3, 1, 1)})
 
@@ -281,7 +281,7 @@ def imported(config, data):
     )  # fmt: skip
 
 
-def test_training_sides_keep_their_share_of_validation_s(hub):
+def test_training_sides_keep_their_ratio_to_the_validation_side(hub):
     data = hub({"size": {"shortest_edge": 400, "longest_edge": 600}}).data()
     assert data.train_short_sides == tuple(side // 2 for side in DataConfig().train_short_sides)
     assert (data.crop_min, data.crop_max, data.crop_short_sides) == (192, 300, (200, 250, 300))
@@ -312,7 +312,7 @@ def test_fine_tuning_follows_image_sizes_and_normalisation_unless_sizes_are_give
 
 
 @pytest.mark.parametrize("std", [(0.1, 0.0, 0.1), (0.1, -1.0, 0.1), (math.inf, 0.1, 0.1), (math.nan, 0.1, 0.1)])
-def test_deviations_that_cannot_be_divided_by_are_refused(std):
+def test_deviations_that_are_not_above_0_are_refused(std):
     with pytest.raises(ValueError, match=r"model\.pixel_std="):
         check(Config(model=ModelConfig(pixel_std=std), data=DataConfig(root="data")))
 

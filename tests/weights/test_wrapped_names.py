@@ -47,7 +47,7 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_every_prefix_is_taken_off(bottleneck, name):
+def test_every_prefix_is_removed(bottleneck, name):
     state = STATES[name](bottleneck.weights)
     expected = sort(state)
     assert expected.layout.kind == name
