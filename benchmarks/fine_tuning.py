@@ -30,7 +30,7 @@ def scratch_config() -> Config:
     """The new kinds as configs/shapes.py trains the old ones."""
     config = shapes.get_config()
     config.model.num_classes = len(NEW_SHAPES.kinds)
-    config.data.shapes = NEW_SHAPES
+    config.data.sources["shapes"] = NEW_SHAPES
     return config
 
 

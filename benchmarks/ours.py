@@ -15,9 +15,10 @@ from detr_jax.config import Config, ModelConfig
 from detr_jax.matching import Targets
 from detr_jax.models import DETR, detr_resnet50
 from detr_jax.models.detr import abstract_model
-from detr_jax.sharding import create_mesh, replicated, shared_out
+from detr_jax.sharding import batch_sharding, create_mesh, replicated
+from detr_jax.structures import BatchInputs
 from detr_jax.training.optimizer import create_optimizer, is_trainable
-from detr_jax.training.step import DeviceBatch, Model, create_state, create_train_step
+from detr_jax.training.step import Model, create_state, create_train_step
 from detr_jax.weights import load_pretrained
 
 PRECISIONS = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": None}
@@ -97,7 +98,7 @@ class TrainStep:
     def __init__(self, model: DETR, inputs: Inputs, dtype: str, matcher: str):
         config = Config(model=model_config(dtype))
         config.loss.matcher = matcher
-        trainable = is_trainable(config.optimizer)
+        trainable = is_trainable(config)
         graph = abstract_model(config.model)[0]
         # copies: the step gives the memory of its state back
         params, frozen = (jax.tree.map(jnp.copy, nnx.as_pure(x)) for x in nnx.split(model, trainable, ...)[1:])
@@ -108,7 +109,7 @@ class TrainStep:
         self._state = create_state(parts, optimizer, config, mesh)
         self._frozen = jax.device_put(frozen, replicated(mesh))
         targets = Targets(inputs.boxes, inputs.labels, inputs.count)
-        self._batch = jax.device_put(DeviceBatch(inputs.images, inputs.sizes, targets), shared_out(mesh))
+        self._batch = jax.device_put(BatchInputs(inputs.images, inputs.sizes, targets), batch_sharding(mesh))
         step = create_train_step(parts, optimizer, config, mesh)
         self.program = compile_program(step, self._state, self._frozen, self._batch)
         self.first_loss: float | None = None

@@ -11,7 +11,7 @@ Expected, as the paper and its repository report them (not measured here): 40.8 
 pretrained on ImageNet.
 """
 
-from detr_jax.config import Config, DataConfig, EvaluationConfig, OptimizerConfig, TrainingConfig
+from detr_jax.config import Config, DataConfig, EvaluationConfig, OptimizerConfig, Schedule, TrainingConfig
 from detr_jax.models import detr_resnet50
 
 
@@ -20,7 +20,9 @@ def get_config() -> Config:
     return Config(
         model=detr_resnet50(),
         data=DataConfig(),
-        optimizer=OptimizerConfig(learning_rate=1e-4, backbone_learning_rate=1e-5, schedule="step", drop_epoch=200),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-4, backbone_learning_rate=1e-5, schedule=Schedule.STEP, drop_epoch=200
+        ),
         training=TrainingConfig(batch_size=64, epochs=300),
         evaluation=EvaluationConfig(every_epochs=1, batch_size=8),
     )

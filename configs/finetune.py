@@ -16,7 +16,7 @@ results on small sets by keeping everything but the class head, the 100 queries 
 falls to zero, so there is no epoch of a drop to choose.
 """
 
-from detr_jax.config import Config, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TrainingConfig
+from detr_jax.config import Config, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig, Schedule, TrainingConfig
 
 
 def get_config() -> Config:
@@ -25,7 +25,11 @@ def get_config() -> Config:
         model=ModelConfig(num_classes=0, num_queries=0),
         data=DataConfig(),
         optimizer=OptimizerConfig(
-            learning_rate=5e-5, backbone_learning_rate=5e-6, schedule="cosine", warmup_steps=50, weight_decay=1e-4
+            learning_rate=5e-5,
+            backbone_learning_rate=5e-6,
+            schedule=Schedule.COSINE,
+            warmup_steps=50,
+            weight_decay=1e-4,
         ),
         training=TrainingConfig(
             follow_checkpoint=True, batch_size=8, epochs=50, early_stop=10, checkpoint_every=1000, keep_checkpoints=1

@@ -12,12 +12,15 @@ AP 0.64, AP50 0.94, AP75 0.82.
 
 from detr_jax.config import (
     BackboneConfig,
+    Block,
     Config,
     DataConfig,
     EvaluationConfig,
     ModelConfig,
+    Norm,
     OptimizerConfig,
-    ShapesConfig,
+    Schedule,
+    Stem,
     TrainingConfig,
 )
 
@@ -26,7 +29,7 @@ def get_config() -> Config:
     """A small DETR for two CPU cores."""
     return Config(
         model=ModelConfig(
-            backbone=BackboneConfig(block="basic", blocks=(1, 1, 1), width=16, stem="small", norm="group"),
+            backbone=BackboneConfig(block=Block.BASIC, blocks=(1, 1, 1), width=16, stem=Stem.SMALL, norm=Norm.GROUP),
             num_classes=3,
             num_queries=8,
             hidden_dim=64,
@@ -38,7 +41,6 @@ def get_config() -> Config:
         ),
         data=DataConfig(
             dataset="shapes",
-            shapes=ShapesConfig(),
             train_short_sides=(),
             crop_short_sides=(),
             val_short_side=0,
@@ -48,7 +50,7 @@ def get_config() -> Config:
         optimizer=OptimizerConfig(
             learning_rate=1e-3,
             backbone_learning_rate=1e-3,
-            schedule="cosine",
+            schedule=Schedule.COSINE,
             warmup_steps=200,
             frozen=(),
         ),

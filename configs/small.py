@@ -14,11 +14,14 @@ configs/finetune.py.
 
 from detr_jax.config import (
     BackboneConfig,
+    Block,
     Config,
     DataConfig,
     EvaluationConfig,
     ModelConfig,
+    Norm,
     OptimizerConfig,
+    Schedule,
     TrainingConfig,
 )
 
@@ -27,7 +30,7 @@ def get_config() -> Config:
     """A narrow ResNet with group norm and three layers each, on images of a short side of about 256 pixels."""
     return Config(
         model=ModelConfig(
-            backbone=BackboneConfig(block="basic", blocks=(1, 1, 1, 1), width=32, norm="group"),
+            backbone=BackboneConfig(block=Block.BASIC, blocks=(1, 1, 1, 1), width=32, norm=Norm.GROUP),
             num_classes=0,
             num_queries=25,
             hidden_dim=128,
@@ -42,7 +45,7 @@ def get_config() -> Config:
             max_long_side=448,
         ),
         optimizer=OptimizerConfig(
-            learning_rate=4e-4, backbone_learning_rate=4e-4, schedule="cosine", warmup_steps=100, frozen=()
+            learning_rate=4e-4, backbone_learning_rate=4e-4, schedule=Schedule.COSINE, warmup_steps=100, frozen=()
         ),
         training=TrainingConfig(batch_size=8, epochs=100, ema_decay=0.998),
         evaluation=EvaluationConfig(every_epochs=10, batch_size=8),

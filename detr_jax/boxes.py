@@ -1,37 +1,67 @@
-"""Box formats, areas and overlaps.
+"""Box formats, areas and overlaps, for arrays of numpy and of JAX alike.
 
 Dimensions: ``N`` and ``M`` are numbers of boxes, ``...`` any leading dimensions.
 
-Two formats are used, and the name of a variable says which one it holds:
+Three formats are used, and the name of a variable says which one it holds:
 
 * ``cxcywh``: centre x, centre y, width, height (the network's own format, normalised to 0..1);
-* ``xyxy``: left, top, right, bottom (corners; pixels or normalised).
+* ``xyxy``: left, top, right, bottom (corners; pixels or normalised);
+* ``xywh``: left, top, width, height (COCO's format in files; pixels).
+
+Every function returns an array of the kind and dtype that it was given.
 """
 
+from typing import TypeVar
+
 import jax
-import jax.numpy as jnp
+import numpy as np
+
+Array = TypeVar("Array", np.ndarray, jax.Array)
 
 _SMALLEST_AREA = 1e-12  # keeps 0 / 0 away from boxes without area; far below a pixel of any image
 
 
-def cxcywh_to_xyxy(boxes_cxcywh: jax.Array) -> jax.Array:
-    """Centre format [..., 4] to corners [..., 4], in the same units."""
+def cxcywh_to_xyxy(boxes_cxcywh: Array) -> Array:
+    """Converts centre format [..., 4] to corners [..., 4], in the same units."""
     center, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
-    return jnp.concatenate([center - 0.5 * size, center + 0.5 * size], axis=-1)
+    return boxes_cxcywh.__array_namespace__().concatenate([center - 0.5 * size, center + 0.5 * size], axis=-1)
 
 
-def xyxy_to_cxcywh(boxes_xyxy: jax.Array) -> jax.Array:
-    """Corners [..., 4] to centre format [..., 4], in the same units."""
+def xyxy_to_cxcywh(boxes_xyxy: Array) -> Array:
+    """Converts corners [..., 4] to centre format [..., 4], in the same units."""
     top_left, bottom_right = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
-    return jnp.concatenate([0.5 * (top_left + bottom_right), bottom_right - top_left], axis=-1)
+    return boxes_xyxy.__array_namespace__().concatenate(
+        [0.5 * (top_left + bottom_right), bottom_right - top_left], axis=-1
+    )
 
 
-def area(boxes_xyxy: jax.Array) -> jax.Array:
+def xyxy_to_xywh(boxes_xyxy: Array) -> Array:
+    """Converts corners [..., 4] to left, top, width and height [..., 4], in the same units."""
+    top_left, bottom_right = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
+    return boxes_xyxy.__array_namespace__().concatenate([top_left, bottom_right - top_left], axis=-1)
+
+
+def area(boxes_xyxy: Array) -> Array:
     """Areas [...] of boxes [..., 4] in corner format."""
     return (boxes_xyxy[..., 2] - boxes_xyxy[..., 0]) * (boxes_xyxy[..., 3] - boxes_xyxy[..., 1])
 
 
-def generalized_iou(a_xyxy: jax.Array, b_xyxy: jax.Array) -> jax.Array:
+def intersection_area(a_xyxy: Array, b_xyxy: Array) -> Array:
+    """Areas [...] that boxes have in common; the leading dimensions broadcast as for `generalized_iou`."""
+    xp = a_xyxy.__array_namespace__()
+    left_top = xp.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
+    right_bottom = xp.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:])
+    return xp.prod(xp.maximum(right_bottom - left_top, 0), axis=-1)
+
+
+def iou(a_xyxy: Array, b_xyxy: Array) -> Array:
+    """Intersection over union, in 0..1; the leading dimensions broadcast as for `generalized_iou`."""
+    intersection = intersection_area(a_xyxy, b_xyxy)
+    union = area(a_xyxy) + area(b_xyxy) - intersection
+    return intersection / a_xyxy.__array_namespace__().maximum(union, _SMALLEST_AREA)
+
+
+def generalized_iou(a_xyxy: Array, b_xyxy: Array) -> Array:
     """Generalised intersection over union, IoU - (hull - union) / hull, in -1..1.
 
     The leading dimensions broadcast: ``[..., 4]`` with ``[..., 4]`` compares box by box, and
@@ -42,14 +72,13 @@ def generalized_iou(a_xyxy: jax.Array, b_xyxy: jax.Array) -> jax.Array:
     Source: Rezatofighi et al., "Generalized Intersection over Union" (2019), algorithm 1;
     DETR, appendix A.2.
     """
-    left_top = jnp.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
-    right_bottom = jnp.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:])
-    intersection = jnp.prod(jnp.maximum(right_bottom - left_top, 0), axis=-1)
+    xp = a_xyxy.__array_namespace__()
+    intersection = intersection_area(a_xyxy, b_xyxy)
     union = area(a_xyxy) + area(b_xyxy) - intersection
 
-    hull_left_top = jnp.minimum(a_xyxy[..., :2], b_xyxy[..., :2])
-    hull_right_bottom = jnp.maximum(a_xyxy[..., 2:], b_xyxy[..., 2:])
-    hull = jnp.prod(hull_right_bottom - hull_left_top, axis=-1)
+    hull_left_top = xp.minimum(a_xyxy[..., :2], b_xyxy[..., :2])
+    hull_right_bottom = xp.maximum(a_xyxy[..., 2:], b_xyxy[..., 2:])
+    hull = xp.prod(hull_right_bottom - hull_left_top, axis=-1)
 
-    iou = intersection / jnp.maximum(union, _SMALLEST_AREA)
-    return iou - (hull - union) / jnp.maximum(hull, _SMALLEST_AREA)
+    overlap = intersection / xp.maximum(union, _SMALLEST_AREA)
+    return overlap - (hull - union) / xp.maximum(hull, _SMALLEST_AREA)

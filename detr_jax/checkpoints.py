@@ -22,7 +22,7 @@ import numpy as np
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
-from detr_jax.config import Config, ConfigError, from_json, to_json
+from detr_jax.config import Config, ConfigError, Precision, from_json, to_json
 from detr_jax.data.labels import TrainedLabels
 from detr_jax.memory import arrays_text, fitting, is_out_of_memory
 from detr_jax.models.detr import DETR, abstract_model
@@ -238,7 +238,7 @@ def load_model(path: str | Path, *, ema: bool = True, dtype: str | None = None) 
     checkpoint = find_checkpoint(path)
     config = load_config(checkpoint)
     if dtype is not None:
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=Precision(dtype)))
     part = "ema" if ema and (checkpoint / "ema").is_dir() else "params"
     graph, abstract = abstract_model(config.model)
     with fitting(f"The model in {checkpoint} ({arrays_text(abstract)})", "Use a machine with more memory."):

@@ -1,8 +1,8 @@
-"""Several processes, on one host or many, that run one program together.
+"""Runs with several processes, on one host or several hosts.
 
-Every process runs the same code on its own devices, and all devices form one mesh (`detr_jax.sharding`). Each process
-reads its own rows of a batch; the first one, process 0, alone writes logs and pictures; checkpoints are written by all
-into a folder that all of them see.
+Every process runs the same code on its own devices, and the devices of all processes form one mesh
+(`detr_jax.sharding`). Each process reads only its own rows of a batch. Only process 0 writes logs and pictures. All
+processes write checkpoints into a shared folder.
 """
 
 import os
@@ -19,7 +19,7 @@ from jax._src import distributed as runtime  # jax has no public name for the ke
 from jax.experimental import multihost_utils
 
 CONNECT_SECONDS = 300
-"""Seconds that processes wait for one another at the start."""
+"""Seconds that processes wait for each other at the start."""
 
 _FAILURE = "detr_jax/failure"
 _POLL_SECONDS = 0.5
@@ -27,7 +27,7 @@ _ending = threading.Lock()  # held by the thread that ends this process
 
 
 class DistributedError(RuntimeError):
-    """Processes that did not come together; the message says what would be right."""
+    """The processes could not connect; the message says what would be right."""
 
 
 def start(
@@ -37,18 +37,19 @@ def start(
     *,
     timeout: int = CONNECT_SECONDS,
 ) -> None:
-    """Joins the processes of a run; to be called before anything else touches jax's devices.
+    """Connects the processes of a run. Call it before anything else uses JAX's devices.
 
-    Without arguments jax itself finds the others: on Cloud TPU, under Slurm, Open MPI, MPI through mpi4py, and in
-    Kubernetes. On CPUs they talk through gloo.
+    Without arguments JAX finds the other processes itself on Cloud TPU, under Slurm, Open MPI and mpi4py, and in
+    Kubernetes. On CPUs the processes communicate through gloo.
+
+    If the others do not connect in time, this prints an error and exits with code 1, because
+    `jax.distributed.initialize` cannot be interrupted.
 
     Args:
-      coordinator: HOST:PORT of process 0, with a port that is free there.
-      num_processes: how many processes there are.
-      process_id: which of them this is, from 0 on.
-      timeout: seconds to wait for the others.
-
-    Where others do not come, the process ends with a sentence and exit code 1: jax cannot give up in any other way.
+      coordinator: HOST:PORT of process 0. The port must be free on that host.
+      num_processes: number of processes.
+      process_id: number of this process, from 0 to ``num_processes`` - 1.
+      timeout: seconds to wait for the other processes.
 
     Raises:
       DistributedError: an argument is wrong or missing, or the coordinator's address cannot be used.
@@ -59,7 +60,7 @@ def start(
         _reserve(int(port)) if process_id == 0 else _reach(host, int(port), timeout)
     os.environ.setdefault("NPROC", str(max(32, os.cpu_count() or 1)))  # see detr_jax.matching.callbacks_may_starve
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from the run
+    jax.config.update("jax_enable_preemption_service", False)  # it would handle SIGTERM instead of the run
     given_up = threading.Timer(timeout, _give_up, [timeout])
     given_up.daemon = True
     given_up.start()
@@ -67,13 +68,13 @@ def start(
         jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=timeout + 60)
     except (ValueError, TypeError) as error:
         raise DistributedError(
-            f"jax found no cluster here that it knows ({str(error).rstrip('.')}): give --coordinator=HOST:PORT, "
+            f"JAX did not find a known kind of cluster ({str(error).rstrip('.')}): give --coordinator=HOST:PORT, "
             "--num-processes=N and --process-id=I to each process."
         ) from None
     except RuntimeError as error:
         raise DistributedError(
-            f"The processes could not come together ({str(error).strip().splitlines()[0][:200].rstrip('.')}): see that "
-            "every id is given once, and the same --coordinator and --num-processes to all."
+            f"The processes could not connect ({str(error).strip().splitlines()[0][:200].rstrip('.')}): give each "
+            "process another --process-id, and all of them the same --coordinator and --num-processes."
         ) from None
     finally:
         given_up.cancel()
@@ -90,7 +91,7 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
         last = "" if num_processes is None else f" to {num_processes - 1}, one for each of {num_processes} processes"
         raise DistributedError(f"--process-id={process_id} must be from 0{last or ' on'}.")
     if coordinator is not None and (num_processes is None or process_id is None):
-        raise DistributedError("--coordinator needs --num-processes=N and --process-id=I beside it.")
+        raise DistributedError("--coordinator also needs --num-processes=N and --process-id=I.")
 
 
 def _reserve(port: int) -> None:
@@ -100,13 +101,13 @@ def _reserve(port: int) -> None:
             pass
     except OSError as error:
         raise DistributedError(
-            f"Port {port} of --coordinator cannot be listened on here ({os.strerror(error.errno or 0)}): choose one "
-            "that is free on the host of process 0."
+            f"Port {port} of --coordinator cannot be opened on this host ({os.strerror(error.errno or 0)}): choose a "
+            "port that is free on the host of process 0."
         ) from None
 
 
 def _reach(host: str, port: int, timeout: int) -> None:
-    """Waits until process 0 listens."""
+    """Waits until process 0 listens on its port."""
     until = time.monotonic() + timeout
     while True:
         try:
@@ -116,7 +117,7 @@ def _reach(host: str, port: int, timeout: int) -> None:
             if time.monotonic() > until:
                 raise DistributedError(
                     f"The coordinator {host}:{port} could not be reached within {timeout} s ({error.strerror or error}"
-                    "): see that process 0 runs there and that the port is open."
+                    "): check that process 0 runs there and that the port is open."
                 ) from None
         time.sleep(_POLL_SECONDS)
 
@@ -124,8 +125,8 @@ def _reach(host: str, port: int, timeout: int) -> None:
 def _give_up(timeout: int) -> None:
     state = runtime.global_state
     print(
-        f"Error: The {state.num_processes} processes were not all there within {timeout} s, as process "
-        f"{state.process_id} sees it: start them together, each with an id of its own.",
+        f"Error: Process {state.process_id} timed out after {timeout} s waiting for all {state.num_processes} "
+        "processes to connect: start them together, each with an id of its own.",
         file=sys.stderr,
         flush=True,
     )
@@ -133,31 +134,31 @@ def _give_up(timeout: int) -> None:
 
 
 def is_main() -> bool:
-    """Whether this is process 0, which writes what is written once."""
+    """Whether this is process 0, which writes logs, pictures and other files that exist once per run."""
     return jax.process_index() == 0
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has come here."""
+    """Returns when every process has called this with the same name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def gathered(values: Any) -> np.ndarray:
-    """Numbers of every process in all of them: an array of any shape with a first dimension more, the processes."""
+    """Gathers arrays [...] of all processes in every process: [processes, ...]."""
     values = np.asarray(values)
     return np.asarray(multihost_utils.process_allgather(values)) if jax.process_count() > 1 else values[None]
 
 
 def end_all(sentence: str, code: int, shown: str = "") -> NoReturn:
-    """Ends this process, and through `_watch` all others, which may be waiting for it inside of a collective.
+    """Ends this process and, through `_watch`, all others, which may be waiting for it inside a collective.
 
     Args:
-      sentence: why, which the others say too.
-      code: exit code of all.
-      shown: what this process prints in place of the sentence.
+      sentence: the reason, which all processes print.
+      code: exit code of all processes.
+      shown: text that this process prints instead of ``sentence``.
     """
-    _ending.acquire()  # for good: what fails while the others end this process is of no interest
+    _ending.acquire()  # never released: errors that follow while the processes end are of no interest
     print(shown or sentence, file=sys.stderr, flush=True)
     if (client := runtime.global_state.client) is not None:
         with suppress(RuntimeError):  # another process was faster
@@ -165,18 +166,18 @@ def end_all(sentence: str, code: int, shown: str = "") -> NoReturn:
         _linger()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # jax would wait for the others on the way out
+    os._exit(code)  # a normal exit would wait in JAX for the other processes
 
 
 def _watch() -> None:
-    """Ends this process when another one has failed. One that is killed is noticed by jax after 100 s."""
+    """Ends this process when another one reports a failure. JAX notices a killed process only after 100 s."""
     while (client := runtime.global_state.client) is not None:
         time.sleep(_POLL_SECONDS)
         try:
             code, process, sentence = client.key_value_try_get(_FAILURE).split(" ", 2)
-        except RuntimeError:  # nothing there, or process 0 is gone, which jax itself notices
+        except RuntimeError:  # there is no failure, or process 0 is gone, which JAX itself notices
             continue
-        time.sleep(_POLL_SECONDS)  # for a failure of its own
+        time.sleep(_POLL_SECONDS)  # if this process fails as well, its own error is printed
         _ending.acquire()
         print(f"Ended with process {process}: {sentence}", file=sys.stderr, flush=True)
         _linger()
@@ -184,5 +185,5 @@ def _watch() -> None:
 
 
 def _linger() -> None:
-    """Lets the others read what has failed before this process is missed, and process 0, which keeps it, end last."""
+    """Gives the other processes time to read the failure. Process 0, which stores it, ends last."""
     time.sleep(_POLL_SECONDS * (8 if is_main() else 3))

@@ -19,7 +19,8 @@ import detr_jax
 from detr_jax.config import Config, ConfigError, check_buckets
 from detr_jax.memory import arrays_text, fitting
 from detr_jax.models.detr import DETR
-from detr_jax.postprocess import Detections, detections
+from detr_jax.postprocess import detections
+from detr_jax.structures import Detections
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 WEIGHTS = "weights.npz"
@@ -121,12 +122,14 @@ def _programs(
         return detections(found.logits[-1], found.boxes[-1], original_sizes)
 
     def predict_alone(images: jax.Array, sizes: jax.Array, original_sizes: jax.Array) -> tuple[jax.Array, ...]:
-        return tuple(predict(list(map(jnp.asarray, leaves)), images, sizes, original_sizes))
+        found = predict(list(map(jnp.asarray, leaves)), images, sizes, original_sizes)
+        return found.boxes, found.scores, found.labels
 
     def predict_with(
         weights: list[jax.Array], images: jax.Array, sizes: jax.Array, original_sizes: jax.Array
     ) -> tuple[jax.Array, ...]:
-        return tuple(predict(weights, images, sizes, original_sizes))
+        found = predict(weights, images, sizes, original_sizes)
+        return found.boxes, found.scores, found.labels
 
     programs: dict[str, bytes] = {}
     for height, width in buckets:

@@ -1,4 +1,4 @@
-"""The host's memory, which programs for CPUs free and want again at each call."""
+"""Keep freed host memory for reuse (CPU backend, glibc)."""
 
 import ctypes
 import importlib.util
@@ -11,15 +11,17 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Has the C library keep the blocks that JAX frees, for the next step, in place of giving them back.
+    """Configures glibc to reuse freed blocks instead of returning them to the kernel. Call it before JAX runs anything.
 
-    On CPUs JAX allocates the temporaries of a program anew at each call: hundreds of MiB to some GiB. glibc has them
-    mapped and unmapped, so that the kernel hands out and zeroes every page again (benchmarks/RESULTS.md). With this the
-    memory of the process stays at its peak. As glibc keeps large blocks for the main thread alone, programs run in the
-    thread that calls them, and a call returns when its program has ended; this, where JAX has not run anything yet.
+    On CPUs JAX allocates the temporaries of a compiled function at each call, which takes hundreds of MiB to some GiB.
+    By default glibc maps and unmaps them, and the kernel zeroes every page again (benchmarks/RESULTS.md). With this
+    setting the memory of the process stays at its peak instead.
 
-    Nothing is done where there are other devices or C libraries, nor where the user has decided by the environment: by
-    ``GLIBC_TUNABLES`` or a variable such as ``MALLOC_TRIM_THRESHOLD_``.
+    glibc keeps large blocks only for the main thread. JAX's asynchronous dispatch on CPUs is therefore turned off:
+    compiled functions run in the calling thread, and a call returns when the function has ended.
+
+    Nothing changes with other devices or C libraries, or if the user has set ``GLIBC_TUNABLES`` or a variable such as
+    ``MALLOC_TRIM_THRESHOLD_`` in the environment.
     """
     decided = any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ)
     if decided or platform.libc_ver()[0] != "glibc" or not _on_cpu():
@@ -31,7 +33,7 @@ def keep_freed_memory() -> None:
 
 
 def _on_cpu() -> bool:
-    """Whether JAX will run on the CPU, told without starting it."""
+    """Whether JAX will run on the CPU. This does not start JAX."""
     if platforms := jax.config.values.get("jax_platforms"):
         return platforms.split(",")[0] == "cpu"
     return not any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))

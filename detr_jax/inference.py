@@ -30,7 +30,7 @@ from detr_jax.models.attention_maps import attention_maps
 from detr_jax.models.detr import DETR
 from detr_jax.postprocess import Detections, detections
 from detr_jax.results import ImageAttention, ImageDetections
-from detr_jax.sharding import mesh_for_batch, replicated, shared_out
+from detr_jax.sharding import batch_sharding, mesh_for_batch, replicated
 from detr_jax.wording import counted, one_line
 
 PredictStep = Callable[[tuple[Any, ...], ArrayLike, ArrayLike, ArrayLike], Detections]
@@ -67,8 +67,8 @@ def create_predict_step(graph: nnx.GraphDef, mesh: Mesh, where: Any = None) -> P
         predictions = model(model.normalize(images, sizes), sizes)
         return detections(predictions.logits[-1], predictions.boxes[-1], original_sizes)
 
-    batch, everywhere = shared_out(mesh), replicated(mesh)
-    return jax.jit(predict, in_shardings=(where or everywhere, batch, batch, batch), out_shardings=everywhere)
+    batch, full = batch_sharding(mesh), replicated(mesh)
+    return jax.jit(predict, in_shardings=(where or full, batch, batch, batch), out_shardings=full)
 
 
 class Answer(NamedTuple):
@@ -268,14 +268,14 @@ class Detector:
             picture = waiting.lay_on(images[0], self.config.data)
             height, width = waiting.placement.size
             inputs = images, np.array([[height, width]], np.int32), np.array([size], np.int32)
-            (boxes, scores, labels), decoder, encoder = on_host(self._attend(self.params, *inputs))
-        check_scores(scores)
-        chosen = _surest(scores, threshold)
+            found, decoder, encoder = on_host(self._attend(self.params, *inputs))
+        check_scores(found.scores)
+        chosen = _surest(found.scores, threshold)
         stride = self.config.model.backbone.stride
         rows, columns = -(-height // stride), -(-width // stride)
         return ImageAttention(
             image=np.asarray(picture),
-            found=self._result(waiting, boxes[chosen], scores[chosen], labels[chosen]),
+            found=self._result(waiting, jax.tree.map(lambda x: x[chosen], found)),
             decoder=decoder[chosen, :rows, :columns],
             encoder=None if encoder is None else encoder[:rows, :columns, :rows, :columns],
             cells=(height / stride, width / stride),
@@ -288,7 +288,7 @@ class Detector:
         def attend(params: Any, images: jax.Array, sizes: jax.Array, original_sizes: jax.Array) -> Any:
             model = nnx.merge(self._graph, params)
             maps = attention_maps(model, model.normalize(images, sizes), sizes)
-            found = detections(maps.predictions.logits[-1], maps.predictions.boxes[-1], original_sizes)
+            found = detections(maps.outputs.logits[-1], maps.outputs.boxes[-1], original_sizes)
             encoder = None if maps.encoder is None else maps.encoder[0].mean(axis=0)
             return jax.tree.map(lambda x: x[0], found), maps.decoder[0].mean(axis=0), encoder
 
@@ -363,23 +363,23 @@ class Detector:
         """The answers of a batch, when the devices are done with it."""
         try:
             with self._fitting(batch[0].placement.bucket, self.batch_size):
-                boxes, scores, labels = on_host(found)
+                found = on_host(found)
         except OutOfMemoryError as error:
             yield from _all_too_large(batch, error)
             return
-        check_scores(scores)
+        check_scores(found.scores)
         for i, (waiting, picture) in enumerate(zip(batch, pictures, strict=True)):
             if not isinstance(picture, Image.Image):
                 yield Answer(waiting.index, None, picture)
                 continue
-            chosen = _surest(scores[i], threshold)
-            result = self._result(waiting, boxes[i][chosen], scores[i][chosen], labels[i][chosen])
+            chosen = _surest(found.scores[i], threshold)
+            result = self._result(waiting, jax.tree.map(lambda x, i=i, chosen=chosen: x[i][chosen], found))
             yield Answer(waiting.index, np.asarray(picture), result)
 
-    def _result(self, waiting: _Waiting, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> ImageDetections:
-        names = tuple(self.class_names.get(label, str(label)) for label in labels.tolist())
-        ids = mapped(labels, self.category_ids).astype(np.int64 if self.category_ids else np.int32)
-        return ImageDetections(boxes, scores, ids, names, waiting.size, tuple(self._notes(waiting)))
+    def _result(self, waiting: _Waiting, found: Detections) -> ImageDetections:
+        names = tuple(self.class_names.get(label, str(label)) for label in found.labels.tolist())
+        ids = mapped(found.labels, self.category_ids).astype(np.int64 if self.category_ids else np.int32)
+        return ImageDetections(found.boxes, found.scores, ids, names, waiting.size, tuple(self._notes(waiting)))
 
     def _notes(self, waiting: _Waiting) -> Iterator[str]:
         """What is unusual in an image, as the rest of a sentence that begins with its name."""

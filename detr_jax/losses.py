@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 
 from detr_jax.boxes import cxcywh_to_xyxy, generalized_iou
 from detr_jax.config import LossConfig
-from detr_jax.matching import UNMATCHED, Targets, match, matching_cost
-from detr_jax.models.detr import Predictions
+from detr_jax.matching import UNMATCHED, match, matching_cost
+from detr_jax.structures import Outputs, Predictions, Targets
 
 
 class Normalizers(NamedTuple):
@@ -39,7 +39,7 @@ def normalizers(count: jax.Array, num_queries: int, config: LossConfig) -> Norma
 
 
 def set_loss(
-    predictions: Predictions,
+    outputs: Outputs | Predictions,
     targets: Targets,
     config: LossConfig,
     *,
@@ -57,7 +57,7 @@ def set_loss(
     * loss_giou: 1 - GIoU of matched boxes, over the same.
 
     Args:
-      predictions: logits [L, B, Q, C + 1] and boxes [L, B, Q, 4].
+      outputs: logits [L, B, Q, C + 1] and boxes [L, B, Q, 4].
       targets: boxes [B, T, 4] cxcywh in 0..1, labels [B, T], count [B].
       mesh: the mesh over whose axis "data" the batch is sharded, if it is.
       norms: for a part of a larger batch, the `normalizers` of the whole.
@@ -69,7 +69,7 @@ def set_loss(
       percentage of matched queries whose highest logit, "no object" included, is not their target's class;
       ``class_accuracy``, the percentage whose highest logit without "no object" is.
     """
-    logits, boxes = predictions
+    logits, boxes = outputs.logits, outputs.boxes
     if not config.auxiliary:
         logits, boxes = logits[-1:], boxes[-1:]
     layers, _, queries, _ = logits.shape

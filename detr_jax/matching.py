@@ -5,7 +5,6 @@ Dimensions: ``L`` decoder layers, ``B`` batch, ``Q`` object queries, ``T`` targe
 """
 
 import os
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,22 +16,12 @@ from scipy.optimize import linear_sum_assignment
 
 from detr_jax.boxes import cxcywh_to_xyxy, generalized_iou
 from detr_jax.config import LossConfig
+from detr_jax.structures import Targets as Targets
 
 UNMATCHED = -1
 
 _PACKED_TARGETS = 16
 """Targets an image that a callback is given room for; COCO has 7.3 on average, and batches are padded to 93."""
-
-
-class Targets(NamedTuple):
-    """The objects of a batch of images, padded to a common number."""
-
-    boxes: jax.Array
-    """[B, T, 4] float32, cxcywh in 0..1 of the unpadded image."""
-    labels: jax.Array
-    """[B, T] int32 in 0..C-1."""
-    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
-    """[B] int32, how many of the T are real."""
 
 
 def matching_cost(logits: jax.Array, boxes: jax.Array, targets: Targets, config: LossConfig) -> jax.Array:

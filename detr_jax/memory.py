@@ -1,4 +1,4 @@
-"""Memory that runs out, on a device or on the host: how it is recognised, and the sentence that it becomes."""
+"""Detection of errors that mean "out of memory", on devices and on the host, and their messages."""
 
 import math
 import re
@@ -13,19 +13,19 @@ _SIGNS = (
     "cannot allocate memory",  # ENOMEM, in Python and in Rust
     "can't allocate memory",  # PyTorch
     "bad_alloc",  # C++
-    "ynnpack operation failed",  # XLA for CPUs, whose library of products gives no other reason
+    "ynnpack operation failed",  # XLA for CPUs, whose matrix library gives no other reason
 )
 
 
 class OutOfMemoryError(RuntimeError):
-    """Something does not fit into memory; the message says what, and what to do."""
+    """Something does not fit into memory; the message says what does not fit, and what to do."""
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or one that it was raised from, says that memory ran out.
+    """Whether an error, or an error that caused it, means that memory ran out.
 
-    This has many forms: jaxlib's `JaxRuntimeError` with RESOURCE_EXHAUSTED, `MemoryError` of Python, numpy and Pillow,
-    `OSError` with ENOMEM, and messages of other libraries in errors of any type.
+    Such errors have many forms: jaxlib's `JaxRuntimeError` with RESOURCE_EXHAUSTED, `MemoryError` of Python, numpy and
+    Pillow, `OSError` with ENOMEM, and messages of other libraries in errors of any type.
     """
     while error is not None:
         if isinstance(error, MemoryError | OutOfMemoryError) or any(sign in str(error).lower() for sign in _SIGNS):
@@ -35,13 +35,13 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def does_not_fit(what: str, advice: str, error: BaseException | None = None) -> str:
-    """The sentences for what does not fit, with the size that was asked for if ``error`` tells it."""
+    """A message that ``what`` does not fit, with the requested size if ``error`` contains it, and the advice."""
     return f"{what} does not fit into memory{_asked_for(error)}. {advice}"
 
 
 @contextmanager
 def fitting(what: str, advice: str) -> Iterator[None]:
-    """Raises an `OutOfMemoryError` about ``what`` if memory runs out inside; one from further inside stays as it is."""
+    """Raises an `OutOfMemoryError` about ``what`` if memory runs out inside. An inner `OutOfMemoryError` is kept."""
     try:
         yield
     except OutOfMemoryError:
@@ -53,18 +53,18 @@ def fitting(what: str, advice: str) -> Iterator[None]:
 
 
 def on_host(tree: Any) -> Any:
-    """What a program returned, as arrays of numpy.
+    """Copies the arrays that a compiled function returned to numpy arrays.
 
-    It waits for the program first: with jaxlib 0.10 on CPUs, `jax.device_get` of what a program that ran out of memory
-    should have returned waits forever, if the program runs in the background.
+    It waits for the function first. With jaxlib 0.10 on CPUs, `jax.device_get` would wait forever for the results of a
+    function that ran out of memory in the background.
     """
-    import jax  # here: this file also serves commands that do not need jax
+    import jax  # imported here because some commands use this file without JAX
 
     return jax.device_get(jax.block_until_ready(tree))
 
 
 def size_text(size: float) -> str:
-    """A number of bytes in MiB, GiB or TiB."""
+    """A number of bytes as text, in MiB, GiB or TiB."""
     for unit, factor in (("TiB", 2**40), ("GiB", 2**30)):
         if size >= factor:
             return f"{size / factor:.3g} {unit}"
@@ -72,8 +72,8 @@ def size_text(size: float) -> str:
 
 
 def arrays_text(tree: Any) -> str:
-    """The bytes of a tree of arrays or of their shapes in all, and its largest array with path and shape."""
-    import jax  # here: this file also serves commands that do not need jax
+    """The total size of a tree of arrays or abstract arrays as text, and its largest array with path and shape."""
+    import jax  # imported here because some commands use this file without JAX
 
     sizes = {path: math.prod(x.shape) * x.dtype.itemsize for path, x in jax.tree.leaves_with_path(tree)}
     path, largest = max(jax.tree.leaves_with_path(tree), key=lambda item: sizes[item[0]])
@@ -82,7 +82,7 @@ def arrays_text(tree: Any) -> str:
 
 
 def _asked_for(error: BaseException | None) -> str:
-    """The size of the piece that could not be had, in brackets; nothing if no error tells it."""
+    """The size of the allocation that failed, in brackets; empty if no error contains it."""
     while error is not None:
         if found := re.search(r"allocat\w* (\d+) ?bytes", str(error)):
             return f" ({size_text(int(found[1]))} in one piece)"

@@ -1,22 +1,10 @@
 """From the model's predictions to detections in pixels (DETR, appendix A.4: no NMS, no threshold)."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
 from detr_jax.boxes import cxcywh_to_xyxy
-
-
-class Detections(NamedTuple):
-    """What every query found. Dimensions: ``B`` batch, ``Q`` object queries."""
-
-    boxes: jax.Array
-    """[B, Q, 4] float32, xyxy in pixels of the original image; not clipped to it."""
-    scores: jax.Array
-    """[B, Q] float32, probability of the label."""
-    labels: jax.Array
-    """[B, Q] int32, the likeliest class other than "no object"."""
+from detr_jax.structures import Detections
 
 
 def detections(logits: jax.Array, boxes: jax.Array, original_sizes: jax.Array) -> Detections:

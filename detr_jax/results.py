@@ -1,4 +1,4 @@
-"""What was found in one image, the forms in which other programs take it, and where the model looked."""
+"""The detections and the attention of one image, and their conversion to the formats of other programs."""
 
 import base64
 import html
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from detr_jax.boxes import xyxy_to_xywh
 from detr_jax.data.images import ImageLike, decode, open_image
 from detr_jax.visualization.attention import MOST_OBJECTS, attention_sheet
 from detr_jax.visualization.boxes import LabelledBoxes, draw_boxes
@@ -24,9 +25,9 @@ _LINE = 100  # characters of a repr
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageDetections:
-    """The objects found in one image, by falling score. Dimension: ``n`` objects.
+    """The objects detected in one image, highest score first. Dimension: ``n`` objects.
 
-    In a notebook it is shown as a table. `draw` gives a picture.
+    A notebook shows them as a table. `draw` returns a picture.
     """
 
     boxes: np.ndarray
@@ -36,12 +37,11 @@ class ImageDetections:
     labels: np.ndarray
     """[n] int, category ids of the training data."""
     names: tuple[str, ...]
-    """[n], the names of the labels, or the labels as text where the checkpoint holds no names."""
+    """[n], the names of the labels, or the labels as text if the checkpoint holds no names."""
     size: tuple[int, int]
     """(height, width) of the original image in pixels."""
     notes: tuple[str, ...] = ()
-    """What the reader of these results should know of the image: that only the first frame of an animation was looked
-    at, for example."""
+    """Remarks about the image, for example that only the first frame of an animation was used."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -72,11 +72,11 @@ class ImageDetections:
         )
 
     def only(self, labels: Collection[int] | None = None, *, max_detections: int | None = None) -> "ImageDetections":
-        """Some of the objects.
+        """The objects of some classes, or those with the highest scores.
 
         Args:
-          labels: those of the classes to keep; None for all.
-          max_detections: the most objects to keep, those of the highest scores; None for all.
+          labels: labels of the classes to keep; None keeps all.
+          max_detections: the largest number of objects to keep, highest scores first; None keeps all.
 
         Raises:
           ValueError: ``max_detections`` is negative.
@@ -89,10 +89,10 @@ class ImageDetections:
         return replace(self, boxes=self.boxes[kept], scores=self.scores[kept], labels=self.labels[kept], names=names)
 
     def draw(self, image: ImageLike) -> Image.Image:
-        """The image with boxes, names and scores; images below 320 pixels are enlarged, as captions would hide them.
+        """The image with boxes, names and scores. Images below 320 pixels are enlarged, or captions would hide them.
 
         Args:
-          image: the predicted image: a path, a picture of PIL or an array. A file is turned as its EXIF data say.
+          image: the predicted image as a path, a PIL image or an array. The EXIF orientation of a file is applied.
 
         Raises:
           DataError: the image cannot be read.
@@ -110,9 +110,8 @@ class ImageDetections:
         return draw_boxes(np.asarray(picture), LabelledBoxes(self.boxes, self.labels, self.scores), names, scale=scale)
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """The objects as result dictionaries of COCO: ``bbox`` is [x, y, width, height] in pixels."""
-        x0, y0, x1, y1 = self.boxes.astype(np.float64).T
-        bboxes = np.stack([x0, y0, x1 - x0, y1 - y0], axis=1).tolist()
+        """The objects as COCO's result dictionaries, whose ``bbox`` is [x, y, width, height] in pixels."""
+        bboxes = xyxy_to_xywh(self.boxes.astype(np.float64)).tolist()
         return [
             {"image_id": image_id, "category_id": label, "bbox": bbox, "score": score}
             for label, bbox, score in zip(self.labels.tolist(), bboxes, self.scores.tolist(), strict=True)
@@ -138,23 +137,26 @@ class ImageDetections:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageAttention:
-    """Where a model looked in one image (DETR, figures 3 and 6): weights of the last layers, the mean over the heads.
+    """The attention weights of a model in one image (DETR, figures 3 and 6).
 
-    In a notebook it is shown as the picture that `draw` gives.
+    They come from the last encoder and decoder layers and are averaged over the heads. A notebook shows the picture
+    that `draw` returns.
 
-    Dimensions: ``n`` objects; ``h, w`` cells of the feature map that hold image. A map over ``h, w`` sums to 1.
+    Dimensions: ``n`` objects; ``h, w`` cells of the feature map that cover the image. A map over ``h, w`` sums to 1.
     """
 
     image: np.ndarray
     """[H, W, 3] uint8, RGB."""
     found: ImageDetections
-    """The objects, by falling score."""
+    """The detected objects, highest score first."""
     decoder: np.ndarray
-    """[n, h, w] float32, from the query of each object: cross-attention."""
+    """[n, h, w] float32, cross-attention from the query of each object to the cells."""
     encoder: np.ndarray | None
-    """[h, w, h, w] float32, from each cell (first two) to all (last two): self-attention; None without an encoder."""
+    """[h, w, h, w] float32, self-attention from each cell (first two) to all cells (last two).
+
+    None if the model has no encoder."""
     cells: tuple[float, float]
-    """(height, width) of the image in cells: the last row and column of cells may reach past its border."""
+    """(height, width) of the image in cells. The last row and column of cells may extend beyond its border."""
 
     def __repr__(self) -> str:
         cells = f"{self.decoder.shape[2]} x {self.decoder.shape[1]} cells"
@@ -184,7 +186,7 @@ class ImageAttention:
         if not (0 <= x < width and 0 <= y < height):
             raise ValueError(f"The point ({x:g}, {y:g}) lies outside of the image, {width} x {height} pixels.")
         if self.encoder is None:
-            raise ValueError("The model has no encoder whose attention a point could have.")
+            raise ValueError("The model has no encoder, so there is no attention from a point.")
         return self.encoder[int(y / height * self.cells[0]), int(x / width * self.cells[1])]
 
 

@@ -1,4 +1,4 @@
-"""How arrays lie on devices: a mesh of one axis, "data", over which batches are shared out, and perhaps the state."""
+"""Shardings of batches and training states over a mesh of one axis, "data"."""
 
 import math
 from typing import Any
@@ -12,68 +12,69 @@ Tree = Any
 """A pure tree of arrays."""
 
 LEAST_SHARDED = 2**12
-"""Arrays of fewer elements stay whole on every device: gathering them would take longer than they are worth."""
+"""Arrays with fewer elements are always replicated. Gathering them would take longer than the memory is worth."""
 
 
 def create_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh of all (or the given) devices, those of other processes included, along the axis "data"."""
+    """A mesh along the axis "data" of the given devices, or of all devices of all processes."""
     devices = devices or jax.devices()
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def mesh_for_batch(batch_size: int) -> Mesh:
-    """A mesh of as many devices as share a batch evenly."""
+    """A mesh of the largest number of devices that divides both the batch size and the number of devices."""
     devices = jax.devices()
     return create_mesh(devices[: math.gcd(batch_size, len(devices))])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """The sharding of arrays that every device holds in full."""
     return NamedSharding(mesh, P())
 
 
-def shared_out(mesh: Mesh) -> NamedSharding:
-    """The first dimension, the batch, shared out over the devices."""
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The sharding of batches: the first dimension is split over the devices."""
     return NamedSharding(mesh, P("data"))
 
 
-def layout(tree: Tree, mesh: Mesh, fsdp: bool) -> Tree:
-    """The sharding of each array of a tree of arrays or of their shapes.
+def state_shardings(tree: Tree, mesh: Mesh, fsdp: bool) -> Tree:
+    """The sharding of each array in a tree. The tree may hold arrays or their abstract shapes.
 
-    With ``fsdp``, arrays of at least `LEAST_SHARDED` elements are shared out along their largest dimension that the
-    number of devices divides (the last of several); all else is whole on every device.
+    Without ``fsdp`` every array is replicated. With ``fsdp``, arrays of at least `LEAST_SHARDED` elements are sharded
+    along their largest dimension that the number of devices divides. If several dimensions are equally large, the last
+    one is taken. All other arrays are replicated.
     """
-    return jax.tree.map(lambda x: NamedSharding(mesh, _split_over(x.shape, mesh.size) if fsdp else P()), tree)
+    return jax.tree.map(lambda x: NamedSharding(mesh, _fsdp_spec(x.shape, mesh.size) if fsdp else P()), tree)
 
 
-def _split_over(shape: tuple[int, ...], parts: int) -> P:
-    divisible = [axis for axis, length in enumerate(shape) if length % parts == 0]
-    if parts == 1 or not divisible or math.prod(shape) < LEAST_SHARDED:
+def _fsdp_spec(shape: tuple[int, ...], num_devices: int) -> P:
+    divisible = [axis for axis, length in enumerate(shape) if length % num_devices == 0]
+    if num_devices == 1 or not divisible or math.prod(shape) < LEAST_SHARDED:
         return P()
     chosen = max(divisible, key=lambda axis: (shape[axis], axis))
     return P(*[None] * chosen, "data")
 
 
-def place(tree: Tree, shardings: Tree) -> Tree:
-    """Lays arrays out that every process has whole."""
+def shard(tree: Tree, shardings: Tree) -> Tree:
+    """Puts arrays on the devices by their shardings. Every process must hold every array in full."""
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
 
-    def place_one(x: Any, sharding: NamedSharding) -> jax.Array:
-        whole = np.asarray(x)
-        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+    def shard_one(x: Any, sharding: NamedSharding) -> jax.Array:
+        full = np.asarray(x)
+        return jax.make_array_from_callback(full.shape, sharding, lambda index: full[index])
 
-    return jax.tree.map(place_one, tree, shardings)
+    return jax.tree.map(shard_one, tree, shardings)
 
 
 def own_rows(mesh: Mesh, batch_size: int) -> list[int]:
-    """The rows of a batch that lie on this process's devices, ascending."""
-    indices = shared_out(mesh).addressable_devices_indices_map((batch_size,))
+    """The rows of a batch that lie on this process's devices, in ascending order."""
+    indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
     return sorted({row for index in indices.values() if index for row in range(*index[0].indices(batch_size))})
 
 
-def place_rows(arrays: Tree, mesh: Mesh) -> Tree:
-    """Batches on the devices, from this process's `own_rows` of them."""
+def shard_rows(arrays: Tree, mesh: Mesh) -> Tree:
+    """Puts a batch on the devices. Each process gives only its `own_rows` of it."""
     if not mesh.is_multi_process:
-        return jax.device_put(arrays, shared_out(mesh))
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(shared_out(mesh), x), arrays)
+        return jax.device_put(arrays, batch_sharding(mesh))
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(batch_sharding(mesh), x), arrays)

@@ -1,4 +1,4 @@
-"""Words of messages that depend on values: numbers with their nouns, articles, names of images."""
+"""Parts of messages that depend on values: numbers with their nouns, articles, names of images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,13 +15,13 @@ def with_article(noun: str) -> str:
 
 
 def image_name(source: Any, index: int) -> str:
-    """How pictures and reports call an image of a `detr_jax.data.Source`: by its file if it has one, or else its id."""
+    """The name of an image of a `detr_jax.data.Source` in pictures and reports: its file, or else its id."""
     file = source.file_name(index) if hasattr(source, "file_name") else ""
     return str(file) if file else f"image {source.image_ids[index]}"
 
 
 def one_line(beginning: str, items: Sequence[str], ending: str, width: int) -> str:
-    """A line of at most ``width`` characters: as many of the items as there is room for, separated by commas."""
+    """A line of at most ``width`` characters with as many of the items as fit, separated by commas."""
     shown = ", ".join(items)
     kept = len(items)
     while kept and len(beginning) + len(shown) + len(ending) > width:

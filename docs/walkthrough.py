@@ -68,7 +68,7 @@ print("decoder attention", maps.decoder.shape, "each map sums to", round(float(m
 heat_map(samples[0].image, np.asarray(maps.decoder[0, :, 0].mean(axis=0)), cells, scale=4).save(out / "attention.png")
 
 # %% The heads: classes with "no object", and boxes, after every decoder layer
-predictions = maps.predictions
+predictions = maps.outputs
 print("logits", predictions.logits.shape, "boxes", predictions.boxes.shape)
 
 # %% The matching (equation 1): one query for each object, at the lowest total cost
@@ -100,7 +100,7 @@ sure = [np.asarray(scores) >= 0.5 for scores in found.scores]
 comparison_sheet(
     out / "predictions.png",
     [sample.image for sample in samples],
-    [LabelledBoxes(*sample.objects) for sample in samples],
+    [LabelledBoxes(sample.objects.boxes, sample.objects.labels) for sample in samples],
     [LabelledBoxes(*(np.asarray(x[i])[sure[i]] for x in (found.boxes, found.labels, found.scores))) for i in range(2)],
     source.categories,
 )

@@ -1,11 +1,13 @@
-"""Box formats, areas and generalised IoU, against scalar arithmetic from the definitions."""
+"""Box formats, areas and overlaps, against scalar arithmetic from the definitions."""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from detr_jax.boxes import area, cxcywh_to_xyxy, generalized_iou, xyxy_to_cxcywh
+from detr_jax.boxes import area, cxcywh_to_xyxy, generalized_iou, iou, xyxy_to_cxcywh, xyxy_to_xywh
 
 
 def random_boxes(rng, count, scale=1.0):
@@ -31,6 +33,29 @@ def test_formats_convert_as_defined_and_back(rng):
     centers = np.array([[(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0] for x0, y0, x1, y1 in corners])
     np.testing.assert_allclose(xyxy_to_cxcywh(jnp.asarray(corners)), centers, rtol=1e-5)
     np.testing.assert_allclose(cxcywh_to_xyxy(jnp.asarray(centers, jnp.float32)), corners, rtol=1e-4, atol=1e-3)
+    np.testing.assert_array_equal(xyxy_to_xywh(corners), [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in corners])
+
+
+@pytest.mark.parametrize("function", [area, cxcywh_to_xyxy, xyxy_to_cxcywh, xyxy_to_xywh])
+def test_arrays_of_numpy_and_jax_give_the_same_in_their_own_kind(rng, function):
+    boxes = random_boxes(rng, 20)
+    of_numpy, of_jax = function(boxes), function(jnp.asarray(boxes))
+    assert isinstance(of_numpy, np.ndarray)
+    assert isinstance(of_jax, jax.Array)
+    assert of_numpy.dtype == of_jax.dtype == np.float32
+    np.testing.assert_allclose(of_numpy, of_jax, rtol=1e-6)
+
+
+def test_iou_of_all_pairs_in_numpy_and_jax_follows_the_definition(rng):
+    def unit_squares(box):
+        return set(itertools.product(range(box[0], box[2]), range(box[1], box[3])))
+
+    corner = rng.integers(0, 10, (8, 2))
+    boxes = np.concatenate([corner, corner + rng.integers(1, 10, (8, 2))], axis=1)
+    squares = list(map(unit_squares, boxes.tolist()))
+    expected = [[len(a & b) / len(a | b) for b in squares] for a in squares]
+    for array in (boxes.astype(np.float32), jnp.asarray(boxes, jnp.float32)):
+        np.testing.assert_allclose(iou(array[:, None], array[None]), expected, rtol=1e-6)
 
 
 def test_formats_keep_leading_dimensions(rng):

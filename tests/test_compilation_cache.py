@@ -19,7 +19,7 @@ def _folder():
     return jax.config.values["jax_compilation_cache_dir"]
 
 
-def test_programs_are_kept_in_the_users_cache_folder(undecided):
+def test_compiled_functions_are_kept_in_the_users_cache_folder(undecided):
     keep_compiled_programs()
     assert _folder() == str(undecided)
     assert undecided.is_dir()
@@ -39,7 +39,7 @@ def test_a_folder_that_was_set_in_jax_stays(undecided, tmp_path):
     assert _folder() == str(tmp_path)
 
 
-def test_a_folder_that_cannot_be_made_is_passed_over(undecided):
+def test_a_folder_that_cannot_be_created_is_ignored(undecided):
     undecided.parent.write_text("")
     keep_compiled_programs()
     assert _folder() is None

@@ -1,4 +1,4 @@
-"""Two processes over loopback train as one does."""
+"""Two processes over loopback train like one process."""
 
 import json
 import os
@@ -18,16 +18,16 @@ from detr_jax.training.loop import train
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parent.parent
-STEPS = 2  # of more, rounding may decide between two assignments of almost equal cost
+STEPS = 2  # after more steps, rounding may decide between two assignments of almost equal cost
 
 
 def get_config():
-    """The configuration of this file's runs: two steps, and a validation with a batch that is partly filled."""
+    """The configuration of this file's runs: two steps, and a validation whose last batch is not full."""
     config = tiny_config()
     config.loss.matcher = "scipy"
     config.model.encoder_layers, config.model.decoder_layers, config.optimizer.warmup_steps = 0, 1, 1
     config.training.steps, config.training.log_every, config.training.fsdp = STEPS, 1, True
-    config.model.feedforward_dim = 256  # large enough to be shared out
+    config.model.feedforward_dim = 256  # large enough to be sharded
     config.evaluation.every_epochs = config.evaluation.snapshots = 0
     config.evaluation.pictures = 2
     return config
@@ -80,7 +80,7 @@ def test_losses_and_metrics_are_those_of_one_process(runs):
     np.testing.assert_allclose(found[0]["boxes"], found[1]["boxes"], atol=1e-2)
 
 
-def test_the_first_process_alone_tells_and_writes(runs):
+def test_only_the_first_process_prints_and_writes(runs):
     two, one, said = runs
     assert "4 cpu device(s)" in said[0]
     assert f"validation at step {STEPS}" in said[0]
@@ -100,16 +100,16 @@ def test_the_first_process_alone_tells_and_writes(runs):
         (("10.0.0.1:8476", 2, None), "--coordinator needs"),
     ],
 )
-def test_wrong_arguments_are_refused_before_anything_is_tried(arguments, words):
+def test_wrong_arguments_are_refused_before_a_connection_is_tried(arguments, words):
     with pytest.raises(DistributedError) as caught:
         start(*arguments)
     assert words in str(caught.value)
 
 
-def test_a_taken_port_and_a_coordinator_that_is_not_there_are_named():
+def test_errors_name_a_port_in_use_and_a_coordinator_that_does_not_listen():
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(DistributedError, match=f"Port {port} of --coordinator cannot be listened on"):
+        with pytest.raises(DistributedError, match=f"Port {port} of --coordinator cannot be opened"):
             start(f"127.0.0.1:{port}", 2, 0)
     with pytest.raises(DistributedError, match=f"127.0.0.1:{port} could not be reached within 0 s"):
         start(f"127.0.0.1:{port}", 2, 1, timeout=0)

@@ -1,5 +1,6 @@
 """The documents say what the code does."""
 
+import dataclasses
 import re
 import runpy
 from pathlib import Path
@@ -9,7 +10,7 @@ from click.testing import CliRunner
 
 from configs import finetune
 from detr_jax.cli import main
-from detr_jax.config import check, unknown_field
+from detr_jax.config import CocoFiles, ColorJitter, Config, DetrAugmentation, ModelConfig, check, unknown_field
 
 DOCS = Path(__file__).parent.parent / "docs"
 NAMES = sorted(path.name for path in DOCS.glob("*.md"))
@@ -18,6 +19,24 @@ NAMES = sorted(path.name for path in DOCS.glob("*.md"))
 def test_the_configuration_reference_is_that_of_the_code():
     written = runpy.run_path(str(DOCS / "configuration.py"))["reference"]()
     assert (DOCS / "configuration.md").read_text(encoding="utf-8") == written, "run python docs/configuration.py"
+
+
+def _parts(value):
+    """The classes of a configuration's parts, and of those that it can hold instead."""
+    if dataclasses.is_dataclass(value):
+        yield type(value)
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    for part in value.values() if isinstance(value, dict) else ():
+        yield from _parts(part)
+
+
+def test_every_field_is_described():
+    texts = runpy.run_path(str(DOCS / "configuration.py"))["texts"]
+    classes = {*_parts(Config()), ColorJitter}
+    assert {CocoFiles, DetrAugmentation, ModelConfig} <= classes
+    for cls in classes:
+        described = {name for name, text in texts(cls).items() if len(text) > 10}
+        assert described >= {f.name for f in dataclasses.fields(cls)}, cls
 
 
 @pytest.mark.parametrize("name", NAMES)

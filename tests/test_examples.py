@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from detr_jax.training import loop
 from tests.cli.command import run
-from tests.data.formats import write_yolo
+from tests.data.dataset_writers import write_yolo
 from tests.weights.conftest import load_fixture
 from tests.weights.framework_states import facebook
 

@@ -1,4 +1,4 @@
-"""That freed memory is kept, in processes of their own."""
+"""Freed memory is kept for reuse; each test runs in a process of its own."""
 
 import os
 import statistics
@@ -8,7 +8,7 @@ import sys
 import pytest
 
 if sys.platform != "linux":
-    pytest.skip("only glibc is told", allow_module_level=True)
+    pytest.skip("only glibc is configured", allow_module_level=True)
 
 PAGES = """
 import resource
@@ -31,7 +31,7 @@ print(*pages)
 
 @pytest.mark.parametrize(("variable", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)])
 @pytest.mark.parametrize("by", ["numpy", "jax"])
-def test_pages_are_handed_out_once_unless_the_user_has_decided(variable, kept, by):
+def test_the_kernel_maps_pages_once_unless_the_environment_configures_malloc(variable, kept, by):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     run = subprocess.run(
         [sys.executable, "-c", PAGES.replace("BY", repr(by))],

@@ -144,7 +144,7 @@ def test_data_of_tensorflow_datasets_without_it_is_refused_in_a_sentence(monkeyp
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     for name in ("tensorflow_datasets", "detr_jax.data.tfds"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    result = run("check-data", "--dataset", "tfds", "--config.data.tfds_name=coco/2017")
+    result = run("check-data", "--dataset", "tfds", "--config.data.sources.tfds.name=coco/2017")
     assert result.exit_code == 1
     assert "data.dataset=tfds needs the package tensorflow-datasets, which cannot be imported" in result.stderr
     assert str(error).partition("\n")[0] in result.stderr

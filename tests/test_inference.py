@@ -143,7 +143,7 @@ def test_a_photo_is_turned_as_its_exif_data_say(detector, tmp_path, rng):
         (7, "Image 0 is of type int"),
         ("nowhere.jpg", "nowhere.jpg does not exist"),
         (".", "is a folder"),
-        (os.devnull, "is no regular file"),
+        (os.devnull, "is not a regular file"),
         ("a" * 300, "cannot be opened"),
         ("a\0b", "cannot be opened"),
     ],

@@ -20,7 +20,7 @@ from detr_jax.models.detr import abstract_model
 from detr_jax.postprocess import detections
 from detr_jax.sharding import create_mesh
 from detr_jax.training.optimizer import create_optimizer
-from detr_jax.training.step import DeviceBatch, create_model, create_state, create_train_step
+from detr_jax.training.step import BatchInputs, create_model, create_state, create_train_step
 from tests.tiny import tiny_config
 
 BUCKET = (144, 160)
@@ -124,7 +124,7 @@ def batch(rng):
     centers = rng.uniform(0.3, 0.7, (BATCH, 3, 2))
     boxes = np.concatenate([centers, rng.uniform(0.1, 0.5, (BATCH, 3, 2))], axis=2).astype(np.float32)
     labels, count = rng.integers(0, 3, (BATCH, 3)).astype(np.int32), rng.integers(1, 4, BATCH).astype(np.int32)
-    return DeviceBatch(images, sizes, Targets(boxes, labels, count))
+    return BatchInputs(images, sizes, Targets(boxes, labels, count))
 
 
 def test_parts_devices_and_recomputation_give_the_step_of_plain_convolutions(fast_forms, batch, monkeypatch):

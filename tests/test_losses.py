@@ -123,9 +123,9 @@ def test_the_loss_equals_plain_numpy_with_scipy(rng, count, auxiliary, matcher):
     predictions, targets = random_batch(rng, count)
     (loss, terms), _ = loss_and_gradient(predictions, targets, matcher=matcher, auxiliary=auxiliary, **weights)
 
-    logits, boxes = (np.asarray(x, np.float64) for x in predictions)
+    logits, boxes = (np.asarray(x, np.float64) for x in (predictions.logits, predictions.boxes))
     layers = [
-        reference_layer(*layer, Targets(*map(np.asarray, targets)), config) for layer in zip(logits, boxes, strict=True)
+        reference_layer(*layer, jax.tree.map(np.asarray, targets), config) for layer in zip(logits, boxes, strict=True)
     ]
     *earlier, expected = layers
     if auxiliary:
@@ -146,7 +146,7 @@ def test_the_loss_equals_plain_numpy_with_scipy(rng, count, auxiliary, matcher):
 def test_gradients_are_finite_and_reach_boxes_only_of_matched_queries(rng, count):
     predictions, targets = random_batch(rng, count)
     _, gradient = loss_and_gradient(predictions, targets)
-    assert all(np.isfinite(part).all() for part in gradient)
+    assert all(np.isfinite(part).all() for part in jax.tree.leaves(gradient))
     assert np.asarray(gradient.logits).any(axis=-1).all(), "every query has a class to learn"
     moved = np.asarray(gradient.boxes).any(axis=-1).sum(axis=-1)  # [L, B]
     np.testing.assert_array_equal(moved, np.broadcast_to(np.minimum(count, QUERIES), moved.shape))
@@ -182,8 +182,8 @@ def test_losses_of_parts_with_the_normalizers_of_the_whole_add_up(rng):
     norms = normalizers(targets.count, QUERIES, LossConfig())
 
     def part(images):
-        predicted = Predictions(*(x[:, images] for x in predictions))
-        (loss, _), _ = loss_and_gradient(predicted, Targets(*(x[images] for x in targets)), norms)
+        predicted = jax.tree.map(lambda x: x[:, images], predictions)
+        (loss, _), _ = loss_and_gradient(predicted, jax.tree.map(lambda x: x[images], targets), norms)
         return float(loss)
 
     (whole, _), _ = loss_and_gradient(predictions, targets)

@@ -1,4 +1,4 @@
-"""Memory that runs out: for real, on buckets and arrays that no machine holds."""
+"""Real out-of-memory errors, from buckets and arrays that are too large for any machine."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ HUGE = (60000, 60000)
 
 @pytest.fixture
 def checkpoint(tmp_path, rngs):
-    """A workdir whose model has a bucket of usual size and one that fits into no memory."""
+    """A workdir whose model has a bucket of usual size and one that is too large for any machine."""
     config = tiny_config()
     config.data.val_buckets = ((32, 32), HUGE)
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", keep=1)
@@ -43,7 +43,7 @@ def checkpoint(tmp_path, rngs):
     ],
     ids=["numpy", "jax", "python"],
 )
-def test_every_form_in_which_memory_runs_out_becomes_one_sentence(need, size):
+def test_every_kind_of_out_of_memory_error_gets_the_same_message(need, size):
     with pytest.raises(OutOfMemoryError) as caught, fitting("The thing", "Take less."):
         need()
     piece = f" ({size} in one piece)" if size else ""
@@ -71,7 +71,7 @@ def test_a_tree_is_described_by_its_size_and_its_largest_array():
     assert [size_text(n) for n in (2**20, 3 * 2**29, 5 * 2**40)] == ["1 MiB", "1.5 GiB", "5 TiB"]
 
 
-def test_prediction_goes_on_with_the_next_image(checkpoint, rng, tmp_path):
+def test_prediction_continues_with_the_next_image(checkpoint, rng, tmp_path):
     sizes = {"a.png": (30, 20), "b.png": (40, 50), "c.png": (20, 30)}  # only the second needs the huge bucket
     (tmp_path / "images").mkdir()
     for name, size in sizes.items():

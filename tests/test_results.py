@@ -24,7 +24,7 @@ def _found(rng, count, size=(60, 80), notes=()):
     return ImageDetections(boxes, scores, labels, tuple(NAMES[label] for label in labels), size, notes)
 
 
-def test_a_result_is_one_line_with_what_was_found(rng):
+def test_the_repr_of_a_result_is_one_line_with_the_number_of_objects(rng):
     for count in rng.integers(0, 200, 20).tolist():
         found = _found(rng, count, notes=("is odd",) * int(rng.integers(3)))
         assert len(repr(found)) <= 100
@@ -37,7 +37,7 @@ def test_a_result_is_one_line_with_what_was_found(rng):
     assert repr(one) == "ImageDetections(0 objects in 80 x 60 pixels)"
 
 
-def test_a_detector_is_one_line_with_its_model_and_classes(rngs):
+def test_the_repr_of_a_detector_is_one_line_with_its_model_and_classes(rngs):
     config = tiny_config()
     model = DETR(config.model, rngs=rngs)
     for names in ({}, {0: "circle", 1: "square"}, {label: f"class number {label}" for label in range(300)}):
@@ -49,7 +49,7 @@ def test_a_detector_is_one_line_with_its_model_and_classes(rngs):
         assert "batch_size=2" in text
 
 
-def test_some_objects_can_be_chosen(rng):
+def test_only_keeps_the_chosen_classes_and_the_highest_scores(rng):
     found = _found(rng, 30)
     labels, most = {1, 3}, int(rng.integers(0, 12))
     chosen = [i for i in range(30) if found.labels[i] in labels][:most]
@@ -64,7 +64,7 @@ def test_some_objects_can_be_chosen(rng):
         found.only(max_detections=-1)
 
 
-def test_a_path_a_picture_and_an_array_are_drawn_alike_and_another_image_is_refused(tmp_path, rng):
+def test_a_path_a_picture_and_an_array_give_the_same_drawing_and_another_image_is_refused(tmp_path, rng):
     image = rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)
     found = _found(rng, 5)
     Image.fromarray(image).save(tmp_path / "a.png")
@@ -111,7 +111,7 @@ def test_numbers_and_articles_agree_with_their_nouns():
     assert one_line("a(", ["b", "c"], ")", 7) == "a(b, c)"
 
 
-def test_an_image_is_called_by_its_file_if_it_has_one():
+def test_the_name_of_an_image_is_its_file_if_it_has_one():
     class Numbered:
         image_ids = (17,)
 

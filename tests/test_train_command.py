@@ -60,7 +60,7 @@ def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
 def test_a_short_run_ends_with_its_metrics(tmp_path):
     result = _train(
         *("--config", "configs/shapes.py", "--workdir", tmp_path / "run"),
-        *("--config.training.steps=2", "--config.data.shapes.val_images=8", "--config.evaluation.pictures=2"),
+        *("--config.training.steps=2", "--config.data.sources.shapes.val_images=8", "--config.evaluation.pictures=2"),
     )
     assert result.returncode == 0, result.stderr
     assert "validation at step 2: AP" in result.stdout

@@ -32,7 +32,7 @@ def tiny_config() -> Config:
         ),
         data=DataConfig(
             dataset="shapes",
-            shapes=ShapesConfig(train_images=48, val_images=10, min_size=24, max_size=32),
+            sources={"shapes": ShapesConfig(train_images=48, val_images=10, min_size=24, max_size=32)},
             train_short_sides=(),
             crop_short_sides=(),
             val_short_side=0,

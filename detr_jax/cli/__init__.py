@@ -74,19 +74,31 @@ def _sentence(error: Exception, subcommand: str | None) -> str:
 
 @click.group(cls=_Sentences, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(detr_jax.__version__, prog_name="detr-jax")
-def main() -> None:
+@click.option(
+    "--import",
+    "files",
+    type=click.Path(exists=True, dir_okay=False),
+    multiple=True,
+    help="Run this Python file first: for checkpoints whose configuration holds classes that it defines.",
+)
+def main(files: tuple[str, ...]) -> None:
     """DETR, end-to-end object detection with transformers, in JAX."""
+    if files:
+        from detr_jax.cli.configuration import run_as_module
+
+        for file in files:
+            run_as_module(file)
 
 
 for _command in (
     _Subcommand("train", "train", "train_command", "Train a model, or continue a run."),
     _Subcommand("evaluate", "evaluate", "evaluate", "COCO metrics of a checkpoint."),
     _Subcommand("predict", "predict", "predict", "Find objects in images."),
-    _Subcommand("buckets", "buckets", "buckets", "Buckets of a data set, and memory."),
+    _Subcommand("buckets", "buckets", "buckets", "Show the buckets of a data set and their memory."),
     _Subcommand("export", "export", "export_command", "StableHLO that runs without this package."),
     _Subcommand("import-weights", "weights", "import_weights", "A checkpoint from PyTorch weights or a listed name."),
     _Subcommand("check-data", "data", "check_data_command", "Check a data set."),
-    _Subcommand("make-shapes", "data", "make_shapes", "A COCO folder of drawn shapes."),
+    _Subcommand("make-shapes", "data", "make_shapes", "Write a COCO folder of drawn shapes."),
     _Subcommand("plot", "plot", "plot", "Report, animation, attention."),
 ):
     main.add_command(_command)

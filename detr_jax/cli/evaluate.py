@@ -11,8 +11,8 @@ import click
 
 from detr_jax.cli.configuration import check_fields_named, read_config
 from detr_jax.cli.output import check_writable, counted, write_text
-from detr_jax.config import Config, DataConfig, check, check_buckets
-from detr_jax.config.effects import without_format
+from detr_jax.config import Config, DataConfig, check, check_buckets, current_path
+from detr_jax.config.effects import without_source
 
 if TYPE_CHECKING:
     from detr_jax.evaluation.coco import Metrics
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
-    "--root", help="Folder of other data, read as a whole if it has no splits. Default: the data of the training."
+    "--root", help="Folder of other data; all of it is used if it has no splits. Default: the data of the training."
 )
-@click.option("--dataset", help="coco, yolo, voc, labelme, tfds or shapes: short for --config.data.dataset.")
-@click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write the numbers here too.")
-@click.option("--ema/--no-ema", default=True, show_default=True, help="Take the moving average where there is one.")
+@click.option("--dataset", help="coco, yolo, voc, labelme, tfds or shapes; short for --config.data.dataset.")
+@click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Also write the metrics here.")
+@click.option("--ema/--no-ema", default=True, show_default=True, help="Use the EMA if the checkpoint has one.")
 @click.argument("changes", nargs=-1, type=click.UNPROCESSED, metavar="[--config.FIELD=VALUE]...")
 def evaluate(
     checkpoint: Path, root: str | None, dataset: str | None, file: Path | None, ema: bool, changes: tuple[str, ...]
 ) -> None:
-    """Judge a checkpoint on validation images: the 12 numbers of COCO, and the AP of each class.
+    """Evaluate a checkpoint on validation images: COCO's 12 metrics, and the AP of each class.
 
-    CHECKPOINT is the workdir of a run, of which the newest checkpoint is taken, or a checkpoint. The data and
-    everything else are as in its training, so that the numbers are those that the training logged; --root, --dataset
-    and fields of data and evaluation change that. The kind of the folder --root is recognised unless --dataset names
-    it. --json writes the numbers under the names that they have in metrics.jsonl; a number is null if the validation
-    images have no such objects.
+    CHECKPOINT is a checkpoint, or the workdir of a run, whose newest checkpoint is used. By default the data and all
+    settings are the same as in the training, and so are the metrics. --root, --dataset and --config flags for fields
+    of data and evaluation change them. The format of the folder --root is recognised unless --dataset names it.
+    --json writes the metrics under their names in metrics.jsonl. A metric is null if the validation images have no
+    such objects.
 
     \b
     Examples:
@@ -49,13 +49,15 @@ def evaluate(
     from detr_jax.checkpoints import find_checkpoint, load_config
     from detr_jax.evaluation.coco import METRICS
 
-    reason = "a checkpoint is evaluated as it is, on other data."
+    reason = "an evaluation can only change fields of data and evaluation."
     check_fields_named(changes, ("data.", "evaluation."), reason)
     if file is not None:
         check_writable(file, "--json")
     checkpoint = find_checkpoint(checkpoint)
     base = load_config(checkpoint)
-    named = {change[14:].partition("=")[0] for change in changes if change.startswith("--config.data.")}
+    check_fields_named(changes, ("data.", "evaluation."), reason, config=base)
+    paths = (current_path(change[9:].partition("=")[0]) for change in changes if change.startswith("--config."))
+    named = {path.removeprefix("data.") for path in paths if path.startswith("data.")}
     named |= {name for name, value in (("root", root), ("dataset", dataset)) if value is not None}
     base = dataclasses.replace(base, data=_as_trained(base.data, named))
     config = read_config(None, changes, base=base, root=root, dataset=dataset)
@@ -74,7 +76,7 @@ def evaluate(
 
 
 def _metrics(checkpoint: Path, config: Config, ema: bool) -> "Metrics":
-    """The metrics of a checkpoint's model, by the very program that a training validates with."""
+    """The metrics of a checkpoint's model, computed by the same compiled function as during a training."""
     from absl import logging
     from flax import nnx
 
@@ -99,7 +101,7 @@ def _metrics(checkpoint: Path, config: Config, ema: bool) -> "Metrics":
         click.echo(f"Data: {sentence}", err=True)
     if note := unknown_classes(source, trained):
         click.echo(note, err=True)
-    which = "moving average" if ema and (checkpoint / "ema").is_dir() else "parameters"
+    which = "EMA" if ema and (checkpoint / "ema").is_dir() else "parameters"
     click.echo(
         f"{which} of {checkpoint}, {counted(len(source), 'validation image')} of {source.faults.where}", err=True
     )
@@ -113,10 +115,10 @@ def _metrics(checkpoint: Path, config: Config, ema: bool) -> "Metrics":
 
 
 def _as_trained(data: DataConfig, named: Collection[str]) -> DataConfig:
-    """What the training says of its data, without what does not hold if the ``named`` fields are given."""
-    if "root" in named or "dataset" in named:  # other data, which are not read as those of the training
-        return without_format(data, keep=("exif", "max_level", *(() if "root" in named else ("root",))))
-    if any(name.startswith("val_") for name in named):
+    """The data configuration of the training, without fields that do not apply if the ``named`` ones are given."""
+    if "root" in named or "dataset" in named:  # other data may have another format
+        return without_source(data, keep=("exif", "max_level", *(() if "root" in named else ("root",))))
+    if any(name.rpartition(".")[2].startswith("val_") for name in named):
         return dataclasses.replace(data, val_share=0.0)
     return data
 

@@ -1,4 +1,4 @@
-"""The image files that the arguments of a command stand for."""
+"""The image files that the arguments of a command name."""
 
 import glob
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from detr_jax.data.source import DataError
 
 
 def find_images(given: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """The files that paths, folders and patterns stand for, each once and in order.
+    """Finds the files that paths, folders and patterns name, each once and in order.
 
     Returns:
-      The files, and a sentence for each path, folder or pattern that stands for none.
+      The files, and a message for each path, folder or pattern that names none.
     """
     files: dict[Path, None] = {}
     faults = []
@@ -27,14 +27,14 @@ def find_images(given: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 
 def _files_of(name: str) -> list[Path]:
-    """The files that a path, folder or pattern stands for; a DataError says that it stands for none."""
+    """The files that a path, folder or pattern names. A DataError says that it names none."""
     path = Path(name)
     if path.is_dir():
         found = [child for child in sorted(path.iterdir()) if child.is_file() and _is_image(child)]
         if not found:
             folder = list_folder(path)
             found = [path / name for name in images_in(folder)]
-        absent = f"The folder {path} and its folders hold no image of a kind that is read."
+        absent = f"The folder {path} and its folders hold no image of a supported format."
     elif path.exists():
         return [path]
     else:
@@ -47,5 +47,5 @@ def _files_of(name: str) -> list[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    """Whether a file looks like an image; macOS leaves files of its own, ``._photo.jpg``, on foreign disks."""
+    """Whether a file looks like an image. Files such as ``._photo.jpg``, which macOS writes on other disks, do not."""
     return suffix_of(path.name) in image_suffixes() and not path.name.startswith("._")

@@ -1,4 +1,4 @@
-"""What commands write: files that must be possible before the work begins, and the end of a command."""
+"""Output files of commands, and errors that end a command."""
 
 import os
 import sys
@@ -10,14 +10,14 @@ import click
 from detr_jax.wording import counted as counted
 
 STOPPED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C, the same as in shells."""
 
 
 def check_writable(path: Path, option: str) -> None:
-    """Ends the command where a file cannot be written, before it has worked for it.
+    """Checks that an output file can be written. Commands call this before they start their work.
 
     Raises:
-      click.ClickException: there is no folder for it, or it may not be written.
+      click.ClickException: its folder does not exist, or there is no permission.
     """
     folder = path.absolute().parent
     if not folder.is_dir():
@@ -28,10 +28,10 @@ def check_writable(path: Path, option: str) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file.
+    """Writes a text file.
 
     Raises:
-      click.ClickException: it cannot be written.
+      click.ClickException: the file cannot be written.
     """
     try:
         path.write_text(text)
@@ -40,6 +40,6 @@ def write_text(path: Path, text: str) -> None:
 
 
 def fail(message: object, code: int = 1) -> NoReturn:
-    """Ends the process with a sentence."""
+    """Prints a message and ends the process."""
     print(message, file=sys.stderr)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""``detr-jax plot``: the report of a run, its animation, and attention pictures."""
+"""``detr-jax plot``: the report of a run, its animation, and pictures of attention."""
 
 from pathlib import Path
 
@@ -12,16 +12,19 @@ from detr_jax.cli.output import check_writable
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder of the report; default: WORKDIR/report. Or the file of --attention.",
+    help="Folder of the report (default: WORKDIR/report), or with --attention the file of the picture.",
 )
 @click.option("--animation", type=click.Path(dir_okay=False, path_type=Path), help="File: .gif, .png (APNG) or .webp.")
 @click.option(
-    "--attention", type=click.Path(path_type=Path), metavar="IMAGE", help="Draw where the model looks in this image."
+    "--attention",
+    type=click.Path(path_type=Path),
+    metavar="IMAGE",
+    help="Image whose attention is drawn.",
 )
 @click.option("--root", help="Folder of the run's data set, if it has moved.")
 @click.option(
     "--point", "points", type=(float, float), multiple=True, metavar="X Y",
-    help="With --attention: pixel whose encoder attention to show; default: the centres of the detections.",
+    help="With --attention: pixel whose encoder attention is shown; default: the centres of the detections.",
 )  # fmt: skip
 @click.option(
     "--threshold", type=click.FloatRange(0, 1), help="With --attention: the lowest score of a detection; default: 0.5."
@@ -29,7 +32,7 @@ from detr_jax.cli.output import check_writable
 @click.option(
     "--max-detections",
     type=click.IntRange(1),
-    help="With --attention: the most detections to draw, those of the highest scores; default: 8.",
+    help="With --attention: the largest number of detections to draw, highest scores first; default: 8.",
 )
 def plot(
     path: Path,
@@ -41,10 +44,10 @@ def plot(
     threshold: float | None,
     max_detections: int | None,
 ) -> None:
-    """Draw the report of a run, a training as an animation, or a model's attention.
+    """Draw the report of a run, an animation of its training, or the attention of a model.
 
-    The report is a folder of PNG files and index.html, one page that holds them all: losses, learning rates, AP, curves
-    of precision and recall, confused classes, and the worst images. It needs the data set of the run.
+    The report is a folder of PNG files and one page, index.html, that contains them. It shows losses, learning rates,
+    AP, curves of precision and recall, confused classes, and the worst images. It needs the data set of the run.
 
     \b
     Examples:
@@ -55,14 +58,14 @@ def plot(
     from detr_jax.visualization.animation import SUFFIXES
 
     if animation is not None and attention is not None:
-        raise click.ClickException("--animation and --attention are different pictures: give one of them.")
+        raise click.ClickException("--animation and --attention are different pictures: give only one of them.")
     if animation is not None and out is not None:
-        raise click.ClickException(f"--animation={animation} says where it goes: leave --out away.")
+        raise click.ClickException(f"--animation={animation} names the output file already: remove --out.")
     if attention is not None and root is not None:
         raise click.ClickException("--root is for the report and --animation: --attention needs no data set.")
     for option, given in (("--point", points), ("--threshold", threshold), ("--max-detections", max_detections)):
         if attention is None and given not in ((), None):
-            raise click.ClickException(f"{option} is for --attention=IMAGE alone.")
+            raise click.ClickException(f"{option} is only for --attention=IMAGE.")
     if animation is not None and animation.suffix.lower() not in SUFFIXES:
         raise click.ClickException(f"--animation={animation} must end in one of {', '.join(SUFFIXES)}.")
     for option, file in (("--animation", animation), ("--out", out if attention is not None else None)):
@@ -83,7 +86,7 @@ def plot(
             from detr_jax.evaluation.report import write_report
 
             if not (path / "metrics.jsonl").is_file():
-                click.echo(f"{path} has no metrics.jsonl: the report comes without the charts of a training.", err=True)
+                click.echo(f"{path} has no metrics.jsonl: the report will have no charts of the training.", err=True)
             click.echo("evaluating the detections of the last validation ...", err=True)
             written = write_report(path, out or path / "report", root)
     except OSError as error:
@@ -105,7 +108,7 @@ def _draw_attention(
     from detr_jax.visualization.attention import MOST_OBJECTS
 
     if out.suffix.lower() not in Image.registered_extensions():
-        raise click.ClickException(f"--out={out} must end in the name of a picture format, such as .png.")
+        raise click.ClickException(f"--out={out} must end in the suffix of a picture format, such as .png.")
     looked = Detector.from_checkpoint(checkpoint).attention(image, threshold)
     try:
         sheet = looked.draw(points or None, max_detections=max_detections or MOST_OBJECTS)

@@ -1,10 +1,20 @@
-"""The configuration of a run: optimizer, training, evaluation, and the whole `Config`."""
+"""The configuration of a run: optimizer, training, evaluation, and the complete `Config`."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from detr_jax.config.data import DataConfig
+from detr_jax.config.fields import Choice, ranged
 from detr_jax.config.loss import LossConfig
 from detr_jax.config.model import ModelConfig
+
+
+class Schedule(Choice):
+    """How the learning rates change after the warm-up."""
+
+    STEP = "step"
+    COSINE = "cosine"
+    CONSTANT = "constant"
 
 
 @dataclass(kw_only=True)
@@ -12,71 +22,105 @@ class OptimizerConfig:
     """AdamW and its schedule (DETR, section 4 and appendix A.4)."""
 
     learning_rate: float = 1e-4
+    """Peak learning rate of all parameters outside the backbone. The default is the paper's."""
     backbone_learning_rate: float = 1e-5
-    """0 freezes the whole backbone."""
+    """Peak learning rate of the backbone. The default is the paper's, for pretrained weights. 0 freezes the whole
+    backbone."""
     weight_decay: float = 1e-4
-    beta1: float = 0.9
-    beta2: float = 0.999
+    """AdamW's decoupled weight decay, for all trainable parameters. The default is the paper's."""
+    beta1: float = ranged(0.9, below=1)
+    """Decay of the mean of the gradients in AdamW. The default is Adam's usual one."""
+    beta2: float = ranged(0.999, below=1)
+    """Decay of the mean of the squared gradients in AdamW. The default is Adam's usual one."""
     clip_norm: float = 0.1
-    """Largest global norm of the trainable parameters' gradient; 0: no clipping."""
-    schedule: str = "step"
-    """"step" (a tenth from drop_epoch on), "cosine" (to zero at the end) or "constant"."""
+    """Largest global norm of the trainable parameters' gradient. The default is the paper's. 0: no clipping."""
+    schedule: Schedule = Schedule.STEP
+    """How the learning rates change after the warm-up. "step", the paper's and the default: a tenth from `drop_epoch`
+    on. "cosine": to zero at the end. "constant": not at all."""
     drop_epoch: int = 200
-    warmup_steps: int = 0
-    """Optimiser steps over which the learning rates rise linearly from 0."""
-    frozen: tuple[str, ...] = ("backbone/stem", "backbone/stages/0")
-    """Parameters that are not trained, by the beginning of their path."""
+    """Epoch from which the schedule "step" divides the learning rates by 10. 200 of 300 epochs are the paper's."""
+    warmup_steps: int = ranged(0, least=0)
+    """Optimizer steps over which the learning rates rise linearly from 0. 0, the default: no warm-up, as in the
+    paper."""
+    frozen: tuple[str, ...] | None = None
+    """Parameters that are not trained, by the beginning of their path, such as ("backbone/stem",). None, the default:
+    those that the backbone names, which for a ResNet are the paper's ("backbone/stem", "backbone/stages/0"), because
+    the first layers are pretrained and general. (): none."""
 
 
 @dataclass(kw_only=True)
 class TrainingConfig:
-    """The run: length, batch, log, checkpoints."""
+    """The run: its length, batches, log and checkpoints."""
 
     batch_size: int = 64
-    """Images of an optimiser step, over all devices and accumulated parts."""
+    """Images per optimizer step, over all devices and micro-batches. The default is the paper's."""
     accumulate: int = 1
-    """Parts that a batch is computed in, one after another, to save memory; the result is the whole batch's."""
+    """Gradient accumulation: micro-batches per optimizer step, to save memory. Losses are normalised over the whole
+    batch, so the result equals one large batch. 1, the default: none."""
     epochs: int | None = 300
+    """Length of the run in epochs. The default is the paper's. Without effect if `steps` is given."""
     steps: int | None = None
-    """Optimiser steps; takes the place of epochs where given."""
-    seed: int = 0
+    """Length of the run in optimizer steps, instead of `epochs`. None, the default: `epochs` says the length."""
+    seed: int = ranged(0, least=0)
+    """Seed of the initial parameters, the order and augmentation of the images, and dropout."""
     init_from: str = ""
-    """A checkpoint to start from, of any kind that `detr_jax.weights.read_pretrained` reads; empty: start anew."""
+    """A checkpoint to start from, of any kind that `detr_jax.weights.read_pretrained` reads. Empty, the default: start
+    from scratch."""
     follow_checkpoint: bool = False
-    """Build the model of `init_from` whatever ``model`` says, except for num_classes, dropout, dtype, remat, and
-    num_queries where it is not 0. Of a backbone alone, the backbone and its pixel mean and deviation."""
+    """Use the architecture stored in `init_from` instead of `model`. `num_classes`, `dropout`, `dtype`, `remat` and a
+    non-zero `num_queries` still come from `model`. If the checkpoint holds only a backbone, only `model.backbone`,
+    `model.pixel_mean` and `model.pixel_std` are replaced."""
     follow_image_sizes: bool = True
-    """With `follow_checkpoint`: also take the image sizes of ``data`` (sides, crops, rounding) from the checkpoint, if
-    all of them have their default values. False keeps the values of ``data``."""
-    ema_decay: float = 0.0
-    """Decay of the moving average of the parameters that is then evaluated; 0: none."""
+    """With `follow_checkpoint`: also take the image sizes of ``data`` (sides, crops, rounding) from the checkpoint if
+    all of them have their default values, because a model predicts best at the sizes of its training. False keeps the
+    values of ``data``."""
+    ema_decay: float = ranged(0.0, below=1)
+    """Decay of the EMA of the parameters, which is then evaluated instead of them. 0, the default: no EMA, as in the
+    paper."""
     log_every: int = 50
-    """Optimiser steps between two lines of the log."""
+    """Optimizer steps between two lines of the log."""
     fsdp: bool = False
-    """Share parameters, their moving average and the optimiser's state out over the devices, as fully sharded data
-    parallelism does, where each device holds them whole otherwise: less memory, more communication."""
+    """Shard parameters, EMA and optimizer state over the devices (FSDP) instead of replicating them: less memory, more
+    communication. By default they are replicated, because a DETR fits into one device."""
     checkpoint_every: int = 1000
-    """Optimiser steps between two checkpoints; there is always one at the end."""
+    """Optimizer steps between two checkpoints. There is always one at the end."""
     keep_checkpoints: int = 3
-    """Of the newest; that of the best validation is kept beside them."""
-    early_stop: int = 0
-    """Validations in a row without a better AP after which the run ends; 0: never."""
+    """Number of newest checkpoints to keep. The one of the best validation is kept in addition."""
+    early_stop: int = ranged(0, least=0)
+    """Validations in a row without a better AP after which the run stops. 0, the default: never."""
+
+    def faults(self, path: str) -> Iterator[str]:
+        """Fields that do not fit one another."""
+        if self.batch_size % self.accumulate:
+            yield (
+                f"{path}accumulate={self.accumulate} must divide {path}batch_size={self.batch_size} into equal "
+                "micro-batches."
+            )
+        if self.steps is None and self.epochs is None:
+            yield f"{path}steps and {path}epochs are both unset: give one of them."
+        if self.follow_checkpoint and not self.init_from:
+            yield (
+                f"{path}init_from is empty: give the checkpoint to start from, as --config.{path}init_from=PATH, or "
+                f"set {path}follow_checkpoint=False to train from scratch."
+            )
 
 
 @dataclass(kw_only=True)
 class EvaluationConfig:
     """Validation during training and at its end."""
 
-    every_epochs: int = 1
-    """Epochs between two validations; 0: at the end only."""
+    every_epochs: int = ranged(1, least=0)
+    """Epochs between two validations. 0: only at the end."""
     batch_size: int = 8
-    pictures: int = 12
-    """Validation images drawn into predictions.png at the end of a run, and those of the snapshots."""
-    snapshots: int = 32
-    """Times of a run, denser in its beginning, at which what the model finds in those images is kept, from which
-    ``detr-jax plot`` makes an animation; 0: none."""
-    picture_threshold: float = 0.5
-    """Lowest score of a drawn prediction."""
+    """Images per batch of a validation, over all devices. It changes speed and memory, and no result."""
+    pictures: int = ranged(12, least=0)
+    """Number of validation images that are drawn with their predictions into predictions.png at the end of a run, and
+    used for the snapshots. 0: none."""
+    snapshots: int = ranged(32, least=0)
+    """How often to save predictions for those images during a run, more densely early on. ``detr-jax plot --animation``
+    renders them. 0: never."""
+    picture_threshold: float = ranged(0.5, most=1)
+    """Lowest score of a prediction that is drawn, from 0 to 1. 0.5 shows what the model finds more likely than not."""
 
 
 @dataclass(kw_only=True)
@@ -84,8 +128,21 @@ class Config:
     """Everything that a run needs to know."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
+    """The detector."""
     data: DataConfig = field(default_factory=DataConfig)
+    """Where images come from, and how they are prepared."""
     loss: LossConfig = field(default_factory=LossConfig)
+    """The matching cost and the loss."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """AdamW and its schedule."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Length, batches, log and checkpoints of the run."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Validation."""
+
+    @property
+    def frozen_paths(self) -> tuple[str, ...]:
+        """``optimizer.frozen``, or if it is None the backbone's own default."""
+        if self.optimizer.frozen is not None:
+            return self.optimizer.frozen
+        return tuple(f"backbone/{path}" for path in self.model.backbone.default_frozen)

@@ -1,6 +1,5 @@
 """Data: sources, transforms, and batches of static shapes."""
 
-from detr_jax.data.batching import Batch as Batch
 from detr_jax.data.batching import TrainPlan as TrainPlan
 from detr_jax.data.batching import ValPlan as ValPlan
 from detr_jax.data.batching import batches as batches
@@ -11,8 +10,10 @@ from detr_jax.data.opening import open_source as open_source
 from detr_jax.data.opening import open_splits as open_splits
 from detr_jax.data.shapes import ShapesDataset as ShapesDataset
 from detr_jax.data.source import DataError as DataError
+from detr_jax.data.source import Faults as Faults
 from detr_jax.data.source import Objects as Objects
 from detr_jax.data.source import Sample as Sample
 from detr_jax.data.source import Source as Source
 from detr_jax.data.voc import VocDataset as VocDataset
 from detr_jax.data.yolo import YoloDataset as YoloDataset
+from detr_jax.structures import Batch as Batch

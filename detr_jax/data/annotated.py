@@ -1,4 +1,4 @@
-"""Data sets with checked annotations: what the readers of all formats have in common."""
+"""`AnnotatedDataset` and `AnnotatedFolder`: the base classes of the readers of all annotation formats."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,26 +17,28 @@ _SHARED = ("image_ids", "sizes", "starts", "boxes", "labels")
 
 
 class AnnotatedDataset:
-    """A `Source` over `Instances`; a reader adds where the images are.
+    """A `Source` over `Instances`. A subclass adds where the images are.
 
     Args:
       instances: the checked annotations.
-      strict: raise on the first error of the annotations. If False, what it concerns was dropped and is in ``faults``.
-      exif, max_level: how images are decoded, see `detr_jax.data.images.decode`.
+      strict: raise on the first annotation error. If False, the affected annotations are dropped and recorded in
+        ``faults``.
+      exif: how to handle the EXIF orientation; see `detr_jax.data.images.decode`.
+      max_level: the highest level of deep grey images; see `detr_jax.data.images.decode`.
 
     Raises:
-      DataError: the first error of the annotations.
+      DataError: ``strict`` is set, and there is an annotation error.
     """
 
     boxes_as_displayed = False
-    """Whether boxes always belong to the image with its EXIF rotation; otherwise the annotated size says so."""
+    """Whether boxes always belong to the image with its EXIF rotation applied. If False, the annotated size decides."""
 
     labels_follow_names = False
-    """Whether labels are positions among the names in the folder, and not numbers in its files."""
+    """Whether labels are positions in the list of class names. If False, they are numbers in the files."""
     origin = ""
-    """How the folder of the data set was understood; without full stop."""
+    """A sentence, without full stop, that says how the folder of the data set was interpreted."""
     understood = ""
-    """How annotations were read that could be read in several ways, and why; without full stop."""
+    """A sentence, without full stop, that says how ambiguous annotations were interpreted, and why."""
 
     def __init__(self, instances: Instances, *, strict: bool = True, exif: ExifRule = "auto", max_level: float = 0):
         self.faults = instances.faults
@@ -59,15 +61,18 @@ class AnnotatedDataset:
         return len(self.image_ids)
 
     def __getitem__(self, index: int) -> Sample:
-        """The image and its objects: boxes xyxy in pixels.
+        """The image, [H, W, 3] uint8 RGB, and its objects, whose boxes are xyxy in pixels.
 
         Raises:
           DataError: the image is missing, cannot be decoded, or has another size than the annotations say.
         """
         return Sample(np.asarray(self.picture(index)), self.objects(index))
 
-    def picture(self, index: int, least: tuple[int, int] | None = None) -> Image.Image:
-        """The image only, RGB; with ``least``, perhaps at a smaller scale, as `decode` says."""
+    def picture(self, index: int, min_size: tuple[int, int] | None = None) -> Image.Image:
+        """The image without its objects, in RGB.
+
+        If ``min_size``, a (height, width) in pixels, is given, `decode` may return the image at a smaller scale.
+        """
         return decode(
             self.image_bytes(index),
             self.image_name(index),
@@ -75,7 +80,7 @@ class AnnotatedDataset:
             size_source=f"image {self.image_ids[index]} of {self.faults.where}",
             exif="apply" if self.boxes_as_displayed and self.exif == "auto" else self.exif,
             max_level=self.max_level,
-            least=least,
+            min_size=min_size,
         )
 
     def objects(self, index: int) -> Objects:
@@ -83,38 +88,44 @@ class AnnotatedDataset:
         return self._instances.objects(index)
 
     def all_objects(self) -> tuple[np.ndarray, Objects]:
-        """The objects of all images in one: the index of each object's image [n] int64, and the objects."""
+        """All objects of the data set, ``n`` in total: the index of each object's image [n] int64, and the objects."""
         counts = np.diff(self._instances.starts)
         return np.repeat(np.arange(len(counts)), counts), Objects(self._instances.boxes, self._instances.labels)
 
     def file_name(self, index: int) -> str:
-        """The file of an image, as the annotations name it."""
+        """The file name of an image, as it is written in the annotations."""
         return self._instances.file_names[index]
 
     def image_name(self, index: int) -> str:
-        """How messages call an image."""
+        """The name of an image in messages."""
         raise NotImplementedError
 
     def image_bytes(self, index: int) -> bytes:
-        """An image as it is stored, JPEG or another format.
+        """The encoded content of an image, in JPEG or another format.
 
         Raises:
-          DataError: it cannot be read.
+          DataError: the image cannot be read.
         """
         raise NotImplementedError
 
     def ground_truth(self) -> dict[str, Any]:
-        """The fields of an instances JSON that an evaluation needs, crowds included."""
+        """The annotations, crowds included, as an instances JSON with the fields that the evaluation needs."""
         return self._instances.ground_truth()
 
     def relabel(self, label_of: Mapping[int, int], *, keep_ids: bool = True) -> None:
-        """Changes every label to ``label_of[label]``; ``category_ids`` has the labels as they were if ``keep_ids``."""
+        """Changes every label to ``label_of[label]``.
+
+        ``category_ids`` then maps the new labels to the old ones. It stays empty if ``keep_ids`` is False.
+        """
         self._shared = {}
         changed = self._instances.relabelled(label_of)
         self._set(changed if keep_ids else dataclasses.replace(changed, category_ids={}))
 
     def select(self, kept: np.ndarray, faults: Faults | None = None) -> Self:
-        """A data set of the images ``kept`` [images] bool only, with these faults or, by default, the same."""
+        """A data set with only the images of the mask ``kept`` [images] bool.
+
+        Its faults are ``faults``, by default the faults of this data set.
+        """
         chosen = object.__new__(type(self))
         chosen.__dict__.update(self.__dict__)
         chosen.faults = faults or self.faults
@@ -123,7 +134,10 @@ class AnnotatedDataset:
         return chosen
 
     def __getstate__(self) -> dict[str, Any]:
-        """For worker processes: the arrays are shared, and the truth stays here, as workers evaluate nothing."""
+        """The state for worker processes.
+
+        It holds the arrays as shared memory. It has no ground truth, because workers do not evaluate.
+        """
         names, instances = self._instances.file_names, self._instances
         if not self._shared:
             self._shared = {name: SharedArray(getattr(instances, name)) for name in _SHARED}
@@ -153,7 +167,18 @@ class AnnotatedDataset:
 
 
 class AnnotatedFolder(AnnotatedDataset):
-    """A data set whose images are files; ``file_name`` of each is a path, below ``image_folder`` unless absolute."""
+    """A data set whose images are files.
+
+    Args:
+      instances: the checked annotations. Each file name is a path, relative to ``image_folder`` unless it is absolute.
+      image_folder: the folder of the images.
+      strict: as for `AnnotatedDataset`.
+      exif: as for `AnnotatedDataset`.
+      max_level: as for `AnnotatedDataset`.
+
+    Raises:
+      DataError: as for `AnnotatedDataset`.
+    """
 
     def __init__(
         self,
@@ -168,11 +193,15 @@ class AnnotatedFolder(AnnotatedDataset):
         self.image_folder = image_folder
 
     def image_name(self, index: int) -> str:
-        """The path of the file."""
+        """The name of an image in messages, which holds its path."""
         return f"The image file {self.path(index)}"
 
     def image_bytes(self, index: int) -> bytes:
-        """The content of the file."""
+        """The content of an image file.
+
+        Raises:
+          DataError: the file does not exist or cannot be read.
+        """
         path = self.path(index)
         try:
             return path.read_bytes()
@@ -182,5 +211,5 @@ class AnnotatedFolder(AnnotatedDataset):
             raise DataError(f"The image file {path} cannot be read ({error}).") from None
 
     def path(self, index: int) -> Path:
-        """The file of an image."""
+        """The path of an image file."""
         return self.image_folder / self.file_name(index)

@@ -1,4 +1,4 @@
-"""The checks of annotations, in one place: what can be used, and what is wrong, by kind and counted."""
+"""Check the values of annotations: select the usable ones, and count the faults of the others."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -11,26 +11,32 @@ from detr_jax.data.box_forms import doubt_about_boxes, normalized_boxes
 from detr_jax.data.instances import Instances, PackedTexts, Truth
 from detr_jax.data.source import Faults
 
-_BOX_SLACK = 1.0  # pixels by which boxes of COCO pass their image through rounding only
-_FLOAT32_STEP = 2.0**-22  # two numbers whose relative difference is larger stay apart as float32
-_NAMED = 8  # classes in a message
-_LARGEST_ID = 2**53  # the evaluation keeps ids as float64
+_BOX_SLACK = 1.0  # pixels by which rounding alone can move a COCO box beyond its image
+_FLOAT32_STEP = 2.0**-22  # a larger relative difference survives the conversion to float32
+_SHOWN_CLASSES = 8  # classes in a message
+_LARGEST_ID = 2**53  # the evaluation stores ids as float64
 
 
 def check_instances(content: dict[str, Any], faults: Faults, *, official: bool = False) -> Instances:
-    """Checks an instances form (`detr_jax.data.annotation_rows`); arguments are those of `check_rows`."""
+    """Checks annotations in COCO's instances form.
+
+    Args:
+      content: the three lists of the form; see `detr_jax.data.annotation_rows`.
+      faults: see `check_rows`.
+      official: see `check_rows`.
+    """
     return check_rows(rows_of_items(content, faults), faults, official=official)
 
 
 def check_rows(rows: Rows, faults: Faults, *, official: bool = False) -> Instances:
-    """Sorts annotations into what can be used and, by kind and counted, what is wrong with them.
+    """Selects the annotations that can be used, and counts what is wrong with the others.
 
     Args:
       rows: the annotations.
-      faults: counts them; it may have counted what the reader found.
-      official: evaluate against the boxes as they were given, as COCO's own evaluation does, even if they have no area
-        or lie outside of their image. If False, the evaluation has the boxes that training has: clipped, and without
-        those.
+      faults: receives the faults. It may already hold the faults that the reader found.
+      official: evaluate against the original boxes, as COCO's own evaluation does, even if a box has no area or lies
+        outside of its image. If False, the evaluation uses the same boxes as training: boxes are clipped to their
+        image, and boxes without area are dropped.
     """
     categories = _categories(rows, faults)
     kept = _usable_images(rows, faults)
@@ -41,13 +47,14 @@ def check_rows(rows: Rows, faults: Faults, *, official: bool = False) -> Instanc
     boxes, areas = rows.boxes[used], rows.areas[used]
     unknown = np.isnan(areas)
     areas[unknown] = np.maximum(boxes[unknown, 2], 0) * np.maximum(boxes[unknown, 3], 0)
-    _count(faults.add_all, "annotations without area got that of their box", used[unknown], rows.name)
+    _count(faults.add_all, "annotations without area got the area of their box", used[unknown], rows.name)
     crowds = rows.crowds[used] == 1
     note = "crowds or difficult objects are not trained on, and the evaluation ignores them"
     _count(faults.note_all, note, used[crowds], rows.name)
 
     corners = _clipped(boxes, sizes[image])
-    sound = _sound(rows, used, boxes, corners, ~crowds, image_ids[image], sizes[image], official, faults)
+    valid = _valid_boxes(rows, used, boxes, corners, ~crowds, image_ids[image], sizes[image], official, faults)
+    # Single boxes cannot show another unit or form, so all of them are looked at together.
     if sentence := normalized_boxes(boxes[~crowds], sizes[image][~crowds]):
         faults.error("normalised boxes", sentence)
     elif doubt := doubt_about_boxes(boxes[~crowds], sizes[image][~crowds]):
@@ -55,12 +62,12 @@ def check_rows(rows: Rows, faults: Faults, *, official: bool = False) -> Instanc
             faults.error("boxes in another form", doubt.sentence.rstrip("."))
         else:
             faults.doubts.append(doubt.sentence)
-    objects = np.flatnonzero(sound & ~crowds)
+    objects = np.flatnonzero(valid & ~crowds)
     objects = objects[np.argsort(image[objects], kind="stable")]
     if official:
         truth = Truth(image.astype(np.int32), rows.category_ids[used], boxes, areas, crowds)
     else:
-        truth = _trained_truth(image, rows.category_ids[used], corners, boxes, areas, crowds, sound)
+        truth = _trained_truth(image, rows.category_ids[used], corners, boxes, areas, crowds, valid)
     names = rows.file_names if kept.all() else list(itertools.compress(rows.file_names, kept))
     _note_shared_files(names, faults)
     return Instances(
@@ -98,29 +105,27 @@ def _categories(rows: Rows, faults: Faults) -> dict[int, str]:
                 f"a category has the id {category_id}, which must be at least 0 and below 2**53",
             )
         elif category_id in categories:
-            faults.error(
-                "categories with the id of another", f"two categories have the id {category_id}; ids must be unique"
-            )
+            faults.error("duplicate category ids", f"two categories have the id {category_id}; ids must be unique")
         else:
             categories[category_id] = name
     taken: set[str] = set()
     used = set(np.unique(rows.category_ids).tolist())
-    # of two categories with one name, that with annotations keeps it: some tools write a group without any
+    # Some tools write an empty group, so of two categories with the same name, the one with annotations keeps it.
     for category_id in sorted(categories, key=lambda one: (one not in used, list(categories).index(one))):
         name = categories[category_id]
         if name in taken:
-            faults.add("categories with the name of another got their id appended", f"category {category_id}, {name!r}")
+            faults.add("duplicate category names got their id appended", f"category {category_id}, {name!r}")
             categories[category_id] = name = f"{name} ({category_id})"
         taken.add(name)
     return categories
 
 
 def _usable_images(rows: Rows, faults: Faults) -> np.ndarray:
-    """[I] bool."""
+    """Which images have a unique id and a size within the limits, [I] bool."""
     ids, sizes = rows.image_ids, rows.sizes
-    odd_id = (ids < 0) | (ids >= _LARGEST_ID)
-    odd_size = ((sizes < 1) | (sizes >= LARGEST)).any(axis=1)
-    again = _repeated(ids)
+    bad_id = (ids < 0) | (ids >= _LARGEST_ID)
+    bad_size = ((sizes < 1) | (sizes >= LARGEST)).any(axis=1)
+    repeated = _repeated(ids)
 
     def wrong_size(row: int) -> str:
         height, width = sizes[row].tolist()
@@ -134,24 +139,24 @@ def _usable_images(rows: Rows, faults: Faults) -> np.ndarray:
         first = rows.file_names[int(np.flatnonzero(ids == ids[row])[0])]
         return f"two images have the id {ids[row]} ({first} and {rows.file_names[row]}); ids must be unique"
 
-    _count(faults.error_all, "images whose height or width is out of range", np.flatnonzero(odd_size), wrong_size)
-    _count(faults.error_all, "images whose id is out of range", np.flatnonzero(odd_id & ~odd_size), wrong_id)
-    again &= ~(odd_id | odd_size)
-    _count(faults.error_all, "images with the id of another", np.flatnonzero(again), same_id)
+    _count(faults.error_all, "images whose height or width is out of range", np.flatnonzero(bad_size), wrong_size)
+    _count(faults.error_all, "images whose id is out of range", np.flatnonzero(bad_id & ~bad_size), wrong_id)
+    repeated &= ~(bad_id | bad_size)
+    _count(faults.error_all, "duplicate image ids", np.flatnonzero(repeated), same_id)
     if not len(ids) and not faults.errors and not faults.left_out:
         faults.error("empty lists of images", "no image is listed, and at least one is needed")
-    return ~(odd_size | odd_id | again)
+    return ~(bad_size | bad_id | repeated)
 
 
 def _usable_annotations(rows: Rows, categories: dict[int, str], official: bool, faults: Faults) -> np.ndarray:
-    """The rows of annotations with an id of their own and a known image and category."""
-    again = _repeated(rows.ids)
+    """The rows of annotations that have a unique id, a known image and a known category."""
+    repeated = _repeated(rows.ids)
     listed = np.concatenate([rows.image_ids, np.array(sorted(rows.refused_images), np.int64)])
-    lost = ~np.isin(rows.owners, listed)
+    orphaned = ~np.isin(rows.owners, listed)
     unknown = ~np.isin(rows.category_ids, np.array(list(categories), np.int64))
 
     def same_id(row: int) -> str:
-        return f"two annotations have the id {rows.ids[row]}; make it unique"
+        return f"two annotations have the id {rows.ids[row]}; ids must be unique"
 
     def no_image(row: int) -> str:
         return f"{rows.name(row)} belongs to image {rows.owners[row]}, which is not listed under images"
@@ -160,46 +165,51 @@ def _usable_annotations(rows: Rows, categories: dict[int, str], official: bool, 
         category_id = rows.category_ids[row]
         if official:
             return f"{rows.name(row)} has category_id={category_id}, which is not listed under categories"
-        listed = ", ".join(f"{label} {name}" for label, name in itertools.islice(categories.items(), _NAMED))
-        more = ", ..." if len(categories) > _NAMED else ""
+        listed = ", ".join(f"{label} {name}" for label, name in itertools.islice(categories.items(), _SHOWN_CLASSES))
+        more = ", ..." if len(categories) > _SHOWN_CLASSES else ""
         return f"{rows.name(row)} has class {category_id}, and the data set has {listed}{more}"
 
-    _count(faults.error_all, "annotations with the id of another", np.flatnonzero(again), same_id)
-    _count(faults.error_all, "annotations of an image that is not listed", np.flatnonzero(lost & ~again), no_image)
-    unlisted = np.flatnonzero(unknown & ~lost & ~again)
+    _count(faults.error_all, "duplicate annotation ids", np.flatnonzero(repeated), same_id)
+    _count(
+        faults.error_all, "annotations of an image that is not listed", np.flatnonzero(orphaned & ~repeated), no_image
+    )
+    unlisted = np.flatnonzero(unknown & ~orphaned & ~repeated)
     _count(faults.error_all, "annotations of an unknown category", unlisted, no_category)
-    return np.flatnonzero(~(again | lost | unknown))
+    return np.flatnonzero(~(repeated | orphaned | unknown))
 
 
 def _with_images(rows: Rows, used: np.ndarray, image_ids: np.ndarray, faults: Faults) -> tuple[np.ndarray, np.ndarray]:
-    """The rows whose image is usable (the others' images are counted as errors), and the index of each image."""
+    """The rows whose image is usable, and the index of each row's image.
+
+    The images of the other rows are already counted as errors.
+    """
     order = np.argsort(image_ids)
     if not len(order):
         return used[:0], used[:0]
-    place = np.minimum(np.searchsorted(image_ids[order], rows.owners[used]), len(order) - 1)
-    image = order[place]
-    there = image_ids[image] == rows.owners[used]
-    return used[there], image[there]
+    position = np.minimum(np.searchsorted(image_ids[order], rows.owners[used]), len(order) - 1)
+    image = order[position]
+    found = image_ids[image] == rows.owners[used]
+    return used[found], image[found]
 
 
 def _clipped(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """xywh [k, 4] as xyxy within images of (height, width) ``sizes`` [k, 2]."""
+    """xywh boxes [k, 4] in pixels, as xyxy clipped to images of (height, width) ``sizes`` [k, 2]."""
     limits = sizes[:, ::-1]
     return np.concatenate([np.maximum(boxes[:, :2], 0), np.minimum(boxes[:, :2] + boxes[:, 2:], limits)], axis=1)
 
 
-def _sound(
+def _valid_boxes(
     rows: Rows,
     used: np.ndarray,
     boxes: np.ndarray,
     corners: np.ndarray,
-    wanted: np.ndarray,
+    counted: np.ndarray,
     image_ids: np.ndarray,
     sizes: np.ndarray,
     official: bool,
     faults: Faults,
 ) -> np.ndarray:
-    """[k] bool: boxes with an area within their image. Faults are counted of those that are ``wanted``."""
+    """Which boxes have an area within their image, [k] bool. Faults are counted only for the ``counted`` boxes."""
     smallest = corners[:, 2:] * _FLOAT32_STEP
     flat = (boxes[:, 2:] <= smallest).any(axis=1)
     outside = (corners[:, 2:] - corners[:, :2] <= smallest).any(axis=1) & ~flat
@@ -212,10 +222,10 @@ def _sound(
         return f"{rows.name(int(used[row]))} of image {image_ids[row]}, bbox {box} in {width} x {height}"
 
     dropped = "were dropped from training; COCO's official evaluation keeps them" if official else "were dropped"
-    _count(faults.add_all, f"boxes without area {dropped}", np.flatnonzero(flat & wanted), name)
-    _count(faults.add_all, f"boxes wholly outside of their image {dropped}", np.flatnonzero(outside & wanted), name)
+    _count(faults.add_all, f"boxes without area {dropped}", np.flatnonzero(flat & counted), name)
+    _count(faults.add_all, f"boxes entirely outside of their image {dropped}", np.flatnonzero(outside & counted), name)
     clipped = "boxes that reach outside of their image were clipped"
-    _count(faults.add_all, clipped, np.flatnonzero(over & wanted), name)
+    _count(faults.add_all, clipped, np.flatnonzero(over & counted), name)
     return ~(flat | outside)
 
 
@@ -226,20 +236,20 @@ def _trained_truth(
     boxes: np.ndarray,
     areas: np.ndarray,
     crowds: np.ndarray,
-    sound: np.ndarray,
+    valid: np.ndarray,
 ) -> Truth:
-    """What training has, as the truth of an evaluation; the area of a clipped box is that of what is left of it."""
+    """The boxes that training uses, as ground truth. The area of a clipped box is the area that remains."""
     clipped = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     cut = np.abs(clipped - boxes).max(axis=1, initial=0) > _BOX_SLACK
     clipped[~cut] = boxes[~cut]
     areas = np.where(cut, clipped[:, 2:].prod(axis=1), areas)
-    return Truth(image[sound].astype(np.int32), labels[sound], clipped[sound], areas[sound], crowds[sound])
+    return Truth(image[valid].astype(np.int32), labels[valid], clipped[valid], areas[valid], crowds[valid])
 
 
 def _note_shared_files(names: Sequence[str], faults: Faults) -> None:
     if len(set(names)) == len(names):
         return
     seen: set[str] = set()
-    again = [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
-    kind = "images have the file of another image, and each is trained on with its own boxes only"
-    faults.note_all(kind, len(again), again)
+    repeated = [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+    kind = "images share their file with another image, and each is trained on with its own boxes only"
+    faults.note_all(kind, len(repeated), repeated)

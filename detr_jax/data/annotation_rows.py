@@ -1,9 +1,9 @@
-"""Annotations of any origin as columns in which every value has the right type.
+"""`Rows`: annotations of any format as columns in which every value has the right type.
 
 Readers translate into COCO's instances form, a dictionary of three lists (Lin et al., 2014): ``images`` with id,
 file_name, height and width, ``annotations`` with id, image_id, category_id, bbox (xywh in pixels), area and iscrowd,
-``categories`` with id and name. An annotation may have ``where``, its file and row, for messages. Items of the wrong
-type are counted as errors here; `detr_jax.data.annotation_checks` then compares the values.
+``categories`` with id and name. An annotation may have ``where``, its file and row, for messages. This
+module counts items of the wrong type as errors. `detr_jax.data.annotation_checks` then checks the values.
 """
 
 import math
@@ -18,11 +18,11 @@ from detr_jax.data.source import Faults
 from detr_jax.wording import with_article
 
 LARGEST = 2**31
-"""Sizes and coordinates stay below it."""
-UNUSABLE_TEXT = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # control characters and halves of characters
+"""The exclusive limit of sizes and coordinates in pixels."""
+UNUSABLE_TEXT = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # control characters and lone surrogates
 
 _LARGEST_ID = 2**63
-_SHOWN = 100  # characters of a value in a message
+_SHOWN = 100  # the most characters of a value in a message
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = _SHOWN
@@ -32,40 +32,44 @@ class Rows(NamedTuple):
     """Annotations in columns. Dimensions: ``I`` images, ``N`` annotations."""
 
     categories: Sequence[tuple[int, str]]
-    """Id and name of each."""
+    """Id and name of each category."""
     image_ids: np.ndarray
     """[I] int64."""
     file_names: Sequence[str]
-    """[I]."""
+    """[I] the file name of each image."""
     sizes: np.ndarray
     """[I, 2] int64, (height, width) in pixels."""
     ids: np.ndarray
     """[N] int64."""
     owners: np.ndarray
-    """[N] int64, the id of the image."""
+    """[N] int64, the id of each annotation's image."""
     category_ids: np.ndarray
     """[N] int64."""
     boxes: np.ndarray
     """[N, 4] float64, xywh in pixels."""
     areas: np.ndarray
-    """[N] float64; not a number if none was given."""
+    """[N] float64, in pixels; NaN if the annotation has no area."""
     crowds: np.ndarray
-    """[N] int64."""
+    """[N] int64, 0 or 1."""
     name: Callable[[int], str]
-    """How messages name an annotation, by its row."""
+    """The name of an annotation in messages, by its row."""
     refused_images: frozenset[int] = frozenset()
-    """Ids of images that are counted as errors already."""
+    """Ids of the images that are already counted as errors."""
 
 
 class _Refused(Exception):
-    """An item that cannot be used: the kind of fault, and a sentence about it."""
+    """Raised for an item that cannot be used. Its arguments are the kind of fault and a sentence about it."""
 
 
 def rows_of_items(content: dict[str, Any], faults: Faults) -> Rows:
-    """The three lists of an instances form, in which anything may be, as columns.
+    """Converts the three lists of an instances form, whose items may have any type, to columns.
 
-    Whole numbers that are written as texts or as decimals ("1", 1.0) are read and counted. A missing bbox is taken from
-    the polygons of ``segmentation``, if there are any.
+    Whole numbers that are written as texts or as decimals ("1", 1.0) are read and counted. A missing bbox is computed
+    from the polygons of ``segmentation``, if there are any.
+
+    Args:
+      content: the lists ``images``, ``annotations`` and ``categories``.
+      faults: receives the items that cannot be used, and the unusual ones that were read.
     """
     categories = _each(content["categories"], lambda item: _category(item, faults), faults)
     refused: set[int] = set()
@@ -91,7 +95,7 @@ def rows_of_items(content: dict[str, Any], faults: Faults) -> Rows:
 
 
 def shown(value: Any) -> str:
-    """A value of unknown kind and length, in one short line."""
+    """A value of any type as one short line of text."""
     text = _short.repr(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
@@ -107,9 +111,9 @@ def _each(items: list[Any], read: Callable[[Any], tuple], faults: Faults) -> lis
 
 
 def _category(item: Any, faults: Faults) -> tuple[int, str]:
-    category_id = _whole(item, "id", "category", faults)
+    category_id = _integer(item, "id", "category", faults)
     name = item.get("name")
-    if name is None or isinstance(name, int | float):  # a number as name, or none
+    if name is None or isinstance(name, int | float):  # the name is a number or missing
         name = str(category_id if name is None else name)
     elif not _is_text(name):
         raise _wrong_type(item, "name", "category", "plain text")
@@ -117,29 +121,29 @@ def _category(item: Any, faults: Faults) -> tuple[int, str]:
 
 
 def _image(item: Any, refused: set[int], faults: Faults) -> tuple[int, str, int, int]:
-    image_id = _whole(item, "id", "image", faults)
+    image_id = _integer(item, "id", "image", faults)
     try:
         if not _is_text(item.get("file_name")):
             raise _wrong_type(item, "file_name", "image", "plain text")
-        return image_id, item["file_name"], *(_whole(item, side, "image", faults) for side in ("height", "width"))
+        return image_id, item["file_name"], *(_integer(item, side, "image", faults) for side in ("height", "width"))
     except _Refused:
         refused.add(image_id)
         raise
 
 
 def _annotation(item: Any, faults: Faults) -> tuple:
-    numbers = [_whole(item, name, "annotation", faults) for name in ("id", "image_id", "category_id")]
+    numbers = [_integer(item, name, "annotation", faults) for name in ("id", "image_id", "category_id")]
     box = _box(item, faults)
     area = item.get("area")
     if area is not None and (_number(area) is None or not 0 <= _number(area) < LARGEST):  # type: ignore[operator]
         raise _Refused(
-            "annotations of unclear area",
+            "annotations with an invalid area",
             f"{_name(item, 'annotation')} has area={shown(area)}, which must be a number of pixels",
         )
     crowd = item.get("iscrowd")
     if crowd not in (None, 0, 1):
         raise _Refused(
-            "annotations of unclear iscrowd",
+            "annotations with an invalid iscrowd",
             f"{_name(item, 'annotation')} has iscrowd={shown(crowd)}, which must be 0 or 1",
         )
     where = item.get("where")
@@ -153,9 +157,9 @@ def _box(item: dict[str, Any], faults: Faults) -> list[float]:
         numbers = [_number(value) for polygon in polygons if isinstance(polygon, list) for value in polygon]
         if numbers and None not in numbers:
             xs, ys = numbers[::2], numbers[1::2]
-            left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)  # type: ignore[type-var]
-            faults.add("annotations without bbox got that of their polygons", _name(item, "annotation"))
-            return [left, top, right - left, bottom - top]  # type: ignore[operator,list-item]
+            x0, y0, x1, y1 = min(xs), min(ys), max(xs), max(ys)  # type: ignore[type-var]
+            faults.add("annotations without bbox got the bounding box of their polygons", _name(item, "annotation"))
+            return [x0, y0, x1 - x0, y1 - y0]  # type: ignore[operator,list-item]
     if not isinstance(box, list):
         raise _wrong_type(item, "bbox", "annotation", "a list of four numbers")
     numbers = [_number(value) for value in box]
@@ -170,7 +174,7 @@ def _box(item: dict[str, Any], faults: Faults) -> list[float]:
     return numbers  # type: ignore[return-value]
 
 
-def _whole(item: Any, name: str, what: str, faults: Faults) -> int:
+def _integer(item: Any, name: str, what: str, faults: Faults) -> int:
     """A whole number, perhaps written as a text or a decimal."""
     if not isinstance(item, dict):
         raise _Refused(
@@ -201,10 +205,10 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and not UNUSABLE_TEXT.search(value)
 
 
-def _wrong_type(item: dict[str, Any], name: str, what: str, wanted: str) -> _Refused:
+def _wrong_type(item: dict[str, Any], name: str, what: str, expected: str) -> _Refused:
     return _Refused(
         f"{_plural(what)} whose {name} is missing or of the wrong type",
-        f"{_name(item, what)} has {name}={shown(item.get(name))}, which must be {wanted}",
+        f"{_name(item, what)} has {name}={shown(item.get(name))}, which must be {expected}",
     )
 
 

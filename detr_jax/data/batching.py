@@ -10,37 +10,17 @@ import signal
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
+import jax
 import numpy as np
 from PIL import Image
 
-from detr_jax.config import DataConfig
+from detr_jax.config import Augmentation, DataConfig
 from detr_jax.data.grouping import NO_IMAGE
 from detr_jax.data.plans import PlannedBatch, PlannedImage, TrainPlan, ValPlan
 from detr_jax.data.source import DataError, Objects, PictureSource, Source
 from detr_jax.data.transforms import first_size, transform_objects, transform_picture
-
-
-class Batch(NamedTuple):
-    """Images on one bucket and their objects, in numpy. Dimensions: ``B`` batch, ``H, W`` bucket, ``T`` boxes."""
-
-    images: np.ndarray
-    """[B, H, W, 3] uint8, zero-padded at the bottom and right."""
-    sizes: np.ndarray
-    """[B, 2] int32, (height, width) in pixels of the image on the bucket."""
-    boxes: np.ndarray
-    """[B, T, 4] float32, cxcywh in 0..1 of the unpadded image; zero beyond ``count``."""
-    labels: np.ndarray
-    """[B, T] int32."""
-    count: np.ndarray  # type: ignore[assignment]  # hides tuple.count
-    """[B] int32, the number of boxes of each image."""
-    image_ids: np.ndarray
-    """[B] int64; -1 where a validation batch has no image left."""
-    original_sizes: np.ndarray
-    """[B, 2] int32, (height, width) in pixels before any resizing."""
-    skipped: np.ndarray
-    """[B] int64, the id of the image that stood here in the plan and could not be read; -1 where all is well."""
+from detr_jax.structures import Batch, BatchInfo, BatchInputs, Targets
 
 
 class LoaderError(RuntimeError):
@@ -57,6 +37,7 @@ class BatchLoader:
       scaled_decoding: decode JPEGs to the smallest scale that the plan allows.
       skip: put a readable image of the same batch (or a spare one) where one cannot be read, rather than end with its
         `DataError`. Which one follows from the plan and from what is readable alone.
+      augmentation: changes the pixels of every image; None: none does.
       rows: the rows of every batch that are filled, and of which the result then consists; by default all.
     """
 
@@ -68,6 +49,7 @@ class BatchLoader:
         num_threads: int = 1,
         scaled_decoding: bool = False,
         skip: bool = False,
+        augmentation: Augmentation | None = None,
         rows: Sequence[int] | None = None,
     ):
         self.source = source
@@ -76,6 +58,7 @@ class BatchLoader:
         self.num_threads = num_threads
         self.scaled_decoding = scaled_decoding
         self.skip = skip
+        self.augmentation = augmentation
         self._pictures = source if isinstance(source, PictureSource) else None
         self._start_threads()
 
@@ -95,17 +78,7 @@ class BatchLoader:
         Raises:
           DataError: an image cannot be read or, with ``skip``, no image at all.
         """
-        size, targets = len(self.rows), self.max_objects
-        batch = Batch(
-            images=np.zeros((size, *plan.bucket, 3), np.uint8),
-            sizes=np.full((size, 2), plan.bucket, np.int32),
-            boxes=np.zeros((size, targets, 4), np.float32),
-            labels=np.zeros((size, targets), np.int32),
-            count=np.zeros(size, np.int32),
-            image_ids=np.full(size, NO_IMAGE, np.int64),
-            original_sizes=np.ones((size, 2), np.int32),
-            skipped=np.full(size, NO_IMAGE, np.int64),
-        )
+        batch = self._empty(plan.bucket)
         each = map if self._threads is None else self._threads.map
         places = {row: place for place, row in enumerate(self.rows) if row < len(plan.images)}
         planned = (plan.images[row] for row in places)
@@ -115,10 +88,35 @@ class BatchLoader:
                 continue
             if not self.skip:
                 raise error
-            batch.skipped[places[row]] = self.source.image_ids[plan.images[row].source_index]
+            batch.info.skipped[places[row]] = self.source.image_ids[plan.images[row].source_index]
             if not self._substitute(batch, plan, row, places, errors):
                 raise error
         return batch
+
+    def _empty(self, bucket: tuple[int, int]) -> Batch:
+        """A batch of this bucket without images: no boxes, ids -1, and valid sizes of the whole bucket."""
+        size, targets = len(self.rows), self.max_objects
+        return Batch(
+            BatchInputs(
+                images=np.zeros((size, *bucket, 3), np.uint8),
+                valid_sizes=np.full((size, 2), bucket, np.int32),
+                targets=Targets(
+                    boxes=np.zeros((size, targets, 4), np.float32),
+                    labels=np.zeros((size, targets), np.int32),
+                    count=np.zeros(size, np.int32),
+                ),
+            ),
+            BatchInfo(
+                image_ids=np.full(size, NO_IMAGE, np.int64),
+                original_sizes=np.ones((size, 2), np.int32),
+                skipped=np.full(size, NO_IMAGE, np.int64),
+            ),
+        )
+
+    def _copy(self, batch: Batch, source: int, destination: int) -> None:
+        """Copies the image at one position of a batch, with its objects, to another."""
+        for array in jax.tree.leaves((batch.inputs, batch.info.image_ids, batch.info.original_sizes)):
+            array[destination] = array[source]
 
     def _substitute(
         self,
@@ -135,35 +133,48 @@ class BatchLoader:
                 if self._fill(batch, place, plan.images[other]) is None:
                     return True
             elif errors[other] is None:
-                for array in batch[:-1]:
-                    array[place] = array[places[other]]
+                self._copy(batch, places[other], place)
                 return True
         return any(self._fill(batch, place, spare) is None for spare in plan.spares)
 
     def _fill(self, batch: Batch, place: int, planned: PlannedImage) -> DataError | None:
         """Puts an image into its place; the error where it cannot be read, with the place as it was."""
-        index, geometry = planned
+        index, geometry = planned.source_index, planned.geometry
         original_size = tuple(self.source.sizes[index].tolist())
         try:
             if self._pictures is not None:
                 least = first_size(geometry) if self.scaled_decoding else None
                 picture, objects = self._pictures.picture(index, least), self._pictures.objects(index)
             else:
-                image, objects = self.source[index]
-                picture = Image.fromarray(image)
+                sample = self.source[index]
+                picture, objects = Image.fromarray(sample.image), sample.objects
         except DataError as error:
             return error
         height, width = geometry.size
-        batch.images[place, :height, :width] = transform_picture(geometry, picture, original_size)
+        inputs, targets = batch.inputs, batch.inputs.targets
+        pixels = np.asarray(transform_picture(geometry, picture, original_size))
+        inputs.images[place, :height, :width] = self._augmented(pixels, planned.pixel_draws)
+        inputs.valid_sizes[place] = height, width
         objects = transform_objects(geometry, objects, original_size)
         count = len(objects.labels)
-        batch.sizes[place] = height, width
-        batch.boxes[place, :count] = _normalized_cxcywh(objects, height, width)
-        batch.labels[place, :count] = objects.labels
-        batch.count[place] = count
-        batch.image_ids[place] = self.source.image_ids[index]
-        batch.original_sizes[place] = original_size
+        targets.boxes[place, :count] = _normalized_cxcywh(objects, height, width)
+        targets.labels[place, :count] = objects.labels
+        targets.count[place] = count
+        batch.info.image_ids[place] = self.source.image_ids[index]
+        batch.info.original_sizes[place] = original_size
         return None
+
+    def _augmented(self, pixels: np.ndarray, draws: tuple[float, ...]) -> np.ndarray:
+        """The pixels [H, W, 3] uint8 of an image after the second half of its augmentation."""
+        if self.augmentation is None:
+            return pixels
+        changed = self.augmentation.pixels(pixels, draws)
+        if changed.shape != pixels.shape or changed.dtype != np.uint8:
+            raise TypeError(
+                f"The pixels of data.augmentation ({type(self.augmentation).__name__}) are {changed.dtype} of shape "
+                f"{changed.shape}: they must be uint8 of shape {pixels.shape}, as they were."
+            )
+        return changed
 
 
 def _normalized_cxcywh(objects: Objects, height: int, width: int) -> np.ndarray:
@@ -211,6 +222,7 @@ def batches(
         num_threads=num_threads(config),
         scaled_decoding=training and config.scaled_decoding,
         skip=training and config.on_error == "skip",
+        augmentation=config.augmentation if training else None,
         rows=rows,
     )
     dataset = grain.MapDataset.source(plan).map(loader)[start:]

@@ -1,44 +1,45 @@
-"""Boxes that are written in another form than COCO's: what the numbers of a whole data set say."""
+"""Detect boxes in another form than COCO's [x, y, width, height] in pixels, from all boxes of a data set."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-_LEAST_MISFITS = 2  # boxes that do not fit before a form is doubted
-_LEAST_SHARE = 0.02  # of all boxes
-_FEWER = 10  # another form is named if this many times fewer boxes do not fit it
-_CERTAIN_MISFITS, _CERTAIN_SHARE, _CERTAIN_FEWER = 20, 0.1, 100  # from which on a form is certain
-_SLACK = 1.0  # pixels by which a sound box may pass its image
-_NORMALIZED = 1.5  # the largest coordinate of boxes in 0..1, some of which pass their image
+_MIN_MISFITS = 2  # boxes that must not fit before the form is doubted
+_MIN_SHARE = 0.02  # the same as a fraction of all boxes
+_FEWER = 10  # another form is suggested if it has this many times fewer misfits
+_CERTAIN_MISFITS, _CERTAIN_SHARE, _CERTAIN_FEWER = 20, 0.1, 100  # the limits above which the other form is certain
+_SLACK = 1.0  # pixels by which a correct box may reach beyond its image
+_NORMALIZED = 1.5  # the largest coordinate of normalised boxes, some of which reach beyond their image
 
 
 def normalized_boxes(boxes: np.ndarray, sizes: np.ndarray) -> str | None:
-    """A sentence without full stop if all boxes [n, 4] lie in 0..1, as if they were normalised.
+    """A sentence, without full stop, if all boxes lie in 0..1, as if they were normalised. Otherwise None.
 
-    ``sizes`` [n, 2] are the (height, width) of each box's image in pixels.
+    Args:
+      boxes: [n, 4], as they are written.
+      sizes: [n, 2], (height, width) of each box's image in pixels.
     """
     if not len(boxes) or np.abs(boxes).max() > _NORMALIZED or boxes[:, 2:].max() <= 0 or sizes.min() < 8 * _NORMALIZED:
         return None
     return (
-        f"all {len(boxes)} boxes have numbers of at most {np.abs(boxes).max():.3g}, as if they were normalised to "
-        "0..1: "
-        "bbox must be [x, y, width, height] in pixels, so multiply them by the width and height of their image"
+        f"all {len(boxes)} boxes have numbers of at most {np.abs(boxes).max():.3g}, as if they were normalised "
+        "to 0..1: bbox must be [x, y, width, height] in pixels, so multiply them by the width and height of their image"
     )
 
 
 class Doubt(NamedTuple):
-    """What the boxes of a data set seem to be."""
+    """A sentence about the form that the boxes of a data set seem to have."""
 
     sentence: str
     certain: bool
-    """Whether so many boxes speak for it that a training on them is refused."""
+    """Whether the evidence is strong enough to refuse training."""
 
 
 def doubt_about_boxes(boxes: np.ndarray, sizes: np.ndarray) -> Doubt | None:
     """A `Doubt` if the boxes of a data set fit another form better than [x, y, width, height] in pixels.
 
-    The other forms are two corners, and centre with size. A box fits a form if, read so, it has an
-    area and lies within its image.
+    The other forms are two corners, and centre and size. A box fits a form if it has an area and lies within its image
+    when it is read in this form.
 
     Args:
       boxes: [n, 4], as they are written.
@@ -48,7 +49,7 @@ def doubt_about_boxes(boxes: np.ndarray, sizes: np.ndarray) -> Doubt | None:
     misfits = {form: int((~_fits(*corners, sizes)).sum()) for form, corners in _forms(boxes).items()}
     written = misfits.pop("corner and size")
     best = min(misfits, key=lambda form: misfits[form])
-    if written < max(_LEAST_MISFITS, _LEAST_SHARE * number) or misfits[best] * _FEWER > written:
+    if written < max(_MIN_MISFITS, _MIN_SHARE * number) or misfits[best] * _FEWER > written:
         return None
     right = {
         "two corners": "[x0, y0, x1, y1], so subtract the first corner from the second",

@@ -1,4 +1,4 @@
-"""A data set read from end to end: what is wrong with it, and what it is like."""
+"""Check a data set: read every image and annotation, count the faults and describe the content."""
 
 import hashlib
 import io
@@ -25,12 +25,12 @@ Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
 class Report(NamedTuple):
-    """What `check_source` found. Dimension: ``n`` images."""
+    """The result of `check_source`. Dimension: ``n`` images."""
 
     faults: Faults
-    """Of the annotations and of the images; an error among them would stop a training."""
+    """Faults of the annotations and of the images. The errors among them would stop training."""
     notes: Faults
-    """What is not wrong, but worth knowing."""
+    """Observations that are not faults but worth knowing."""
     classes: list[ClassRow]
     sizes: np.ndarray
     """[n, 2] int, (height, width) in pixels."""
@@ -39,22 +39,22 @@ class Report(NamedTuple):
     areas: np.ndarray
     """[sum of objects] float32, the area of each box in pixels."""
     understood: str
-    """How annotations were read that could be read in several ways; empty if there was no choice."""
+    """A sentence that says how ambiguous annotations were interpreted; empty if there was no choice."""
     renumbered: bool
-    """Whether the labels are not the category ids."""
+    """Whether the labels differ from the category ids."""
     digests: dict[bytes, str]
-    """The name of an image by a hash of its file; of files with the same content, the first."""
+    """The name of an image by the hash of its file. Of several files with the same content, it is the first name."""
 
     def lines(self) -> list[str]:
-        """The report, for a terminal."""
+        """The report as lines of text for a terminal."""
         number = len(self.sizes)
         objects, classes = int(self.objects.sum()), counted(len(self.classes), "class", "classes")
         text = [f"{counted(number, 'image')}, {counted(objects, 'object')}, {classes}"]
         text += [self.understood] if self.understood else []
         if self.renumbered:
-            text.append("category ids are far apart, so labels were given from 0 on; outputs have the ids")
+            text.append("category ids are far apart, so labels are numbered from 0; outputs have the category ids")
         for title, sentences in (
-            ("errors, which would stop a training", self.faults.error_sentences()),
+            ("errors, which would stop training", self.faults.error_sentences()),
             ("handled", self.faults.sentences()),
             ("to know", [*self.faults.note_sentences(), *self.notes.note_sentences(), *self.notes.sentences()]),
         ):
@@ -62,8 +62,8 @@ class Report(NamedTuple):
                 text += [f"{title}:", *(f"  {one.removeprefix(f'{self.faults.where}: ')}" for one in sentences)]
         if not number:
             return text
-        low, median, high, most = np.percentile(self.objects, [0, 50, 95, 100])
-        text.append(f"objects of an image: {low:.0f} to {most:.0f}, median {median:.0f}, 95% have at most {high:.0f}")
+        low, median, high, maximum = np.percentile(self.objects, [0, 50, 95, 100])
+        text.append(f"objects per image: {low:.0f} to {maximum:.0f}, median {median:.0f}, 95% have at most {high:.0f}")
         if len(self.areas):
             small, large = np.mean(self.areas < _SMALL), np.mean(self.areas >= _MEDIUM)
             text.append(f"boxes: {small:.0%} below 32 x 32 pixels, {large:.0%} of 96 x 96 or more")
@@ -81,29 +81,30 @@ class Report(NamedTuple):
 def check_source(
     source: Source, num_queries: int, *, threads: int = 0, pixels: bool = True, progress: Progress = iter
 ) -> Report:
-    """Reads every image of a data set, and sums up what its annotations say.
+    """Reads every image of a data set, and summarises its annotations.
 
     Args:
-      source: opened without ``strict``, so that faults of its annotations are counted and not raised.
-      num_queries: object queries of the model to be trained; it finds no more objects than that in an image.
-      threads: that read and decode; 0: as many as there are processors.
+      source: a data set opened without ``strict``, so that faults of its annotations are counted and not raised.
+      num_queries: the object queries of the model. A model finds at most this many objects in an image.
+      threads: how many threads read and decode images. 0: one per processor.
       pixels: read and decode the images. If False, only the annotations are checked.
-      progress: is given the indices of the images, and gives them back as they are done.
+      progress: wraps the indices of the images, to show the progress.
     """
     faults, notes = source.faults, Faults(source.faults.where)
-    looks: list[_Look] = []
+    checks: list[_ImageCheck] = []
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        found = pool.map(lambda index: _look(source, index), range(len(source) if pixels else 0))
-        for _, look in zip(progress(range(len(source))), found, strict=True) if pixels else ():
-            looks.append(look)
-            if look.fault is not None:
-                faults.error(*look.fault)
-    digests = _compared(looks, source, notes)
-    _note_orientations(looks, source, notes)
-    _note_levels(looks, source, faults)
+        found = pool.map(lambda index: _check_image(source, index), range(len(source) if pixels else 0))
+        for _, check in zip(progress(range(len(source))), found, strict=True) if pixels else ():
+            checks.append(check)
+            if check.fault is not None:
+                faults.error(*check.fault)
+    digests = _first_names(checks, source, notes)
+    _note_orientations(checks, source, notes)
+    _note_levels(checks, source, faults)
 
     if isinstance(source, AnnotatedDataset):
-        image, (boxes, _) = source.all_objects()
+        image, objects_of_all = source.all_objects()
+        boxes = objects_of_all.boxes
     else:
         each = [source.objects(index) for index in range(len(source))]
         image = np.repeat(np.arange(len(each)), [len(one.labels) for one in each])
@@ -114,7 +115,7 @@ def check_source(
     if len(empty):
         notes.add_all("images without objects", len(empty), (_name(source, index) for index in empty.tolist()))
     if len(many):
-        kind = f"images with more objects than the {num_queries} queries, of which some cannot be found"
+        kind = f"images with more objects than the {num_queries} queries, so some objects cannot be found"
         notes.add_all(kind, len(many), (f"{_name(source, index)} has {objects[index]}" for index in many.tolist()))
     understood = source.understood if isinstance(source, AnnotatedDataset) else ""
     renumbered = bool(getattr(source, "category_ids", {}))
@@ -123,81 +124,80 @@ def check_source(
 
 
 def note_leaks(train: Report, val: Report) -> None:
-    """Notes in the validation report which of its files have the content of a training file."""
+    """Adds a note to the validation report for each file with the same content as a training file."""
     for digest, name in val.digests.items():
         if digest in train.digests:
-            kind = "images have the content of a training image, so their metrics are too good"
+            kind = "images have the same content as a training image, so their metrics are too good"
             val.notes.add(kind, f"{name} and {train.digests[digest]}")
 
 
-class _Look(NamedTuple):
-    """What the file of an image shows."""
+class _ImageCheck(NamedTuple):
+    """The result of reading an image file."""
 
     fault: tuple[str, str] | None = None
-    """Kind and sentence of what keeps it from being used."""
+    """Kind and sentence of the fault that makes the image unusable."""
     digest: bytes | None = None
     orientation: str | None = None
-    """What `orientation_matters` says."""
+    """The result of `orientation_matters`."""
     levels: tuple[float, float] | None = None
-    """What `level_range` says."""
+    """The result of `level_range`."""
 
 
-def _look(source: Source, index: int) -> _Look:
+def _check_image(source: Source, index: int) -> _ImageCheck:
     fault = _fault_of_image(source, index)
     if not isinstance(source, AnnotatedDataset):
-        return _Look(fault)
+        return _ImageCheck(fault)
     try:
         content = source.image_bytes(index)
     except DataError:
-        return _Look(fault)
+        return _ImageCheck(fault)
     size = tuple(source.sizes[index].tolist())
     digest = hashlib.blake2b(content, digest_size=16).digest()
-    return _Look(fault, digest, orientation_matters(content, size), level_range(content))
+    return _ImageCheck(fault, digest, orientation_matters(content, size), level_range(content))
 
 
-def _compared(looks: list[_Look], source: Source, notes: Faults) -> dict[bytes, str]:
-    """The first name by digest; other files with the same content are noted."""
+def _first_names(checks: list[_ImageCheck], source: Source, notes: Faults) -> dict[bytes, str]:
+    """The first name by digest. Further files with the same content are noted."""
     first: dict[bytes, str] = {}
-    for index, look in enumerate(looks):
-        if look.digest is None:
+    for index, check in enumerate(checks):
+        if check.digest is None:
             continue
-        if look.digest in first:
-            kind = "images have the content of another image"
-            notes.add(kind, f"{_name(source, index)} and {first[look.digest]}")
+        if check.digest in first:
+            kind = "images have the same content as another image"
+            notes.add(kind, f"{_name(source, index)} and {first[check.digest]}")
         else:
-            first[look.digest] = _name(source, index)
+            first[check.digest] = _name(source, index)
     return first
 
 
-def _note_orientations(looks: list[_Look], source: Source, notes: Faults) -> None:
-    """How many images EXIF rotates, and what their annotated sizes say."""
-    counts = Counter(look.orientation for look in looks)
-    rotated = [index for index, look in enumerate(looks) if look.orientation]
+def _note_orientations(checks: list[_ImageCheck], source: Source, notes: Faults) -> None:
+    """Notes how many images have an EXIF orientation, and which form of them has the annotated size."""
+    counts = Counter(check.orientation for check in checks)
+    rotated = [index for index, check in enumerate(checks) if check.orientation]
     if not rotated or not isinstance(source, AnnotatedDataset):
         return
     if source.boxes_as_displayed:
-        said = "this format's boxes belong to the displayed image"
+        evidence = "this format's boxes belong to the displayed image"
     else:
-        said = (
-            f"the annotated size is that of the displayed image for {counts['displayed']}, of the stored pixels for "
-            f"{counts['stored']}, and of both for {counts['open']}"
+        evidence = (
+            f"the annotated size fits the displayed image for {counts['displayed']}, the stored pixels for "
+            f"{counts['stored']}, and both for {counts['open']}"
         )
     notes.add_all(
-        f"images have an orientation in EXIF ({said}; data.exif={source.exif!r})",
+        f"images have an EXIF orientation ({evidence}; data.exif={source.exif!r})",
         len(rotated),
         (_name(source, index) for index in rotated),
     )
     if source.exif == "auto" and counts["stored"] and counts["open"] and not counts["displayed"]:
         notes.doubts.append(
-            f"the sizes say that the boxes belong to the stored pixels, and {counts['open']} images are rotated whose "
-            "size "
-            "does not show it: set data.exif=ignore."
+            f"the annotated sizes show that the boxes belong to the stored pixels, but {counts['open']} rotated images "
+            "have the same size in both forms and would be rotated: set data.exif=ignore."
         )
 
 
-def _note_levels(looks: list[_Look], source: Source, faults: Faults) -> None:
-    """Says how far the levels of images of more than 8 bits reach, if that is less than their files say."""
-    levels = [look.levels for look in looks if look.levels]
+def _note_levels(checks: list[_ImageCheck], source: Source, faults: Faults) -> None:
+    """Reports the highest level of images of more than 8 bits, if it is much lower than their files say."""
+    levels = [check.levels for check in checks if check.levels]
     if not levels or not isinstance(source, AnnotatedDataset):
         return
     highest, stated = (max(column) for column in zip(*levels, strict=True))
@@ -205,7 +205,7 @@ def _note_levels(looks: list[_Look], source: Source, faults: Faults) -> None:
     needed = next((2.0**bits - 1 for bits in range(8, 17) if highest <= 2**bits - 1), highest)
     if highest and (not possible or highest <= possible / 2):
         faults.doubts.append(
-            f"the levels of its {len(levels)} images of more than 8 bits reach {highest:g}"
+            f"the highest level in {len(levels)} images of more than 8 bits is {highest:g}"
             + (f" of {possible:g}, so they are nearly black to the model" if possible else "")
             + f": set --config.data.max_level={needed:g}."
         )
@@ -217,19 +217,19 @@ def _name(source: Source, index: int) -> str:
 
 
 def _fault_of_image(source: Source, index: int) -> tuple[str, str] | None:
-    """Kind and sentence of what keeps an image from being used."""
+    """Kind and sentence of the fault that makes an image unusable, or None."""
     try:
         source[index]
     except SizeMismatch as error:
         return "images of another size than annotated", str(error).rstrip(".")
     except DataError as error:
-        return _kind(source, index), str(error).rstrip(".")
-    except Exception as error:  # whatever it is, the check continues
+        return _kind_of_fault(source, index), str(error).rstrip(".")
+    except Exception as error:  # any other failure must not stop the check
         return "images that cannot be read", f"{_name(source, index)}: {type(error).__name__}, {error}"
     return None
 
 
-def _kind(source: Source, index: int) -> str:
+def _kind_of_fault(source: Source, index: int) -> str:
     if not isinstance(source, AnnotatedDataset):
         return "images that cannot be read"
     try:
@@ -239,12 +239,12 @@ def _kind(source: Source, index: int) -> str:
     try:
         Image.open(io.BytesIO(content)).close()
     except Exception:
-        return "images that are not image files, or of an unknown kind"
+        return "files that are not images, or images of an unknown format"
     return "images that are truncated or damaged"
 
 
 def _histogram(sizes: np.ndarray) -> list[str]:
-    """Numbers of images by height and width, in a table."""
+    """A table of the numbers of images by height and width."""
     step = next((step for step in _STEPS if sizes.max() - sizes.min() < _BINS * step), sizes.max())
     first = sizes.min() // step * step
     rows, columns = ((sizes - first) // step).T

@@ -1,4 +1,4 @@
-"""The classes of a data set, with the number of their objects."""
+"""A table of the classes of a data set with their numbers of objects."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ class ClassRow(NamedTuple):
     label: int
     name: str
     objects: int
-    """How many there are to train on; crowds are not among them."""
+    """The number of objects to train on. Crowds do not count."""
 
 
 def class_table(source: Source) -> list[ClassRow]:
-    """The classes of a data set by label, those without objects included."""
+    """The classes of a data set, sorted by label, including classes without objects."""
     if isinstance(source, AnnotatedDataset):
         counts = Counter(source.all_objects()[1].labels.tolist())
     else:
@@ -27,7 +27,12 @@ def class_table(source: Source) -> list[ClassRow]:
 
 
 def format_classes(names: Mapping[int, str], counts: Mapping[int, int] | None = None) -> str:
-    """Labels, class names and, where given, numbers of objects in columns, one class a line, for a terminal."""
+    """A text table with one class per line: label, name and, if ``counts`` is given, the number of objects.
+
+    Args:
+      names: class name by label.
+      counts: number of objects by label.
+    """
     width = max(map(len, names.values()), default=0)
     lines = [
         f"{label:>5}  {name:<{width}}" + (f"  {counts.get(label, 0):>9}" if counts is not None else "")

@@ -1,8 +1,9 @@
-"""Data sets in COCO's layout: a folder of images and an instances JSON (Lin et al., 2014)."""
+"""`CocoDataset`: a folder of images and an instances JSON (Lin et al., 2014)."""
 
 import gzip
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +13,31 @@ import numpy as np
 from detr_jax.data.annotated import AnnotatedFolder
 from detr_jax.data.annotation_checks import check_rows
 from detr_jax.data.annotation_rows import LARGEST, UNUSABLE_TEXT, Rows, rows_of_items
-from detr_jax.data.image_paths import ImagePaths
+from detr_jax.data.image_paths import ImagePaths, unlisted
 from detr_jax.data.images import ExifRule
-from detr_jax.data.source import DataError, Faults
+from detr_jax.data.layouts import Layout
+from detr_jax.data.source import DataError, Faults, Source
 
 _GZIP = b"\x1f\x8b"
 
 
 class CocoDataset(AnnotatedFolder):
-    """Images of a folder with the boxes of an instances JSON.
+    """The images of a folder with the boxes of an instances JSON.
 
-    Labels are the raw category ids. Crowd annotations are not trained on and are kept for the evaluation, and images
-    without objects are kept. Boxes are clipped to their image; those that then have no area are dropped from training.
-    Both are counted in ``faults``. The evaluation has the boxes as they were given, as COCO's own has.
+    Labels are the raw category ids. Crowd annotations are kept for the evaluation only. Images without objects are
+    kept. For training, boxes are clipped to their image, and boxes without area are dropped; ``faults`` counts both.
+    The evaluation uses the original boxes, as COCO's own evaluation does.
 
     Args:
       image_folder: the folder that ``file_name`` of each image is relative to.
-      annotation_file: the instances JSON, perhaps compressed by gzip.
-      strict: whether a wrong annotation raises. If False, it is dropped and recorded in ``faults``.
+      annotation_file: the instances JSON, which may be compressed with gzip.
+      strict: raise on the first annotation error. If False, the annotation is dropped and recorded in ``faults``.
       exif: see `detr_jax.data.images.decode`.
       max_level: see `detr_jax.data.images.decode`.
 
     Raises:
-      DataError: a folder or file is missing, the JSON is damaged, or, if ``strict``, an annotation is wrong: it
-        names an image or a category that is not listed, or has a field of the wrong type.
+      DataError: a folder or file is missing, the JSON is damaged, or, if ``strict``, an annotation is wrong:
+        it names an image or a category that is not listed, or has a field of the wrong type.
     """
 
     def __init__(
@@ -49,8 +51,8 @@ class CocoDataset(AnnotatedFolder):
     ):
         if not Path(image_folder).is_dir():
             raise DataError(
-                f"The image folder {image_folder} does not exist: set data.root, data.train_images "
-                "and data.val_images to where the images are."
+                f"The image folder {image_folder} does not exist: set data.root, "
+                "data.sources.coco.train_images and data.sources.coco.val_images to the folders of the images."
             )
         faults = Faults(str(annotation_file))
         rows = read_instances(Path(annotation_file), faults)
@@ -62,15 +64,16 @@ class CocoDataset(AnnotatedFolder):
 
 
 def read_instances(path: Path, faults: Faults) -> Rows:
-    """The annotations of an instances JSON in columns; items of the wrong type are counted as errors.
+    """Reads the annotations of an instances JSON into columns. Items of the wrong type are counted as errors.
 
     Raises:
-      DataError: the file is missing, damaged or something else.
+      DataError: the file is missing, damaged or not an instances JSON.
     """
     content = _read(path)
     try:
         return _fast_rows(content)
-    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError):  # damaged, or with values that need a closer look
+    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError):
+        # The file is damaged, or some values have another type.
         return rows_of_items(_parsed(content, path), faults)
 
 
@@ -102,10 +105,10 @@ class _Instances(msgspec.Struct, gc=False):
 
 
 def _fast_rows(content: bytes) -> Rows:
-    """The columns of a file in which every value has the type that it should have.
+    """The columns of a file in which every value has the expected type. It is much faster than `rows_of_items`.
 
     Raises:
-      msgspec.DecodeError, UnicodeDecodeError, OverflowError: some value has not.
+      msgspec.DecodeError, UnicodeDecodeError, OverflowError: some value has another type.
     """
     form = msgspec.json.decode(content, type=_Instances)
     images, annotations = form.images, form.annotations
@@ -121,9 +124,9 @@ def _fast_rows(content: bytes) -> Rows:
     areas = column((np.nan if one.area is None else one.area for one in annotations), np.float64)
     boxes = column(itertools.chain.from_iterable(one.bbox for one in annotations), np.float64, 4 * number)
     if ((crowds != 0) & (crowds != 1)).any() or (areas < 0).any() or (areas >= LARGEST).any():
-        raise msgspec.ValidationError("an area or iscrowd that cannot be")
+        raise msgspec.ValidationError("an area or iscrowd that is out of range")
     if (np.abs(boxes) >= LARGEST).any():
-        raise msgspec.ValidationError("a box that cannot be")
+        raise msgspec.ValidationError("a box that is out of range")
     ids = column((one.id for one in annotations), np.int64)
     return Rows(
         [(one.id, one.name) for one in form.categories],
@@ -146,21 +149,25 @@ def _read(path: Path) -> bytes:
         return gzip.decompress(content) if content.startswith(_GZIP) else content
     except FileNotFoundError:
         raise DataError(
-            f"The annotation file {path} does not exist: set data.root, data.train_annotations and "
-            "data.val_annotations to where the instances JSON files are."
+            f"The annotation file {path} does not exist: set data.root, "
+            "data.sources.coco.train_annotations and data.sources.coco.val_annotations to the instances JSON files."
         ) from None
     except (OSError, EOFError) as error:
         raise DataError(f"The annotation file {path} cannot be read ({error}).") from None
 
 
 def _parsed(content: bytes, path: Path) -> dict[str, Any]:
-    """The JSON object, of which only the three lists have been looked for."""
+    """The JSON object. Only the presence of the three lists is checked.
+
+    Raises:
+      DataError: the file is not JSON, or lacks a list.
+    """
     try:
         form = json.loads(content)
     except UnicodeDecodeError as error:
         byte = content[error.start]
         raise DataError(
-            f"The annotation file {path} is not a text in UTF-8 (byte {byte:#x} at {error.start:,}): save it as UTF-8."
+            f"The annotation file {path} is not text in UTF-8 (byte {byte:#x} at {error.start:,}): save it as UTF-8."
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"The annotation file {path} cannot be read as JSON ({error}).") from None
@@ -171,3 +178,16 @@ def _parsed(content: bytes, path: Path) -> dict[str, Any]:
                 "categories."
             )
     return form
+
+
+def note_unlisted(layout: Layout, sources: Sequence[Source]) -> None:
+    """Note images in COCO's folders that no annotations list; not those of folders with a split that was not opened."""
+    opened = [source for source in sources if isinstance(source, CocoDataset)]
+    files = {source.annotation_file for source in opened}
+    closed = {place.images for place in layout.splits.values() if place.annotations not in files}
+    listed: dict[Path, list[str]] = {}
+    for source in opened:
+        if source.image_folder not in closed:
+            listed.setdefault(source.image_folder, []).extend(map(source.file_name, range(len(source))))
+    if extra := unlisted(listed):
+        opened[0].faults.note_all("image files are in its folders and not in its annotations", len(extra), extra)

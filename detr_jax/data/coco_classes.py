@@ -1,8 +1,8 @@
 """COCO's 80 classes (Lin et al., 2014). Their ids go up to 90, with gaps.
 
-The "num_classes" confusion in one place: a model whose labels are the raw ids has ``num_classes`` 91 (highest id
-plus 1) and 92 class outputs, of which 11 ids (0, 12, 26 ...) belong to no class; a model with contiguous labels has
-``num_classes`` 80 and 81 outputs. In both, the last output is "no object".
+There are two conventions for ``num_classes``. If the labels are the raw ids, ``num_classes`` is 91 (highest id plus 1)
+and there are 92 class outputs; 11 ids (0, 12, 26 ...) belong to no class. If the labels are contiguous, ``num_classes``
+is 80 and there are 81 outputs. In both cases, the last output is "no object".
 """
 
 COCO_CLASSES: dict[int, str] = {

@@ -1,12 +1,17 @@
-"""Folders with instances JSON files, as COCO and many tools write them: which files there are, and where their images.
+"""Recognise folders with instances JSON files, as COCO and many tools write them, and find their images.
 
-Recognised are COCO's own folder (``annotations/instances_train2017.json``, ``train2017/``), Roboflow's export
-(``train/_annotations.coco.json`` next to the images), those of CVAT and FiftyOne
-(``annotations/instances_default.json``, ``images/``; ``labels.json``, ``data/``), Label Studio (``result.json``,
-``images/``), labelme2coco (``annotations.json``, ``JPEGImages/``), and any other JSON of that form in the root, in
-``annotations/`` or in a folder of the root.
+The recognised layouts are:
+
+* COCO: ``annotations/instances_train2017.json``, ``train2017/``
+* Roboflow: ``train/_annotations.coco.json`` next to the images
+* CVAT: ``annotations/instances_default.json``, ``images/``
+* FiftyOne: ``labels.json``, ``data/``
+* Label Studio: ``result.json``, ``images/``
+* labelme2coco: ``annotations.json``, ``JPEGImages/``
+* any other instances JSON in the root, in ``annotations/`` or in a folder of the root
 """
 
+import contextlib
 import gzip
 import json
 import ntpath
@@ -18,26 +23,29 @@ from typing import NamedTuple
 
 import msgspec
 
+from detr_jax.config import CocoFiles
 from detr_jax.data.layouts import WHOLE, Layout, in_order, meaning
 from detr_jax.data.source import DataError
 
-_HEAD = 2**16  # bytes that show what a JSON file is
+_HEAD = 2**16  # bytes at either end of a JSON file that show its kind
 _FOLDERS = ("images", "JPEGImages", "data", "Images", "img", "imgs")
 _ROBOFLOW = "_annotations.coco.json"
 
 
 class CocoSplit(NamedTuple):
-    """Where a split is."""
+    """The location of a split."""
 
     images: Path
+    """The folder of the images."""
     annotations: Path
+    """The instances JSON."""
 
 
 def recognise(root: Path) -> Layout | None:
-    """The layout of a folder with instances JSON files; None if it has none.
+    """The layout of a folder with instances JSON files, or None if it has none.
 
     Raises:
-      DataError: two files are for the same split, or the folder of the images cannot be found.
+      DataError: two files belong to the same split, or the folder of the images is not found.
     """
     files = [file for file in _candidates(root) if _is_instances(file)]
     if official := [file for file in files if file.name.startswith("instances_")]:
@@ -50,7 +58,7 @@ def recognise(root: Path) -> Layout | None:
         if name in splits:
             raise DataError(
                 f"{root} has two files for the split {name!r}, {splits[name].annotations} and {file}: set "
-                "data.train_annotations and data.val_annotations."
+                "data.sources.coco.train_annotations and data.sources.coco.val_annotations."
             )
         splits[name] = CocoSplit(image_folder(file, root), file)
     shown = ", ".join(
@@ -60,33 +68,67 @@ def recognise(root: Path) -> Layout | None:
     return Layout("coco", splits, f"{root} is read as COCO ({shown})")
 
 
-def image_folder(file: Path, root: Path) -> Path:
-    """The folder of the images of an instances JSON, found by the name of one of them.
+def recognise_given(root: Path, given: CocoFiles) -> Layout | None:
+    """The layout of a folder of which the configuration names some files; None if it has no instances JSON.
 
     Raises:
-      DataError: it is not there.
+      DataError: a file that is given does not exist; or as for `recognise`.
+    """
+    splits, there = _given_splits(root, given), None
+    if "train" in splits and "val" in splits:
+        return Layout("coco", splits, f"{root} is read as COCO from the files that are given")
+    if not splits:
+        return recognise(root)
+    with contextlib.suppress(DataError):  # what is given may be all that can be found
+        there = recognise(root)
+    others = {} if there is None else {n: place for n, place in there.splits.items() if meaning(n) not in splits}
+    return Layout("coco", others | splits, f"{root} is read as COCO, partly from files that are given")
+
+
+def _given_splits(root: Path, given: CocoFiles) -> dict[str, CocoSplit]:
+    """The splits of which the configuration names the annotation file or the image folder."""
+    splits = {}
+    for split in ("train", "val"):
+        images, annotations = getattr(given, f"{split}_images"), getattr(given, f"{split}_annotations")
+        if annotations:
+            file = root / annotations
+            if not file.is_file():
+                raise DataError(
+                    f"The annotation file {file} does not exist: correct data.sources.coco.{split}_annotations."
+                )
+            splits[split] = CocoSplit(root / images if images else image_folder(file, root), file)
+        elif images and (layout := recognise(root)) and (name := layout.find(split, "")):
+            splits[split] = CocoSplit(root / images, layout.splits[name].annotations)
+    return splits
+
+
+def image_folder(file: Path, root: Path) -> Path:
+    """The folder of the images of an instances JSON. It is found by the names of some images.
+
+    Raises:
+      DataError: no folder has one of the images.
     """
     names = _some_file_names(file)
     stem = file.stem.removesuffix(".json").removeprefix("instances_")
     subfolders = dict.fromkeys([stem, file.parent.name, meaning(stem) or "", "val" if "val" in stem else ""])
-    places = [file.parent, root, root.parent, *(base / one for base in (root, file.parent) for one in _FOLDERS)]
-    nested = [place / one for place in places for one in subfolders if one]
-    for place in [*places[:2], *nested, *places[2:]]:
-        if any((place / _slashed(name)).is_file() for name in names):
-            return place
-    for place in [*nested, *places]:
-        if any((place / ntpath.basename(name)).is_file() for name in names):
-            return place
+    folders = [file.parent, root, root.parent, *(base / one for base in (root, file.parent) for one in _FOLDERS)]
+    nested = [folder / one for folder in folders for one in subfolders if one]
+    # Two splits may use the same file names, so folders of one split come before shared folders.
+    for folder in [*folders[:2], *nested, *folders[2:]]:
+        if any((folder / _slashed(name)).is_file() for name in names):
+            return folder
+    for folder in [*nested, *folders]:
+        if any((folder / ntpath.basename(name)).is_file() for name in names):
+            return folder
     named = f"{names[0]!r}" if names else "no image"
     raise DataError(
         f"The images of {file} were not found (it lists {named}, and no folder of {root} has that file): set "
-        "data.train_images "
-        "and data.val_images."
+        "data.sources.coco.train_images and data.sources.coco.val_images."
     )
 
 
 def _candidates(root: Path) -> Iterable[Path]:
-    """JSON files in the root and in the folders just below it, the usual places first."""
+    """The JSON files in the root and in the folders directly below it. The usual locations come first."""
     folders = [root / "annotations", root, *(child for child in sorted(root.iterdir()) if child.is_dir())]
     found: dict[Path, None] = {}
     for folder in folders:
@@ -97,7 +139,7 @@ def _candidates(root: Path) -> Iterable[Path]:
 
 
 def _is_instances(file: Path) -> bool:
-    """Whether a JSON file is an object with the lists of an instances JSON, of which its head or tail shows one."""
+    """Whether a JSON file is an instances JSON, as far as its beginning and end show."""
     head, tail = _ends(file)
     if not head.lstrip("\ufeff \t\r\n").startswith("{"):
         return False
@@ -122,7 +164,7 @@ def _ends(file: Path) -> tuple[str, str]:
 
 
 def _split_name(file: Path, root: Path, only: bool) -> str:
-    """The name of the split of an instances JSON; `WHOLE` if no name says that it is one."""
+    """The name of the split of an instances JSON. It is `WHOLE` if the only file has no name of a split."""
     if file.name == _ROBOFLOW:
         return file.parent.name if file.parent != root else WHOLE
     stem = re.sub(r"\.json$", "", file.stem).removeprefix("instances_")

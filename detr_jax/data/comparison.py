@@ -1,4 +1,4 @@
-"""Two splits of a data set, compared: what would train one thing and evaluate another."""
+"""Compare the training and validation splits of a data set, and record the differences."""
 
 import os
 
@@ -7,14 +7,14 @@ import numpy as np
 from detr_jax.data.annotated import AnnotatedDataset, AnnotatedFolder
 from detr_jax.data.source import Source
 
-_SIZE_RATIO = 2.0  # of the median sizes of two splits that are noted as different
+_SIZE_RATIO = 2.0  # a larger ratio of the median sizes of two splits is noted
 
 
 def compare_splits(train: Source, val: Source) -> None:
-    """Counts in the faults of ``val`` what does not fit ``train``; the labels of both must be category ids still.
+    """Records in the faults of ``val`` how it differs from ``train``. The labels of both must be category ids.
 
-    An id with two names is an error. Images in both splits, classes without training objects, and images of another
-    size are noted.
+    A category id with two names is an error. Images in both splits, classes without training objects and a
+    different median size of the images are noted.
     """
     faults = val.faults
     for label, name in val.categories.items():
@@ -38,9 +38,8 @@ def compare_splits(train: Source, val: Source) -> None:
         ours, theirs = (np.median(np.sqrt(source.sizes.prod(axis=1))) for source in (val, train))
         if max(ours, theirs) > _SIZE_RATIO * min(ours, theirs):
             faults.doubts.append(
-                "the images are of another size than the training images (square root of their pixels: median "
-                f"{ours:.0f} "
-                f"here, {theirs:.0f} in {train.faults.where})."
+                "the images have another size than the training images (median square root of the pixels: "
+                f"{ours:.0f} here, {theirs:.0f} in {train.faults.where})."
             )
 
 

@@ -1,34 +1,29 @@
 """The folder of a configuration: which kind of data set it is, and which splits it has."""
 
-import contextlib
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
-from detr_jax.config import ConfigError, DataConfig
-from detr_jax.config.effects import format_faults, without_format
-from detr_jax.data import coco_layouts
-from detr_jax.data.coco_layouts import CocoSplit
-from detr_jax.data.labelme import recognise_labelme
-from detr_jax.data.layouts import Layout, meaning
+from detr_jax.config import ConfigError, DataConfig, FolderConfig
+from detr_jax.config.effects import source_field_faults
+from detr_jax.data.layouts import Layout
 from detr_jax.data.source import DataError
-from detr_jax.data.voc import recognise_voc
-from detr_jax.data.yolo import recognise_yolo
-from detr_jax.data.yolo_layout import description_file, read_layout
 
 _LOOKED_INTO = 8  # folders in one that is not a data set
-_KINDS = ("coco", "yolo", "voc", "labelme")
 
 
 def find_layout(data: DataConfig) -> Layout | None:
     """How the folder of a data set is laid out; None for data sets that are not a folder of images.
 
     Raises:
-      ConfigError: a field has no effect on data of this kind.
+      ConfigError: a field has no effect on data of this kind, or the kind is not known.
       DataError: the folder does not exist, or is not a data set of a kind that is known.
     """
-    if faults := list(format_faults(data)):
-        raise ConfigError("\n".join(faults))
-    if data.dataset in ("shapes", "tfds"):
+    _check_fields(data)
+    kinds = _folder_kinds(data)
+    if data.dataset != "auto":
+        kinds = {name: source for name, source in kinds.items() if name == data.dataset}
+    if not kinds:
         return None
     root = Path(data.root)
     if root.is_file():
@@ -36,87 +31,61 @@ def find_layout(data: DataConfig) -> Layout | None:
     if not root.is_dir():
         where = "" if root.is_absolute() else f", seen from {Path.cwd()}"
         raise DataError(f"The folder data.root={data.root} does not exist{where}: give the root of the data set.")
-    if data.dataset == "auto":
-        found = [layout for kind in _KINDS[:2] if (layout := _recognised(kind, root, data))]
-        for kind in _KINDS[2:]:  # only then, as all files must be listed for them
-            found = found or [layout for layout in [_recognised(kind, root, data)] if layout]
-        if len(found) > 1:
-            kinds = " or ".join(f"data.dataset={layout.kind}" for layout in found)
-            raise DataError(f"data.root={data.root} can be read as several kinds of data set: set {kinds}.")
-    else:
-        found = [layout for layout in [_recognised(data.dataset, root, data)] if layout]
+    quick = {name: source for name, source in kinds.items() if not source.lists_all_files}
+    found = [layout for name, source in quick.items() if (layout := _recognised(name, source, root))]
+    for name, source in kinds.items():  # only then, as all files must be listed for them
+        if not found and source.lists_all_files and (layout := _recognised(name, source, root)):
+            found.append(layout)
+    if len(found) > 1:
+        several = " or ".join(f"data.dataset={layout.kind}" for layout in found)
+        raise DataError(f"data.root={data.root} can be read as several kinds of data set: set {several}.")
     if not found:
-        if data.dataset in ("auto", "yolo") and (data.yolo_file or description_file(root)):
-            read_layout(root / data.yolo_file)  # raises what is wrong with it
+        for source in kinds.values():
+            source.raise_reason(root)
         raise DataError(_not_found(data, root))
-    layout = found[0]
-    if faults := list(format_faults(_of_kind(data, layout.kind))):
+    _check_fields(dataclasses.replace(data, dataset=found[0].kind))
+    return found[0]
+
+
+def _check_fields(data: DataConfig) -> None:
+    faults = [*data.source_faults(), *source_field_faults(data)]
+    if faults:
         raise ConfigError("\n".join(faults))
-    return layout
 
 
-def _recognised(kind: str, root: Path, data: DataConfig) -> Layout | None:
-    if kind == "coco":
-        given, there = _given_coco_splits(root, data), None
-        if "train" in given and "val" in given:
-            return Layout("coco", given, f"{root} is read as COCO from the files that are given")
-        if not given:
-            return coco_layouts.recognise(root)
-        with contextlib.suppress(DataError):  # what is given may be all that can be found
-            there = coco_layouts.recognise(root)
-        others = {} if there is None else {n: place for n, place in there.splits.items() if meaning(n) not in given}
-        return Layout("coco", others | given, f"{root} is read as COCO, partly from files that are given")
-    if kind == "yolo":
-        return recognise_yolo(root, data.yolo_file)
-    return recognise_voc(root) if kind == "voc" else recognise_labelme(root)
+def _folder_kinds(data: DataConfig) -> Mapping[str, FolderConfig]:
+    return {name: source for name, source in data.sources.items() if isinstance(source, FolderConfig)}
 
 
-def _given_coco_splits(root: Path, data: DataConfig) -> dict[str, CocoSplit]:
-    """The splits of which the configuration names the annotation file."""
-    splits = {}
-    for split in ("train", "val"):
-        images, annotations = getattr(data, f"{split}_images"), getattr(data, f"{split}_annotations")
-        if annotations:
-            file = root / annotations
-            if not file.is_file():
-                raise DataError(f"The annotation file {file} does not exist: correct data.{split}_annotations.")
-            splits[split] = CocoSplit(root / images if images else coco_layouts.image_folder(file, root), file)
-        elif images and (layout := coco_layouts.recognise(root)) and (name := layout.find(split, "")):
-            splits[split] = CocoSplit(root / images, layout.splits[name].annotations)
-    return splits
-
-
-def _of_kind(data: DataConfig, kind: str) -> DataConfig:
-    return dataclasses.replace(data, dataset=kind)
+def _recognised(name: str, source: FolderConfig, root: Path) -> Layout | None:
+    layout = source.recognise(root)
+    return None if layout is None else dataclasses.replace(layout, kind=name)
 
 
 def _not_found(data: DataConfig, root: Path) -> str:
-    wanted = {
-        "coco": "an instances JSON (such as annotations/instances_train2017.json or train/_annotations.coco.json)",
-        "yolo": "a data.yaml or classes.txt with text files of labels",
-        "voc": "XML files of annotations (next to the images, or in Annotations/)",
-        "labelme": "JSON files of labelme",
-    }
+    kinds = _folder_kinds(data)
     if data.dataset == "auto":
         there = ", ".join(sorted(child.name for child in root.iterdir())[:8]) or "nothing"
         below = [child for child in sorted(root.iterdir()) if child.is_dir()][:_LOOKED_INTO]
-        near = [folder for folder in (*below, root.parent) if _is_data_set(folder, data)]
+        near = [folder for folder in (*below, root.parent) if _is_data_set(folder)]
         hint = f"; {near[0]} is one: give that" if near else ""
+        wanted = dict.fromkeys(source.wanted for source in kinds.values())
         return (
             f"data.root={data.root} is not recognised as a data set (it holds {there}){hint}: it must have "
-            f"{', or '.join(wanted.values())}."
+            f"{', or '.join(wanted)}."
         )
-    others = [kind for kind in _KINDS if kind != data.dataset and _looks_like(kind, root, data)]
+    chosen = kinds[data.dataset]
+    others = [name for name, source in kinds.items() if source is not chosen and _looks_like(source, root)]
     hint = f"; it looks like {others[0]}: set data.dataset={others[0]}" if others else ""
-    return f"data.root={data.root} does not have {wanted[data.dataset]}, as data.dataset={data.dataset} needs{hint}."
+    return f"data.root={data.root} does not have {chosen.wanted}, as data.dataset={data.dataset} needs{hint}."
 
 
-def _is_data_set(folder: Path, data: DataConfig) -> bool:
-    return any(_looks_like(kind, folder, without_format(data)) for kind in _KINDS)
+def _is_data_set(folder: Path) -> bool:
+    return any(_looks_like(source, folder) for source in _folder_kinds(DataConfig()).values())
 
 
-def _looks_like(kind: str, root: Path, data: DataConfig) -> bool:
+def _looks_like(source: FolderConfig, root: Path) -> bool:
     try:
-        return _recognised(kind, root, data) is not None
+        return source.recognise(root) is not None
     except DataError:
         return False

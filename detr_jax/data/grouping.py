@@ -1,4 +1,4 @@
-"""Which images of an epoch share a batch, so that full batches of one bucket each waste little on padding."""
+"""Group the images of an epoch into full batches, each of one bucket, with little padding."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from detr_jax.data.buckets import Bucket
 
 NO_IMAGE = -1
-"""The index, or the id, of an image where a batch has a place but no image."""
+"""The index or id that marks an empty slot of a batch."""
 
-_GAP = 5e-3  # share of the padded pixels by which a grouping may miss the best one
-_NODES = 50  # a limit of the search that, unlike one in seconds, gives the same grouping everywhere
+_GAP = 5e-3  # relative difference in padded pixels between an accepted grouping and the best one
+_NODES = 50  # search limit; unlike a time limit, it gives the same grouping on every machine
 
 
 def group(
@@ -20,20 +20,20 @@ def group(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Full batches of images that share a bucket, with as little padding as the batch size allows.
 
-    Images that make no full batch on their own smallest bucket go where they cost least (`_shares`). What is left of a
-    division by ``batch_size`` is left out, drawn evenly. If the rest fits on no common bucket, some of its images are
-    left out and others used twice, by chance in proportion to their number, so that no shape is used less often than
-    others.
+    Images that do not fill a batch in their smallest bucket move to larger ones, at the lowest cost (`_shares`). Up to
+    ``batch_size - 1`` random images are dropped. If the remaining images have no common bucket, some of them are
+    dropped and others are used twice. The choice is random in proportion to their numbers, so that each shape is used
+    equally often.
 
     Args:
-      sizes: [n, 2] int, (height, width) of the images in pixels; some bucket holds each.
+      sizes: [n, 2] int, (height, width) of the images in pixels. Each fits in some bucket.
       buckets: (height, width) in pixels.
       batch_size: images in a batch.
-      rng: decides which images meet, and in which order batches come.
+      rng: draws which images share a batch, and the order of the batches.
 
     Returns:
-      Of ``n // batch_size`` batches, at least one: the indices of their buckets [batches] int, and those of their
-      images [batches, batch_size] int.
+      The index of each batch's bucket [batches] int, and the indices of its images [batches, batch_size] int. There
+      are ``n // batch_size`` batches, but at least one.
     """
     steps = max(1, len(sizes) // batch_size)
     order = rng.permutation(len(sizes))[: steps * batch_size]
@@ -60,9 +60,9 @@ def group(
 
 
 def group_all(sizes: np.ndarray, buckets: Sequence[Bucket], batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Batches as those of `group`, but of every image once and in order.
+    """Groups every image exactly once, in order, with the same results as `group`.
 
-    The last batch of a bucket may have fewer images: the index of an image that is missing is `NO_IMAGE`.
+    The last batch of a bucket may have fewer images. Its empty slots have the index `NO_IMAGE`.
     """
     bucket_of: list[int] = []
     batches: list[np.ndarray] = []
@@ -76,19 +76,19 @@ def group_all(sizes: np.ndarray, buckets: Sequence[Bucket], batch_size: int) -> 
 
 
 def _placed(sizes: np.ndarray, order: np.ndarray, buckets: Sequence[Bucket], batch_size: int) -> list[np.ndarray]:
-    """For each bucket, the images (of the indices ``order`` into ``sizes``) that go on it."""
+    """The images of each bucket, as indices into ``sizes``. ``order`` [m] int are the images to place."""
     holds = np.all(np.asarray(buckets) >= sizes[order, None], axis=-1)  # [images, buckets]
-    kinds, kind_of = _distinct_rows(holds)  # images that fit the same buckets are alike
+    kinds, kind_of = _distinct_rows(holds)  # images that fit the same buckets are of one kind
     steps = -(-len(order) // batch_size)
     shares = _shares(kinds, np.bincount(kind_of), np.prod(buckets, axis=1), batch_size, steps)
-    parts = [np.split(order[kind_of == kind], np.cumsum(share)[:-1]) for kind, share in enumerate(shares)]
-    return [np.concatenate(images) for images in zip(*parts, strict=True)]
+    split = [np.split(order[kind_of == kind], np.cumsum(share)[:-1]) for kind, share in enumerate(shares)]
+    return [np.concatenate(images) for images in zip(*split, strict=True)]
 
 
 def _distinct_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct rows of [n, k] bool in lexicographic order, and for each row the index of its equal, [n] int.
+    """The distinct rows of [n, k] bool in lexicographic order, and the index of each row among them, [n] int.
 
-    This is `numpy.unique` along an axis, by sorting numbers of eight columns at a time, which is many times faster.
+    The result is the same as with `numpy.unique` along an axis. Sorting bytes of eight columns each is much faster.
     """
     first, rank = np.zeros(1, np.int64), np.zeros(len(rows), np.int64)
     for column in np.packbits(rows, axis=1).T:
@@ -97,30 +97,30 @@ def _distinct_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _shares(kinds: np.ndarray, counts: np.ndarray, areas: np.ndarray, batch_size: int, steps: int) -> np.ndarray:
-    """How many images of each kind go on each bucket, [kinds, buckets] int.
+    """How many images of each kind go into each bucket, [kinds, buckets] int.
 
-    They make as few batches as possible, of as few pixels as possible to within `_GAP`. If there are many batches per
-    bucket, one pass over the buckets finds such a grouping. Otherwise an integer program does.
+    The number of batches is minimal, and their pixels are minimal to within `_GAP`. If there are many batches per
+    bucket, one pass over the buckets finds such a grouping. Otherwise an integer program finds it.
 
     Args:
       kinds: [kinds, buckets] bool, the buckets that hold each kind of image.
       counts: [kinds] int, images of each kind.
       areas: [buckets] int, pixels of a bucket.
       batch_size: images in a batch.
-      steps: batches wanted.
+      steps: the number of batches.
     """
-    least = np.where(kinds, areas, np.inf).min(axis=1) @ counts / batch_size  # pixels, if all batches could be full
+    lower_bound = np.where(kinds, areas, np.inf).min(axis=1) @ counts / batch_size  # pixels, if all batches were full
     for pull in (True, False):
         shares = _shares_in_one_pass(kinds, counts, areas, batch_size, pull)
         batches = -(-shares.sum(axis=0) // batch_size)
-        if batches.sum() == steps and batches @ areas <= (1 + _GAP) * least:
+        if batches.sum() == steps and batches @ areas <= (1 + _GAP) * lower_bound:
             return shares
     found = _best_shares(kinds, counts, areas, batch_size, steps)
     return _on_smallest(kinds, counts, areas) if found is None else found
 
 
 def _on_smallest(kinds: np.ndarray, counts: np.ndarray, areas: np.ndarray) -> np.ndarray:
-    """Shares, as `_shares` returns them, with each image on the smallest bucket that holds it."""
+    """The shares, as in `_shares`, with each image in the smallest bucket that holds it."""
     smallest = np.where(kinds, areas, np.inf).argmin(axis=1)
     return counts[:, None] * (smallest[:, None] == np.arange(len(areas)))
 
@@ -128,10 +128,11 @@ def _on_smallest(kinds: np.ndarray, counts: np.ndarray, areas: np.ndarray) -> np
 def _shares_in_one_pass(
     kinds: np.ndarray, counts: np.ndarray, areas: np.ndarray, batch_size: int, pull: bool
 ) -> np.ndarray:
-    """Shares, as `_shares` returns them, from those of `_on_smallest` in one pass over the buckets.
+    """The shares, as in `_shares`, from the shares of `_on_smallest` in one pass over the buckets.
 
-    With ``pull``, each bucket from the largest on takes what its last batch lacks from the next smaller buckets.
-    Without, each bucket from the smallest on gives what is beyond its full batches to the next larger buckets.
+    With ``pull``, the buckets are visited from the largest on, and each takes the images that its last batch lacks from
+    the next smaller buckets. Without ``pull``, they are visited from the smallest on, and each gives the images beyond
+    its full batches to the next larger buckets.
     """
     shares = _on_smallest(kinds, counts, areas)
     order = np.argsort(-areas if pull else areas, kind="stable")
@@ -150,26 +151,29 @@ def _shares_in_one_pass(
 def _best_shares(
     kinds: np.ndarray, counts: np.ndarray, areas: np.ndarray, batch_size: int, steps: int
 ) -> np.ndarray | None:
-    """Shares, as `_shares` returns them, by an integer program. None if it finds no grouping of full batches."""
+    """The shares, as in `_shares`, by an integer program, or None if it finds no grouping of full batches."""
     kind, bucket = np.nonzero(kinds)
     pairs, (num_kinds, num_buckets) = len(kind), kinds.shape
     every = np.arange(num_buckets)
-    entries = [  # row, column, value; the columns are the images of a kind on a bucket, then the batches of a bucket
-        (kind, np.arange(pairs), np.ones(pairs)),  # each image has its place,
-        (num_kinds + bucket, np.arange(pairs), np.ones(pairs)),  # which a batch of its bucket offers,
+    # Each entry holds rows, columns and values. The columns are the images of a kind in a bucket, then the batches of a
+    # bucket. The rows say: each image has a slot, the batches of its bucket offer this slot, and there are ``total``
+    # batches.
+    entries = [
+        (kind, np.arange(pairs), np.ones(pairs)),
+        (num_kinds + bucket, np.arange(pairs), np.ones(pairs)),
         (num_kinds + every, pairs + every, np.full(num_buckets, -batch_size)),
-        (np.full(num_buckets, num_kinds + num_buckets), pairs + every, np.ones(num_buckets)),  # of so many batches
+        (np.full(num_buckets, num_kinds + num_buckets), pairs + every, np.ones(num_buckets)),
     ]
     rows, columns, values = map(np.concatenate, zip(*entries, strict=True))
     matrix = sparse.csr_array((values, (rows, columns)))
     for total in range(steps, steps + num_buckets):
-        least = np.concatenate([counts, np.full(num_buckets, -np.inf), [total]])
-        most = np.concatenate([counts, np.zeros(num_buckets), [total]])
+        lower = np.concatenate([counts, np.full(num_buckets, -np.inf), [total]])
+        upper = np.concatenate([counts, np.zeros(num_buckets), [total]])
         found = milp(
             np.concatenate([np.zeros(pairs), areas / areas.max()]),
             integrality=np.ones(pairs + num_buckets),
             bounds=Bounds(0, np.inf),
-            constraints=LinearConstraint(matrix, least, most),
+            constraints=LinearConstraint(matrix, lower, upper),
             options={"mip_rel_gap": _GAP, "node_limit": _NODES},
         )
         if found.x is not None:

@@ -1,4 +1,4 @@
-"""File names in annotations that were written on another machine, found on this one."""
+"""Find image files whose names in the annotations were written on another machine."""
 
 import ntpath
 import os
@@ -8,34 +8,40 @@ from pathlib import Path
 from detr_jax.data.image_folders import images_in, list_folder
 from detr_jax.data.source import Faults
 
-_TRIED = 20  # names that are looked for one by one before the rule is taken for all
+_PROBES = 20  # names that are looked up before the result is assumed for all names
 
 
 class ImagePaths:
-    """The images of a folder, by the names that annotations give them.
+    """The images of a folder, by their names in the annotations.
 
-    Names are taken as they are if the first file is there. Otherwise the folder's files are listed once, and a name is
-    read with forward slashes, or without the folders or the address before it, whichever finds its file.
+    Names stay unchanged if a sample of them exists. Otherwise the files of the folder are listed once. A name is then
+    tried with forward slashes, without its first folder, and without all folders or its address.
+
+    Args:
+      folder: the folder of the images.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def found(self, names: Sequence[str], faults: Faults) -> Sequence[str]:
-        """The names below the folder that exist; a name whose file is nowhere stays as it is. Changes are counted."""
-        probes = names[:: max(1, len(names) // _TRIED)]
+        """Changes each name to the path of an existing file below the folder, and counts the changes.
+
+        A name whose file is not found stays unchanged.
+        """
+        probes = names[:: max(1, len(names) // _PROBES)]
         if all(self._exists(name) for name in probes) and not any("\\" in name for name in probes):
             return names
         below = self._below()
         candidates = (change(name) for name in probes for change in _CHANGES.values())
         if not any(name in below or self._exists(name) for name in candidates):
-            return names  # none of them is here
+            return names  # no change would help
         found = []
         for name in names:
-            for how, change in _CHANGES.items():
+            for message, change in _CHANGES.items():
                 if (changed := change(name)) in below or self._exists(changed):
-                    if how:
-                        faults.add(how, name)
+                    if message:
+                        faults.add(message, name)
                     found.append(changed)
                     break
             else:
@@ -49,15 +55,15 @@ class ImagePaths:
             return False
 
     def _below(self) -> set[str]:
-        """The files of the folder and its folders, as paths below it."""
+        """All files of the folder and its sub-folders, as paths relative to it."""
         return set(list_folder(self.folder).files)
 
 
 def unlisted(listed: Mapping[Path, Collection[str]]) -> list[str]:
-    """The image files in folders that no annotations list.
+    """The image files in folders that the annotations do not list, as paths.
 
     Args:
-      listed: for each folder, the file names below it that are listed.
+      listed: the listed file names, relative to their folder, by folder.
     """
     known = {_normal(folder, name) for folder, names in listed.items() for name in names}
     paths = (_normal(folder, name) for folder in listed for name in images_in(list_folder(folder)))

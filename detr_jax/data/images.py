@@ -1,4 +1,4 @@
-"""Decoding of image files."""
+"""Decode image files to RGB, and read their sizes, orientations and levels."""
 
 import io
 import math
@@ -16,10 +16,10 @@ from detr_jax.data.levels import has_levels, stated_level, to_rgb
 from detr_jax.data.source import DataError, SizeMismatch
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
-"""An image: the path of a file, a picture of PIL, or an array [H, W, 3] (RGB), [H, W] or [H, W, 1] (grey), uint8."""
+"""An image: the path of a file, a PIL image, or a uint8 array [H, W, 3] (RGB), [H, W] or [H, W, 1] (grey)."""
 
 ExifRule = Literal["auto", "apply", "ignore"]
-"""What to do with an orientation that EXIF notes; see `decode`."""
+"""How to handle an EXIF orientation; see `decode`."""
 
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
@@ -35,11 +35,15 @@ _UNREADABLE = (
     *(UnidentifiedImageError, OSError, ValueError, TypeError, SyntaxError, EOFError, IndexError, KeyError),
     *(OverflowError, ZeroDivisionError, RuntimeError, Image.DecompressionBombError),
 )
-"""What Pillow raises on files that somebody or something has damaged."""
+"""The exceptions that Pillow raises for damaged files."""
 
 
 def ignore_pillow_warnings() -> None:
-    """Turns Pillow's warnings off: what is wrong with an image is said once, by a `DataError`."""
+    """Turns Pillow's warnings off, because a `DataError` reports what is wrong with an image.
+
+    The filters are installed once for the process, when this module is imported. `warnings.catch_warnings` around each
+    call would not work: it changes the filters of the whole process, and images are decoded by many threads.
+    """
     for category in (UserWarning, Image.DecompressionBombWarning):
         warnings.filterwarnings("ignore", category=category, module=r"PIL\.")
 
@@ -55,25 +59,25 @@ def decode(
     size_source: str = "the annotation",
     exif: ExifRule = "auto",
     max_level: float = 0,
-    least: tuple[int, int] | None = None,
+    min_size: tuple[int, int] | None = None,
 ) -> Image.Image:
-    """Decodes an image file to RGB with 8 bits a channel.
+    """Decodes an image file to RGB with 8 bits per channel.
 
-    Grey, palette, CMYK and other colours are converted. Transparency is dropped, so that a pixel keeps the colour
-    that is stored under it, as in the original and in OpenCV. More than 8 bits are scaled to 8
-    (`detr_jax.data.levels.to_rgb`). The first frame of an animation is taken.
+    Grey, palette, CMYK and other colours are converted. Transparency is dropped, so that a pixel keeps the colour that
+    is stored under it, as in the original DETR and in OpenCV. `detr_jax.data.levels.to_rgb` scales more than 8 bits to
+    8. Only the first frame of an animation is decoded.
 
     Args:
       file: a path, or the content of a file.
-      name: how messages call it; the path if not given.
+      name: the name of the image in messages, by default its path.
       size: the annotated (height, width) in pixels.
-      size_source: how messages call what says ``size``.
-      exif: what to do with an orientation that EXIF notes. "auto": apply it, as viewers do, unless only the stored
-        pixels have the annotated ``size``, as in COCO, whose boxes belong to the stored pixels. "apply": always apply
-        it. "ignore": never apply it.
-      max_level: the highest level that can occur in grey images of more than 8 bits; 0: what the file says.
-      least: if given, a JPEG that needs no rotation may be decoded to a half, a quarter or an eighth of its sides,
-        rounded up, but not below this (height, width); see `covered`.
+      size_source: the name in messages of the place that gives ``size``.
+      exif: how to handle an EXIF orientation. "auto": apply it, as viewers do, unless only the stored pixels have the
+        annotated ``size``, as in COCO, whose boxes belong to the stored pixels. "apply": always apply it. "ignore":
+        never apply it.
+      max_level: the highest level that can occur in grey images of more than 8 bits. 0: the file gives it.
+      min_size: (height, width) in pixels. If it is given, a JPEG that needs no rotation may be decoded to a half, a
+        quarter or an eighth of its sides, rounded up, but not below this size; see `covered`.
 
     Raises:
       SizeMismatch: the image has another size than annotated.
@@ -82,80 +86,98 @@ def decode(
     name = name or (f"The image file {file}" if isinstance(file, Path) else "An image")
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
-            stored = (picture.height, picture.width)
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit and picture.height * picture.width > limit:
-                raise DataError(
-                    f"{name} has {stored[0]} x {stored[1]} pixels, more than the limit of {limit} "
-                    "in all: make it smaller, or cut it into parts."
-                )
             turned = is_turned(picture, size, exif)
-            if size is not None and size != (_displayed_size(picture) if turned else stored):
-                raise SizeMismatch(
-                    f"{name} has {stored[0]} x {stored[1]} pixels (height x width), but {size_source} says "
-                    f"{size[0]} x {size[1]}: correct the one that is wrong."
-                )
-            if least is not None and not turned:
-                picture.draft("RGB", least[::-1])  # does nothing where it cannot
-            if max_level and picture.mode == "RGB" and _is_wide(picture):
-                raise DataError(
-                    f"{name} has 16 bits in each of three colours, and data.max_level={max_level:g} is for grey images "
-                    "only: convert it to 8 bits a channel."
-                )
+            # The header is enough for these checks, so that a wrong image costs neither time nor memory.
+            _check_header(picture, name, size, size_source, turned, max_level)
+            if min_size is not None and not turned:
+                picture.draft("RGB", min_size[::-1])  # has no effect on formats other than JPEG
             picture.load()
-            stated = to_rgb(picture, name, max_level)
-            return _upright(stated, _orientation(picture)) if turned else stated
+            rgb = to_rgb(picture, name, max_level)
+            return _upright(rgb, _orientation(picture)) if turned else rgb
     except DataError:
         raise
     except FileNotFoundError:
         raise DataError(f"{name} does not exist, although the annotations list it.") from None
     except UnidentifiedImageError:
         raise DataError(
-            f"{name} cannot be decoded (no format of images is recognised): replace it or take it out."
+            f"{name} cannot be decoded (the image format is not recognised): replace or remove it."
         ) from None
     except MemoryError:
         raise DataError(f"{name} does not fit into memory when it is decoded: make it smaller.") from None
     except _UNREADABLE as error:
-        raise DataError(f"{name} cannot be decoded ({error}): replace it or take it out.") from None
+        raise DataError(f"{name} cannot be decoded ({error}): replace or remove it.") from None
+
+
+def _check_header(
+    picture: Image.Image,
+    name: str,
+    size: tuple[int, int] | None,
+    size_source: str,
+    turned: bool,
+    max_level: float,
+) -> None:
+    """Checks an opened picture before its pixels are decoded; the arguments are as for `decode`.
+
+    Raises:
+      SizeMismatch: the image has another size than annotated.
+      DataError: it has too many pixels, or colours of a depth that is not supported.
+    """
+    stored = (picture.height, picture.width)
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit and picture.height * picture.width > limit:
+        raise DataError(
+            f"{name} has {stored[0]} x {stored[1]} pixels, which is more than the limit of {limit} pixels: make it "
+            "smaller, or cut it into parts."
+        )
+    if size is not None and size != (_displayed_size(picture) if turned else stored):
+        raise SizeMismatch(
+            f"{name} has {stored[0]} x {stored[1]} pixels (height x width), but {size_source} says "
+            f"{size[0]} x {size[1]}: correct the one that is wrong."
+        )
+    if max_level and picture.mode == "RGB" and _is_wide(picture):
+        raise DataError(
+            f"{name} has 16 bits in each of three colours, and data.max_level={max_level:g} is for grey images "
+            "only: convert it to 8 bits per channel."
+        )
 
 
 def read_size(file: Path | bytes, name: str | None = None, *, rotate: bool = False) -> tuple[int, int]:
-    """(height, width) in pixels of an image file, of which nothing but the header is read.
+    """The (height, width) in pixels of an image file. Only the header is read.
 
     Args:
       file: a path, or the content of a file.
-      name: how messages call it; the path where not given.
-      rotate: whether to apply the rotation noted in EXIF.
+      name: the name of the image in messages, by default its path.
+      rotate: whether to apply the EXIF orientation.
 
     Raises:
-      DataError: the file is missing, or has no header that can be read.
+      DataError: the file is missing, or its header cannot be read.
     """
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
             return _displayed_size(picture) if rotate else (picture.height, picture.width)
     except UnidentifiedImageError:
         empty = not (len(file) if isinstance(file, bytes) else file.stat().st_size)
-        reason = "it is empty" if empty else "no format of images is recognised"
+        reason = "it is empty" if empty else "the image format is not recognised"
         raise DataError(f"{name or f'The image file {file!s}'} cannot be opened ({reason}).") from None
     except _UNREADABLE as error:
         raise DataError(f"{name or f'The image file {file!s}'} cannot be opened ({error}).") from None
 
 
 def exif_rule(data: DataConfig) -> ExifRule:
-    """The rule of ``data.exif``."""
+    """The value of ``data.exif`` with its type."""
     return cast(ExifRule, data.exif)
 
 
 def _orientation(picture: Image.Image) -> int:
-    """What EXIF notes, 1 (as it is stored) to 8, where no pixel has to be decoded to find it."""
+    """The EXIF orientation, 1 (as stored) to 8. It is 1 if pixels would have to be decoded to find it."""
     if picture.format == "PNG" and not picture.info.keys() & {"exif", "Raw profile type exif"}:
-        return 1  # Pillow would look for it behind the pixels
+        return 1  # Pillow would decode the pixels to look for it
     noted = picture.getexif().get(_EXIF_ORIENTATION, 1)
     return noted if noted in range(1, 9) else 1
 
 
 def is_turned(picture: Image.Image, size: tuple[int, int] | None, exif: ExifRule) -> bool:
-    """Whether `decode` applies the orientation that EXIF notes, if ``size`` is the annotated (height, width)."""
+    """Whether `decode` applies the EXIF orientation, if ``size`` is the annotated (height, width) in pixels."""
     if exif == "ignore" or _orientation(picture) == 1:
         return False
     stored = (picture.height, picture.width)
@@ -163,11 +185,11 @@ def is_turned(picture: Image.Image, size: tuple[int, int] | None, exif: ExifRule
 
 
 def orientation_matters(file: Path | bytes, size: tuple[int, int]) -> str | None:
-    """What the annotated (height, width) ``size`` says of an image with an orientation in EXIF.
+    """Which form of an image with an EXIF orientation has the annotated (height, width) ``size``, in pixels.
 
     Returns:
-      "stored" or "displayed" if only the pixels in that form have the size, "open" if both have it, None if EXIF notes
-      no orientation or the file cannot be opened.
+      "stored" or "displayed" if only this form has the size. "open" if both forms have it. None if there is no EXIF
+      orientation or the file cannot be opened.
     """
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
@@ -182,9 +204,10 @@ def orientation_matters(file: Path | bytes, size: tuple[int, int]) -> str | None
 
 
 def level_range(file: Path | bytes) -> tuple[float, float] | None:
-    """The highest level of a grey image of more than 8 bits, and the highest that its file says can occur (0: none).
+    """The highest level in a grey image of more than 8 bits, and the highest level that can occur in its file.
 
-    None for other images, and for files that cannot be decoded.
+    The second is 0 if the file does not say it. The result is None for other images, and for files that cannot be
+    decoded.
     """
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
@@ -196,21 +219,21 @@ def level_range(file: Path | bytes) -> tuple[float, float] | None:
 
 
 def is_dark(file: Path | bytes, max_level: float) -> bool:
-    """Whether a grey image of more than 8 bits uses less than an eighth of the levels from 0 to the highest possible.
+    """Whether a grey image of more than 8 bits has only levels below an eighth of the highest possible level.
 
-    ``max_level`` is the highest, or 0: what the file says.
+    The highest possible level is ``max_level``. If it is 0, the file gives it.
     """
     levels = level_range(file)
     return levels is not None and 0 < levels[0] < (max_level or levels[1]) / 8
 
 
 def _upright(picture: Image.Image, orientation: int) -> Image.Image:
-    """A picture with an EXIF orientation, 2 to 8, applied."""
+    """The picture after an EXIF orientation, 2 to 8, is applied."""
     return picture.transpose(_TURNS[orientation])
 
 
 def _is_wide(picture: Image.Image) -> bool:
-    """Whether an opened colour picture has 16 bits a channel, of which Pillow keeps 8."""
+    """Whether an opened colour picture has 16 bits per channel, of which Pillow keeps 8."""
     return any(";16" in str(tile.args) for tile in getattr(picture, "tile", []))
 
 
@@ -220,17 +243,17 @@ def _displayed_size(picture: Image.Image) -> tuple[int, int]:
 
 
 def covered(picture: Image.Image, size: tuple[int, int]) -> tuple[float, float]:
-    """(height, width) of that part of a picture which the image covers, in pixels of the picture.
+    """The (height, width) of the part of a picture that the image covers, in pixels of the picture.
 
-    It is less than the picture where an image of (height, width) ``size`` was decoded to a smaller scale that does not
-    divide ``size``: the last row and column then lie partly beyond the image's border.
+    It is smaller than the picture if an image of (height, width) ``size`` was decoded to a smaller scale that does not
+    divide ``size``. The last row and column then lie partly beyond the image's border.
     """
     scale = 2 ** round(math.log2(max(size) / max(picture.size)))
     return size[0] / scale, size[1] / scale
 
 
 def has_more_frames(file: Path | bytes) -> bool:
-    """Whether an image file is an animation or has several pages, of which `decode` takes the first.
+    """Whether an image file is an animation or has several pages. `decode` reads only the first one.
 
     The further pictures in a camera's JPEG (MPO) do not count. A file that cannot be opened has no more frames.
     """
@@ -244,12 +267,16 @@ def has_more_frames(file: Path | bytes) -> bool:
 def open_image(
     image: ImageLike | Any, name: str, *, exif: ExifRule = "auto", max_level: float = 0
 ) -> tuple[Path | Image.Image, tuple[int, int]]:
-    """A file whose header was read, or a picture in RGB; and its (height, width) in pixels.
+    """The path of a file or a picture in RGB, and its (height, width) in pixels. Files are not decoded.
 
-    The size of a file is what `decode` gives it with the same ``exif``. Messages call what is not a file ``name``.
+    Args:
+      image: the image. Of a file, only the header is read.
+      name: the name in messages of an image that is not a file.
+      exif: see `decode`. The size of a file is the size that `decode` gives it with the same rule.
+      max_level: see `decode`.
 
     Raises:
-      DataError: it is not an image, or a file that cannot be opened.
+      DataError: ``image`` is not an image, or a file that cannot be opened.
     """
     if isinstance(image, str | os.PathLike):
         path = Path(image)
@@ -277,7 +304,7 @@ def open_image(
 
 
 def _check_regular(path: Path) -> None:
-    """Raises a DataError where a path is not that of a file: opening a pipe, for one, would wait forever."""
+    """Raises a `DataError` if a path is not a regular file. Opening a pipe, for example, would wait forever."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -287,4 +314,4 @@ def _check_regular(path: Path) -> None:
     if stat.S_ISDIR(mode):
         raise DataError(f"{path} is a folder: give the images in it.")
     if not stat.S_ISREG(mode):
-        raise DataError(f"{path} is no regular file: give the file of an image.")
+        raise DataError(f"{path} is not a regular file: give the file of an image.")

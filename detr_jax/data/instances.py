@@ -1,4 +1,4 @@
-"""The annotations of a data set as a few arrays, which processes share and the evaluation reads.
+"""`Instances`: the checked annotations of a data set as a few arrays.
 
 Dimensions: ``I`` images, ``n`` objects to train on, ``m`` annotations to evaluate against.
 """
@@ -15,7 +15,10 @@ from detr_jax.data.source import Faults, Objects
 
 
 class PackedTexts(Sequence[str]):
-    """Many short texts in two arrays: a list of them would take ten times the memory and be copied to each process."""
+    """A sequence of many short texts, stored in two arrays.
+
+    A list of strings would take ten times the memory, and would be copied to each process.
+    """
 
     def __init__(self, texts: Sequence[str]):
         encoded = [text.encode(errors="surrogateescape") for text in texts]
@@ -24,7 +27,7 @@ class PackedTexts(Sequence[str]):
 
     @classmethod
     def of_arrays(cls, ends: np.ndarray, content: np.ndarray) -> "PackedTexts":
-        """The texts in arrays of another instance."""
+        """A sequence from the arrays ``ends`` [n] int64 and ``content`` [bytes] uint8 of another instance."""
         texts = cls([])
         texts.ends, texts.content = ends, content
         return texts
@@ -42,7 +45,7 @@ class PackedTexts(Sequence[str]):
 
 @dataclass(frozen=True)
 class Truth:
-    """The annotations that an evaluation compares with, in the order of the file."""
+    """The ground truth of the evaluation, in the order of the file."""
 
     image: np.ndarray
     """[m] int32, the index of each annotation's image."""
@@ -53,25 +56,25 @@ class Truth:
     areas: np.ndarray
     """[m] float64, in pixels."""
     crowds: np.ndarray
-    """[m] bool: the evaluation ignores detections there."""
+    """[m] bool, whether the evaluation ignores detections there."""
 
     @classmethod
     def empty(cls) -> "Truth":
-        """No annotation."""
+        """A ground truth without annotations."""
         nothing = np.zeros(0)
         return cls(nothing.astype(np.int32), nothing.astype(np.int64), np.zeros((0, 4)), nothing, nothing.astype(bool))
 
     def select(self, kept: np.ndarray) -> "Truth":
-        """The annotations of the images ``kept`` [I] bool, whose indices close up."""
-        rows, place = kept[self.image], np.cumsum(kept) - 1
+        """The annotations of the images of the mask ``kept`` [I] bool. The images are numbered again without gaps."""
+        rows, new_index = kept[self.image], np.cumsum(kept) - 1
         columns = (getattr(self, field.name)[rows] for field in dataclasses.fields(self))
         image, *rest = columns
-        return Truth(place[image].astype(np.int32), *rest)
+        return Truth(new_index[image].astype(np.int32), *rest)
 
 
 @dataclass(frozen=True)
 class Instances:
-    """Annotations of which every one can be used."""
+    """The usable annotations of a data set."""
 
     categories: dict[int, str]
     """Name by label; no two names are the same."""
@@ -80,17 +83,19 @@ class Instances:
     image_ids: np.ndarray
     """[I] int64."""
     file_names: Sequence[str]
-    """[I]."""
+    """[I] the file name of each image, as it is written in the annotations."""
     sizes: np.ndarray
     """[I, 2] int64, (height, width) in pixels."""
     starts: np.ndarray
     """[I + 1] int64: the objects of image ``i`` are the rows ``starts[i]`` to ``starts[i + 1]``."""
     boxes: np.ndarray
-    """[n, 4] float32, xyxy in pixels, within the image and with area; crowds are not among them."""
+    """[n, 4] float32, xyxy in pixels. Boxes lie within their image and have an area. Crowds are not among them."""
     labels: np.ndarray
     """[n] int64."""
     truth: Truth
+    """The annotations to evaluate against."""
     faults: Faults
+    """The faults of the annotations that were dropped or changed."""
 
     def objects(self, index: int) -> Objects:
         """The objects of an image to train on."""
@@ -98,7 +103,7 @@ class Instances:
         return Objects(self.boxes[rows], self.labels[rows].astype(np.int32))
 
     def select(self, kept: np.ndarray) -> "Instances":
-        """The images ``kept`` [I] bool with their annotations."""
+        """The images of the mask ``kept`` [I] bool with their annotations."""
         counts = np.diff(self.starts)
         rows = np.repeat(kept, counts)
         return dataclasses.replace(
@@ -113,7 +118,10 @@ class Instances:
         )
 
     def relabelled(self, label_of: Mapping[int, int]) -> "Instances":
-        """The same annotations with the label ``label_of[id]`` for each category id; the labels must be ids still."""
+        """The same annotations with the label ``label_of[id]`` for each category id.
+
+        The old labels must be category ids.
+        """
         return dataclasses.replace(
             self,
             categories={label_of[category_id]: name for category_id, name in self.categories.items()},
@@ -123,7 +131,7 @@ class Instances:
         )
 
     def ground_truth(self) -> dict[str, Any]:
-        """The truth as an instances JSON; ids count from 1, as the evaluation takes 0 for "no match"."""
+        """The ground truth as an instances JSON. Ids start at 1, because 0 means "no match" in the evaluation."""
         images = [
             {"id": image_id, "file_name": name, "height": height, "width": width}
             for image_id, name, (height, width) in zip(

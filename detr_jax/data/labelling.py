@@ -1,4 +1,4 @@
-"""Labels of the classes of a data set: the same in all splits, and those of a trained model."""
+"""Assign labels to the classes of data sets, and check them against a model."""
 
 from collections.abc import Sequence
 
@@ -8,18 +8,22 @@ from detr_jax.data.annotated import AnnotatedDataset
 from detr_jax.data.labels import TrainedLabels, label_map
 from detr_jax.data.source import DataError, Source
 
-_SHOWN = 5  # names in a message
+_SHOWN = 5  # the most names in a message
 
 
 def give_labels(sources: Sequence[Source], trained: TrainedLabels | None) -> None:
-    """Changes the labels of data sets that must not, or cannot, be the numbers of their own files.
+    """Changes the labels of data sets whose category ids cannot be the labels.
 
-    Sparse category ids get labels from 0 on, the same in all sources. With a trained model, they get its labels; so do
-    classes whose labels follow from the names in a folder (Pascal VOC, labelme), by their names. Classes that the model
-    does not know get the labels behind its own.
+    Sparse category ids get labels from 0 on, which are the same in all sources. If there is a trained model, the labels
+    of the model are used instead. Pascal VOC and labelme have class names and no ids, so their classes get the labels
+    of the model by name. Classes that are new to the model get the labels after its last one.
+
+    Args:
+      sources: the splits of a data set.
+      trained: the labels of the trained model, if there is one.
 
     Raises:
-      DataError: a category id is too large for a label, and the model's labels are ids.
+      DataError: a category id is too large for a label, and the labels of the model are category ids.
     """
     annotated = [source for source in sources if isinstance(source, AnnotatedDataset)]
     by_name = [source for source in annotated if source.labels_follow_names]
@@ -47,10 +51,10 @@ def _by_name(source: AnnotatedDataset, trained: TrainedLabels) -> dict[int, int]
 
 
 def check_classes(source: Source, num_classes: int) -> None:
-    """Checks that a model of ``num_classes`` has an output for every class of a data set that has objects.
+    """Checks that a model of ``num_classes`` has an output for every class that has objects in a data set.
 
     Raises:
-      DataError: it has not.
+      DataError: the label of a class is not below ``num_classes``.
     """
     used = range(max(source.categories, default=-1) + 1)
     if isinstance(source, AnnotatedDataset):
@@ -59,16 +63,16 @@ def check_classes(source: Source, num_classes: int) -> None:
         if label in used and not 0 <= label < num_classes:
             raise DataError(
                 f"{source.faults.where} has category {label} ({name!r}), but model.num_classes={num_classes} only "
-                f"allows labels from 0 to {num_classes - 1}: set it to {max(used) + 1} or more, or to 0, which takes "
-                "the number from the data."
+                f"allows labels from 0 to {num_classes - 1}: set it to {max(used) + 1} or more, or to 0 to take the "
+                "number from the data."
             )
 
 
 def check_same_classes(source: Source, trained: TrainedLabels) -> None:
-    """Checks that labels still mean what they meant when a run was started.
+    """Checks that labels have the same names as at the start of a run.
 
     Raises:
-      DataError: a label has another name now.
+      DataError: a label has another name.
     """
     for label, name in source.categories.items():
         before = trained.names.get(label, name)
@@ -80,7 +84,7 @@ def check_same_classes(source: Source, trained: TrainedLabels) -> None:
 
 
 def unknown_classes(source: Source, trained: TrainedLabels) -> str | None:
-    """A sentence about classes of a data set that a trained model does not know, or calls by other names."""
+    """A sentence about classes that a trained model does not know or knows by other names, or None."""
     names = trained.names
     new = [name for label, name in source.categories.items() if names and label not in names]
     other = [
@@ -95,5 +99,5 @@ def unknown_classes(source: Source, trained: TrainedLabels) -> str | None:
         )
     if new:
         shown = ", ".join(map(repr, new[:_SHOWN])) + (", ..." if len(new) > _SHOWN else "")
-        return f"Note: the model was not trained on {shown}, so it finds none of these."
+        return f"Note: the model was not trained on {shown}, so it cannot find objects of these classes."
     return None

@@ -1,4 +1,4 @@
-"""Data sets of labelme: a JSON file of shapes next to each image (https://github.com/wkentaro/labelme)."""
+"""`LabelmeDataset`: images with JSON files of labelme (https://github.com/wkentaro/labelme)."""
 
 import math
 import os
@@ -18,25 +18,26 @@ from detr_jax.data.source import DataError, Faults
 from detr_jax.data.text_files import decode_text, posix_path
 from detr_jax.wording import counted
 
-_LOOKED_AT = 3  # JSON files of a folder before it is taken for another kind
-_HEAD = 2**16  # bytes in which such a file shows what it is; other JSON files may be large
-_FLAT = ("point", "points")  # shapes without a box
+_PROBES = 3  # JSON files that are read to recognise a folder
+_HEAD = 2**16  # bytes that show whether a JSON file is of labelme; other files may be large
+_WITHOUT_BOX = ("point", "points")  # types of shapes
 
 
 class LabelmeDataset(AnnotatedFolder):
-    """Images of a folder and its folders, and the JSON files of the same names.
+    """The images of a folder and its sub-folders, and the JSON files of the same names.
 
-    The box of a shape is what its points span: two corners, a polygon, or a circle's centre and rim. Single points are
-    ignored and counted. An image without a JSON file has no objects. Labels are positions in the sorted list of all
-    names below ``root``, those of other splits included. Boxes belong to the image with its EXIF rotation, as labelme
-    shows it.
+    The box of a shape is the bounding box of its points: two corners, a polygon, or the centre of a circle and a point
+    on it. Single points are ignored and counted. An image without a JSON file has no objects. Labels are positions in
+    the sorted list of the class names of all splits. Boxes belong to the image with its EXIF rotation, as labelme shows
+    it.
 
     Args:
       root: the folder of the data set.
-      split: the folder in it; `WHOLE` for the root itself.
-      strict: whether wrong files raise an error, or are dropped and counted.
-      skip: whether images without a readable header are dropped, and counted in ``faults``.
-      exif, max_level: see `detr_jax.data.images.decode`.
+      split: the sub-folder of the split. `WHOLE` stands for the root itself.
+      strict: raise on the first error. If False, faulty files and shapes are dropped and recorded in ``faults``.
+      skip: drop images without a readable header, and record them in ``faults``.
+      exif: see `detr_jax.data.images.decode`.
+      max_level: see `detr_jax.data.images.decode`.
 
     Raises:
       DataError: the folder is missing or, if ``strict``, a file or shape in it is wrong.
@@ -91,10 +92,10 @@ class LabelmeDataset(AnnotatedFolder):
 
 
 def recognise_labelme(root: Path) -> Layout | None:
-    """How a folder would be read as labelme's, as its files' names say; None if it is not one."""
+    """The layout of a folder with images and JSON files of labelme, or None if it has none."""
     files = _json_files(root)
     ignored = Faults(str(root))
-    if not any(_read(path, ignored) is not None for path in files[:_LOOKED_AT]):
+    if not any(_read(path, ignored) is not None for path in files[:_PROBES]):
         return None
     below = [child.name for child in root.iterdir() if child.is_dir() and meaning(child.name)]
     counts = {name: len(images_in(list_folder(root / name))) for name in below}
@@ -117,7 +118,9 @@ class _File(msgspec.Struct):
 
 class _Box(NamedTuple):
     where: str
+    """The file and the number of the shape, for messages."""
     label: str
+    """The name of the class."""
     bbox: list[float]
     """xywh in pixels."""
 
@@ -128,11 +131,11 @@ def _json_files(root: Path) -> list[str]:
 
 
 def _read(path: str, faults: Faults) -> _File | None:
-    """A file of shapes; None for JSON files of other kinds. One that is damaged is counted as an error."""
+    """The shapes of a JSON file, or None for a JSON file of another kind. A damaged file is counted as an error."""
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD)
-            if b'"shapes"' not in head.replace(b"\0", b""):  # in UTF-16 too
+            if b'"shapes"' not in head.replace(b"\0", b""):  # without null bytes, UTF-16 matches too
                 return None
             return msgspec.json.decode(decode_text(head + file.read()), type=_File)
     except (OSError, ValueError, msgspec.DecodeError) as error:
@@ -141,34 +144,34 @@ def _read(path: str, faults: Faults) -> _File | None:
 
 
 def _files_of(paths: list[str], described: dict[str, _File], faults: Faults) -> dict[str, str]:
-    """The JSON file of each image: that which names it, or that of the same name."""
-    by_place = {os.path.normpath(path): path for path in paths}
+    """The JSON file of each image. It gives the path of the image, or has the same name."""
+    by_path = {os.path.normpath(path): path for path in paths}
     by_stem = {stem_of(path): path for path in paths}
     found: dict[str, str] = {}
     for path, one in described.items():
         named = os.path.normpath(os.path.join(os.path.dirname(path), posix_path(one.imagePath)))
-        image = by_place.get(named) or by_stem.get(stem_of(path))
+        image = by_path.get(named) or by_stem.get(stem_of(path))
         if image is None:
-            faults.add("JSON files whose image is not there were ignored", f"{path}, image {shown(one.imagePath)}")
+            faults.add("JSON files whose image does not exist were ignored", f"{path}, image {shown(one.imagePath)}")
         elif image in found:
             faults.error("images with two JSON files", f"{image} has {found[image]} and {path}: remove one of them")
         else:
             found[image] = path
     if missing := [path for path in paths if path not in found]:
-        faults.note_all("images have no JSON file, and so no objects", len(missing), missing)
+        faults.note_all("images have no JSON file, so they have no objects", len(missing), missing)
     return found
 
 
 def _boxes(path: str | None, described: dict[str, _File], faults: Faults) -> Iterator[_Box]:
     for number, shape in enumerate(described[path].shapes if path is not None else (), start=1):
         where = f"{path} shape {number}"
-        if shape.shape_type in _FLAT or not shape.points:
+        if shape.shape_type in _WITHOUT_BOX or not shape.points:
             faults.add("shapes without a box were ignored", f"{where}, a {shape.shape_type}")
             continue
         xs, ys = zip(*shape.points, strict=True)
-        left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
+        x0, y0, x1, y1 = min(xs), min(ys), max(xs), max(ys)
         if shape.shape_type == "circle" and len(shape.points) == 2:
             (x, y), rim = shape.points
             radius = math.dist((x, y), rim)
-            left, top, right, bottom = x - radius, y - radius, x + radius, y + radius
-        yield _Box(where, shape.label, [left, top, right - left, bottom - top])
+            x0, y0, x1, y1 = x - radius, y - radius, x + radius, y + radius
+        yield _Box(where, shape.label, [x0, y0, x1 - x0, y1 - y0])

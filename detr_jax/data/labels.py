@@ -1,45 +1,53 @@
-"""Labels of a model for the category ids of a data set."""
+"""Map the category ids of a data set to the labels of a model."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-_SLACK = 100  # ids that may be unused before labels are counted from 0
+_SLACK = 100  # unused ids that are accepted before labels are numbered from 0
 
 
 class TrainedLabels(NamedTuple):
-    """What the labels of a trained model mean."""
+    """The meaning of the labels of a trained model."""
 
     names: Mapping[int, str]
-    """Name by label; empty if they are not known."""
+    """Name by label; empty if the names are unknown."""
     category_ids: Mapping[int, int]
     """Category id by label; empty if the labels are the ids."""
 
 
 def are_sparse(ids: Iterable[int]) -> bool:
-    """Whether category ids are so large that a class head must not have an output for each number up to the largest.
+    """Whether category ids are so sparse that a class head should not have an output for each number up to the largest.
 
-    COCO's ids, 80 of 1 to 90, are not: labels of such sets are the ids, as in the original.
+    COCO's 80 ids from 1 to 90 are not sparse. The labels of such data sets are the ids, as in the original DETR.
     """
     ids = set(ids)
     return bool(ids) and max(ids) >= 2 * len(ids) + _SLACK
 
 
 def mapped(labels: np.ndarray, new: Mapping[int, int]) -> np.ndarray:
-    """Labels of any shape with ``new[label]`` for each label that ``new`` has; int64."""
-    values, place = np.unique(labels, return_inverse=True)
-    images = np.array([new.get(value, value) for value in values.tolist()], np.int64)
-    return images[place].reshape(labels.shape)
+    """Replaces each label that ``new`` has by ``new[label]``.
+
+    Args:
+      labels: integers of any shape.
+      new: new label by old label. Other labels stay unchanged.
+
+    Returns:
+      int64 labels of the same shape.
+    """
+    values, position = np.unique(labels, return_inverse=True)
+    replaced = np.array([new.get(value, value) for value in values.tolist()], np.int64)
+    return replaced[position].reshape(labels.shape)
 
 
 def label_map(*category_ids: Iterable[int], known: Mapping[int, int] | None = None) -> dict[int, int] | None:
-    """The label of each category id of several splits together; None if the labels are the ids.
+    """The label of each category id, the same for several splits, or None if the labels are the ids.
 
     Args:
-      category_ids: those of each split.
-      known: the category id of each label of a trained model, empty if its labels are the ids, None if there is no
-        model yet. Ids that the model does not know get the labels behind its own.
+      category_ids: the category ids of each split.
+      known: the category id of each label of a trained model. It is empty if the labels are the ids, and None if there
+        is no model yet. Ids that are new to the model get the labels after its last one.
     """
     ids = sorted({category_id for split in category_ids for category_id in split})
     if known is None:

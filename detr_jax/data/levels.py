@@ -1,4 +1,4 @@
-"""The range of a picture's levels, and its conversion to 8 bits a channel."""
+"""Convert pictures to 8 bits per channel, according to the range of their levels."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _LARGEST_SAMPLE = 258, 339, 341  # tags of TIF
 
 
 def to_rgb(picture: Image.Image, name: str, max_level: float = 0) -> Image.Image:
-    """A decoded picture as RGB with 8 bits a channel; its ``info`` loses the transparency.
+    """Converts a decoded picture to RGB with 8 bits per channel, and removes the transparency from its ``info``.
 
-    Grey pictures of more than 8 bits are scaled so that their highest possible level becomes 255. That level is
-    ``max_level`` or, if this is 0, what the file says (`stated_level`).
+    Grey pictures of more than 8 bits are scaled so that their highest possible level becomes 255. This level is
+    ``max_level``. If it is 0, `stated_level` gives the level of the file.
 
     Raises:
-      DataError: the range of the levels is not known, or a level lies beyond it.
+      DataError: the range of the levels is unknown, or a level lies outside of it.
     """
     if has_levels(picture):
         levels = np.asarray(picture)
@@ -26,13 +26,12 @@ def to_rgb(picture: Image.Image, name: str, max_level: float = 0) -> Image.Image
             raise DataError(
                 f"{name} has {_kind(picture)} levels ({levels.min():g} to {levels.max():g}), and the file does not say "
                 "what their range is: set data.max_level to the highest level that can occur, such as 255 or 4095, or "
-                "convert it to 8 bits a channel."
+                "convert it to 8 bits per channel."
             )
         if not (levels.min() >= 0 and levels.max() <= highest):
             raise DataError(
                 f"{name} has levels from {levels.min():g} to {levels.max():g}, beyond the range of 0 to {highest:g}: "
-                "set "
-                "data.max_level to the highest level that can occur, or convert it to 8 bits a channel."
+                "set data.max_level to the highest level that can occur, or convert it to 8 bits per channel."
             )
         if highest == 0xFFFF and levels.dtype.kind != "f":  # exact, as 257 x 255 is 65535
             scaled = (levels.astype(np.uint32) + 128) // 257
@@ -49,11 +48,11 @@ def has_levels(picture: Image.Image) -> bool:
 
 
 def stated_level(picture: Image.Image) -> float:
-    """The highest level that can occur in a grey picture of more than 8 bits, as its file says; 0 if it does not.
+    """The highest level that can occur in a grey picture of more than 8 bits, from its file; 0 if it is unknown.
 
-    TIFF says how many bits of a sample are used, and may say the highest sample. 16 bits are taken as full if nothing
-    else is said. So they are in PNG, whose chunk sBIT speaks of samples that are scaled to 16 bits already. Files of 32
-    bits or of decimals have no range of their own.
+    A TIFF file states how many bits of a sample are used, and may state the highest sample. Without such a statement,
+    16 bits are taken to be fully used. This holds for PNG too: its chunk sBIT describes the samples before they were
+    scaled to 16 bits. Files with 32-bit or decimal levels state no range.
     """
     tags: Any = getattr(picture, "tag_v2", {})
     if stated := tags.get(_LARGEST_SAMPLE):

@@ -2,26 +2,18 @@
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from detr_jax.config import Config, DataConfig
+from detr_jax.config import Config, DataConfig, FolderConfig
 from detr_jax.data.annotated import AnnotatedDataset
-from detr_jax.data.coco import CocoDataset
 from detr_jax.data.comparison import compare_splits
 from detr_jax.data.finding import find_layout
-from detr_jax.data.image_paths import unlisted
 from detr_jax.data.images import exif_rule
 from detr_jax.data.labelling import check_classes, give_labels
-from detr_jax.data.labelme import LabelmeDataset
 from detr_jax.data.labels import TrainedLabels
 from detr_jax.data.layouts import Layout, meaning
-from detr_jax.data.shapes import ShapesDataset
-from detr_jax.data.source import DataError, Faults, Source
-from detr_jax.data.voc import VocDataset
-from detr_jax.data.yolo import YoloDataset
+from detr_jax.data.source import DataError, Faults, Source, complete_source
 from detr_jax.wording import counted
 
 
@@ -58,7 +50,7 @@ def open_splits(config: Config, *, trained: TrainedLabels | None = None) -> tupl
     opener = _Opener(config.data, True)
     train, val = (_checked(opener.open(split), config, True) for split in ("train", "val"))
     compare_splits(train, val)
-    _note_unlisted(opener.layout, [train, val])
+    opener.note_unlisted([train, val])
     val.faults.raise_first()
     give_labels([train, val], trained)
     if config.model.num_classes:
@@ -79,7 +71,7 @@ def open_to_check(config: Config, splits: Sequence[str]) -> dict[str, Source | D
     sources = [source for source in opened.values() if not isinstance(source, DataError)]
     if len(sources) == 2:
         compare_splits(*sources)
-    _note_unlisted(opener.layout, sources)
+    opener.note_unlisted(sources)
     give_labels(sources, None)
     return opened
 
@@ -91,19 +83,18 @@ class _Opener:
         self.data = data
         self.strict = strict
         self.layout = find_layout(data)
+        self.source = data.sources[data.dataset if self.layout is None else self.layout.kind]
         self._whole: AnnotatedDataset | None = None
 
     def open(self, split: str, *, alone: bool = False) -> Source:
         """A split; ``alone``: to evaluate on it only, which can be done on a whole folder without splits."""
         data, layout = self.data, self.layout
-        skip = self.strict and split == "train" and data.on_error == "skip"
-        if data.dataset == "shapes":
-            return ShapesDataset(data.shapes, split)
         if layout is None:
-            return _open_tfds(data, split, self.strict, skip)
+            opened = (self.source.open if self.strict else self.source.open_to_check)(split, data)
+            return complete_source(opened, f"data.sources[{data.dataset!r}]")
         val = layout.find("val", data.val_split)
         if split == "val" and val is not None:
-            source = self._read(layout, val, skip)
+            source = self._read(layout, val, split)
             if data.val_share:
                 doubt = f"data.val_share={data.val_share} has no effect, as the data set has the split {val!r}."
                 source.faults.doubts.append(doubt)
@@ -118,41 +109,25 @@ class _Opener:
                 "folder train."
             )
         if val is None and data.val_share:
-            self._whole = self._whole or self._read(layout, train, skip)
+            self._whole = self._whole or self._read(layout, train, split)
             return _part(self._whole, data, split)
         if split == "train" or (alone and meaning(train) is None):
-            return self._read(layout, train, skip)
+            return self._read(layout, train, split)
         raise layout.lacks_validation()
 
-    def _read(self, layout: Layout, name: str, skip: bool) -> AnnotatedDataset:
-        place: Any = layout.splits[name]
-        data, strict = self.data, self.strict
-        decoding: Any = {"exif": exif_rule(data), "max_level": data.max_level}
-        source: AnnotatedDataset
-        if layout.kind == "coco":
-            source = CocoDataset(place.images, place.annotations, strict=strict, **decoding)
-        elif layout.kind == "yolo":
-            source = YoloDataset(*place, strict=strict, skip=skip, rows=data.yolo_rows, **decoding)
-        elif layout.kind == "labelme":
-            source = LabelmeDataset(*place, strict=strict, skip=skip, **decoding)
-        else:
-            one_based = {"auto": None, "true": True, "false": False}[data.voc_one_based]
-            source = VocDataset(*place, strict=strict, skip=skip, one_based=one_based, **decoding)
+    def note_unlisted(self, opened: Sequence[Source]) -> None:
+        """Notes files of a folder that belong to none of its splits."""
+        if self.layout is not None and isinstance(self.source, FolderConfig):
+            self.source.note_unlisted(self.layout, opened)
+
+    def _read(self, layout: Layout, name: str, split: str) -> AnnotatedDataset:
+        assert isinstance(self.source, FolderConfig)
+        data = self.data
+        skip = self.strict and split == "train" and data.on_error == "skip"
+        rules = {"exif": exif_rule(data), "max_level": data.max_level}
+        source = self.source.read(layout.splits[name], strict=self.strict, skip=skip, **rules)
         source.origin = layout.sentence
         return source
-
-
-def _open_tfds(data: DataConfig, split: str, strict: bool, skip: bool) -> Source:
-    try:
-        from detr_jax.data.tfds import open_tfds  # takes a second to import, and much memory
-    except Exception as error:  # it is missing, or another package's protobuf does not fit: any kind of error
-        reason = str(error).strip().partition("\n")[0]
-        raise DataError(
-            "data.dataset=tfds needs the package tensorflow-datasets, which cannot be imported "
-            f"({type(error).__name__}: {reason}): install it again with pip install --upgrade tensorflow-datasets, "
-            "or use another data set; everything else works without it."
-        ) from error
-    return open_tfds(data, split, strict=strict, skip=skip)
 
 
 def _part(source: AnnotatedDataset, data: DataConfig, split: str) -> AnnotatedDataset:
@@ -179,21 +154,6 @@ def _part(source: AnnotatedDataset, data: DataConfig, split: str) -> AnnotatedDa
     return part
 
 
-def _note_unlisted(layout: Layout | None, sources: Sequence[Source]) -> None:
-    """Notes images in COCO's folders that no annotations list; not of folders with a split that was not opened."""
-    if layout is None or layout.kind != "coco":
-        return
-    opened = [source for source in sources if isinstance(source, CocoDataset)]
-    files = {source.annotation_file for source in opened}
-    closed = {place.images for place in layout.splits.values() if place.annotations not in files}
-    listed: dict[Path, list[str]] = {}
-    for source in opened:
-        if source.image_folder not in closed:
-            listed.setdefault(source.image_folder, []).extend(map(source.file_name, range(len(source))))
-    if extra := unlisted(listed):
-        opened[0].faults.note_all("image files are in its folders and not in its annotations", len(extra), extra)
-
-
 def share_of(file_name: str) -> float:
     """A number in [0, 1) that follows from a file name; names below ``data.val_share`` are evaluated on."""
     return int.from_bytes(hashlib.blake2b(file_name.encode(errors="surrogateescape"), digest_size=6).digest()) / 2**48
@@ -208,7 +168,7 @@ def _checked(source: Source, config: Config, strict: bool) -> Source:
             f"{data.max_skipped} allows: repair or remove them, or raise the share. "
             + " ".join(source.faults.sentences())
         )
-    if not source.max_objects and not data.allow_empty and data.dataset != "shapes" and not source.faults.errors:
+    if not source.max_objects and not data.allow_empty and not data.generated and not source.faults.errors:
         noted = "; ".join(f"{kind}: {number}" for kind, number in (source.faults.notes + source.faults.counts).items())
         source.faults.error(
             "splits without objects",

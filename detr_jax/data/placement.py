@@ -1,4 +1,4 @@
-"""The buckets of prediction: few, known beforehand, and enough for an image of any size."""
+"""Buckets for prediction: a few fixed shapes into which an image of any size can be placed."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,22 +10,22 @@ from detr_jax.config import LEARNED_CELLS, Config
 from detr_jax.data.buckets import Bucket, bucket_for, by_area
 from detr_jax.data.transforms import Geometry, transform_picture, val_geometry
 
-_ASPECTS = (1.0, 4 / 3, 3 / 2)  # of common images, beside what reaches the limit of the long side
-_SMALLEST = 64  # pixels of a bucket's side, where images are not resized
+_ASPECTS = (1.0, 4 / 3, 3 / 2)  # of common images, in addition to the shapes that reach the limit of the long side
+_SMALLEST = 64  # pixels; the side of the smallest bucket if images are not resized
 
 
 def prediction_buckets(config: Config) -> list[Bucket]:
-    """The (height, width) in pixels on which a model predicts, by area: one compilation each, when it is first needed.
+    """The buckets for prediction, (height, width) in pixels, sorted by area. Each is compiled when it is first used.
 
-    They are ``data.val_buckets`` where those are given. Otherwise, images that are resized to a short side get buckets
-    of common aspects (1:1, 4:3, 3:2, up to the longest side and strips of half the height, in both orientations), nine
-    in all; images that are not resized get squares, each twice as high and wide as the one before.
+    If ``data.val_buckets`` is set, it gives the buckets. Otherwise, images that are resized to a short side get nine
+    buckets of common aspect ratios in both orientations: 1:1, 4:3, 3:2, up to the longest side, and strips of half the
+    height. Images that are not resized get squares, each with twice the side of the previous one.
     """
     data, model, stride = config.data, config.model, config.model.backbone.stride
-    most = LEARNED_CELLS * stride if model.position_embedding == "learned" else 2**31
+    limit = LEARNED_CELLS * stride if model.position_embedding == "learned" else 2**31
 
     def rounded(side: float) -> int:
-        return min(max(1, -(-int(side) // stride)) * stride, most)
+        return min(max(1, -(-int(side) // stride)) * stride, limit)
 
     short, long = data.val_short_side, data.max_long_side
     if data.val_buckets:
@@ -44,20 +44,20 @@ def prediction_buckets(config: Config) -> list[Bucket]:
 
 
 class Placement(NamedTuple):
-    """Where an image goes. Sizes are (height, width) in pixels."""
+    """The bucket of an image, and its size within. Sizes are (height, width) in pixels."""
 
     bucket: Bucket
     size: tuple[int, int]
-    """Of the image on the bucket."""
+    """The valid size: the size of the image in its bucket."""
     shrunk: bool
-    """Whether it was made smaller than in validation, because no bucket holds it so."""
+    """Whether the image is smaller than in validation, because it would not fit in any bucket."""
 
 
 def place(size: tuple[int, int], config: Config, buckets: Sequence[Bucket]) -> Placement:
-    """The smallest bucket for an image of (height, width) ``size``, resized as in validation.
+    """The smallest bucket for an image of (height, width) ``size``, after the resizing of validation.
 
-    Where no bucket holds it, as is so of very long and thin images, it is shrunk with its aspect kept, but to no less
-    than a pixel, until one does.
+    If the image fits in no bucket, because it is very long and thin, it is shrunk until it fits. Its aspect ratio is
+    kept, except that a side never gets shorter than one pixel.
     """
     resized = val_geometry(size, config.data).size
     bucket = bucket_for(resized, buckets)
@@ -68,14 +68,14 @@ def place(size: tuple[int, int], config: Config, buckets: Sequence[Bucket]) -> P
         return min(bucket[0] / resized[0], bucket[1] / resized[1])
 
     best = max(buckets, key=scale)
-    height, width = (min(most, max(1, round(side * scale(best)))) for side, most in zip(resized, best, strict=True))
+    height, width = (min(limit, max(1, round(side * scale(best)))) for side, limit in zip(resized, best, strict=True))
     fitting = bucket_for((height, width), buckets)
     assert fitting is not None
     return Placement(fitting, (height, width), True)
 
 
 def lay(picture: Image.Image, placement: Placement, bucket: np.ndarray) -> None:
-    """Resizes a picture and writes it into the upper left corner of its bucket [H, W, 3] uint8."""
+    """Resizes a picture and writes it into the upper left corner of ``bucket``, [H, W, 3] uint8."""
     height, width = placement.size
     geometry = Geometry(flip=False, crop_from=None, crop=None, size=placement.size)
     bucket[:height, :width] = np.asarray(transform_picture(geometry, picture, (picture.height, picture.width)))

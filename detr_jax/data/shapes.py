@@ -1,4 +1,4 @@
-"""Circles, squares, triangles and other kinds of shapes on noisy backgrounds, drawn from a seed; no download."""
+"""`ShapesDataset`: random circles, squares, triangles and other shapes on noisy backgrounds, drawn from a seed."""
 
 import functools
 import json
@@ -12,7 +12,8 @@ from PIL import Image
 from detr_jax.config import ShapesConfig
 from detr_jax.data.source import Faults, Objects, Sample
 
-_INSIDE: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {  # of y and x from the centre, and radius
+# The pixels of each shape. The arguments are y and x from the centre, and the radius.
+_INSIDE: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
     "circle": lambda y, x, r: y**2 + x**2 <= r**2,
     "square": lambda y, x, r: (np.abs(y) <= r) & (np.abs(x) <= r),
     "triangle": lambda y, x, r: (np.abs(y) <= r) & (np.abs(x) <= (y + r) / 2),  # stands on its base
@@ -21,24 +22,28 @@ _INSIDE: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {  #
     "diamond": lambda y, x, r: np.abs(y) + np.abs(x) <= r,
 }
 _PLACEMENT_TRIES = 20
-_KEPT_BYTES = 128 * 2**20  # images are drawn once, then kept as far as this reaches
-_LEAST_CONTRAST = 90  # of 255, in at least one channel, between an object and the background's mean
+_KEPT_BYTES = 128 * 2**20  # bytes of drawn images that are kept for later epochs
+_MIN_CONTRAST = 90  # of 255, between an object and the background colour in one channel or more
 
 
 class Drawing(NamedTuple):
-    """An image and what was drawn into it. Dimensions: ``H, W`` pixels, ``n`` objects."""
+    """A drawn image and its objects. Dimensions: ``H, W`` pixels, ``n`` objects."""
 
     image: np.ndarray
     """[H, W, 3] uint8."""
     masks: np.ndarray
-    """[n, H, W] bool, the pixels of each object; no two objects share one."""
+    """[n, H, W] bool, the pixels of each object. No two objects share a pixel."""
     objects: Objects
 
 
 class ShapesDataset:
-    """Images of random height and width with 0 to ``max_objects`` objects each, boxes tight to the drawn pixels.
+    """Images of random size with 0 to ``max_objects`` objects each. Boxes are tight to the drawn pixels.
 
-    Image ``i`` of a split is a function of (seed, split, i) alone; the splits share no image.
+    Image ``i`` of a split depends only on (seed, split, i). The splits share no image.
+
+    Args:
+      config: the number, sizes and content of the images.
+      split: "train" or "val".
     """
 
     def __init__(self, config: ShapesConfig, split: str):
@@ -58,12 +63,16 @@ class ShapesDataset:
         return len(self.sizes)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": {}}  # a worker process draws for itself
+        return {**self.__dict__, "_kept": {}}  # a worker process draws its own images
 
     def draw(self, index: int) -> Drawing:
-        """Draws image ``index``."""
+        """Draws an image.
+
+        Raises:
+          IndexError: ``index`` is out of range.
+        """
         if not 0 <= index < len(self):
-            raise IndexError(f"Image {index} is not among the {len(self)} of this data set.")
+            raise IndexError(f"Image {index} does not exist: this data set has {len(self)} images, numbered from 0.")
         rng = np.random.default_rng((self.config.seed, self._split, index))
         height, width = map(int, self.sizes[index])
         background = rng.integers(0, 256, size=3)
@@ -71,13 +80,13 @@ class ShapesDataset:
 
         masks: list[np.ndarray] = []
         labels: list[int] = []
-        taken = np.zeros((height, width), bool)
+        occupied = np.zeros((height, width), bool)
         for _ in range(rng.integers(0, self.config.max_objects, endpoint=True)):
-            for _ in range(_PLACEMENT_TRIES):
+            for _ in range(_PLACEMENT_TRIES):  # objects must not touch, and one that finds no free place is dropped
                 label = int(rng.integers(len(self.config.kinds)))
                 mask = _shape_mask(rng, self.config.kinds[label], height, width)
-                if mask.any() and not (mask & taken).any():
-                    taken |= _grown(mask)
+                if mask.any() and not (mask & occupied).any():
+                    occupied |= _grown(mask)
                     color = _contrasting_color(rng, background)
                     image[mask] = _noisy(rng, color, 15, (int(mask.sum()),))
                     masks.append(mask)
@@ -91,7 +100,10 @@ class ShapesDataset:
         )
 
     def __getitem__(self, index: int) -> Sample:
-        """Image ``index`` with its boxes in pixels, and as labels the positions in ``config.kinds``."""
+        """An image, [H, W, 3] uint8 RGB, and its objects.
+
+        Boxes are xyxy in pixels. Labels are positions in ``config.kinds``.
+        """
         sample = self._kept.get(index)
         if sample is None:
             image, _, objects = self.draw(index)
@@ -101,12 +113,12 @@ class ShapesDataset:
         return sample
 
     def objects(self, index: int) -> Objects:
-        """The objects of image ``index``."""
+        """The objects of an image: boxes xyxy in pixels, and labels."""
         return self[index].objects
 
     @functools.cache  # noqa: B019 (one entry for as long as the data set lives)
     def ground_truth(self) -> dict[str, Any]:
-        """All annotations in COCO's JSON form; an object's area is the number of its pixels."""
+        """All annotations as an instances JSON. The area of an object is the number of its pixels."""
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for index, image_id in enumerate(self.image_ids):
@@ -138,10 +150,10 @@ def write_coco(
     """Writes both splits in COCO's official layout: ``train2017/``, ``val2017/`` and ``annotations/``.
 
     Args:
-      config: number and kind of the images.
-      root: a folder, which is made.
-      suffix: ".png" keeps every pixel; ".jpg" is smaller and off by a few levels.
-      progress: is given the indices of each split, and gives them back one by one.
+      config: the number, sizes and content of the images.
+      root: a new folder, which is created.
+      suffix: ".png" is lossless. ".jpg" is smaller, and pixels differ by a few levels.
+      progress: wraps the indices of each split, to show the progress.
     """
     (root / "annotations").mkdir(parents=True)
     for split in ("train", "val"):
@@ -156,13 +168,13 @@ def write_coco(
 
 
 def _noisy(rng: np.random.Generator, color: np.ndarray, noise: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Pixels [*shape, 3] uint8 of a colour [3], each value off by at most ``noise``."""
+    """Pixels [*shape, 3] uint8 of a colour [3]. Each value differs from it by at most ``noise``."""
     offsets = rng.integers(-noise, noise, size=(*shape, 3), dtype=np.int16, endpoint=True)
     return np.clip(color.astype(np.int16) + offsets, 0, 255).astype(np.uint8)
 
 
 def _shape_mask(rng: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
-    """Pixels [height, width] bool of a shape of random size and place, wholly inside of the image."""
+    """The pixels of a shape of random size and position inside the image, [height, width] bool."""
     shortest = min(height, width)
     side = rng.uniform(0.25, 0.5) * shortest
     center_y = rng.uniform(side / 2, height - side / 2)
@@ -185,7 +197,7 @@ def _grown(mask: np.ndarray) -> np.ndarray:
 def _contrasting_color(rng: np.random.Generator, background: np.ndarray) -> np.ndarray:
     while True:
         color = rng.integers(0, 256, size=3)
-        if np.abs(color - background).max() >= _LEAST_CONTRAST:
+        if np.abs(color - background).max() >= _MIN_CONTRAST:
             return color
 
 

@@ -1,19 +1,22 @@
-"""Arrays that worker processes read from one copy in memory, instead of one copy per process."""
+"""`SharedArray`: an array that worker processes read from one copy in memory, instead of one copy per process."""
 
 import os
 from typing import Any
 
 import numpy as np
 
-_LEAST_BYTES = 2**16  # below it, a copy costs less than a file
+_MIN_BYTES = 2**16  # for smaller arrays, a copy costs less than a file
 
 
 class SharedArray:
-    """A constant array whose pickle holds the place of its content in memory, and not the content.
+    """A constant array whose pickle refers to its content in memory instead of holding it.
 
-    On Linux the content goes into an anonymous file in memory when the array is first pickled. A process that unpickles
-    it, while this one lives, maps that file. The memory is free again when no process has it. On other systems, and for
-    small arrays, the pickle holds a copy.
+    On Linux, the content is written to an anonymous file in memory when the array is first pickled. A process that
+    unpickles the array maps this file. This process must still be alive then. The memory is freed when no process uses
+    it any more. On other systems, and for small arrays, the pickle holds a copy.
+
+    Args:
+      array: of any shape and dtype.
     """
 
     def __init__(self, array: np.ndarray):
@@ -21,7 +24,7 @@ class SharedArray:
         self._descriptor: int | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self.array.nbytes < _LEAST_BYTES or not hasattr(os, "memfd_create"):
+        if self.array.nbytes < _MIN_BYTES or not hasattr(os, "memfd_create"):
             return SharedArray, (self.array,)
         if self._descriptor is None:
             self._descriptor = os.memfd_create("detr_jax")

@@ -3,7 +3,8 @@
 import collections
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -106,7 +107,8 @@ class Faults:
         ]
 
 
-class Objects(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Objects:
     """The objects of an image that a model trains on. Dimension: ``n`` objects."""
 
     boxes: np.ndarray
@@ -115,7 +117,8 @@ class Objects(NamedTuple):
     """[n] int32."""
 
 
-class Sample(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Sample:
     """An image with its objects. Dimensions: ``H, W`` pixels."""
 
     image: np.ndarray
@@ -124,7 +127,10 @@ class Sample(NamedTuple):
 
 
 class Source(Protocol):
-    """A random-access data set."""
+    """A random-access data set.
+
+    A data set of one's own need not have ``faults``: it gets an empty one when it is opened (`complete_source`).
+    """
 
     @property
     def categories(self) -> dict[int, str]:
@@ -168,3 +174,31 @@ class PictureSource(Source, Protocol):
 
     def picture(self, index: int, least: tuple[int, int] | None = None) -> Image.Image:
         """The image alone, RGB; with ``least``, perhaps at a smaller scale, as `detr_jax.data.images.decode` says."""
+
+
+def complete_source(source: Any, where: str) -> Source:
+    """Check that a data set has what `Source` lists, and give it empty ``faults`` if it has none.
+
+    Args:
+      source: what ``open`` of a data set's configuration returned.
+      where: the name of the data in messages.
+
+    Raises:
+      DataError: a member is missing, or ``faults`` is and cannot be set.
+    """
+    members = ("categories", "category_ids", "image_ids", "sizes", "max_objects", "objects", "ground_truth")
+    missing = [name for name in (*members, "__len__", "__getitem__") if not hasattr(source, name)]
+    if missing:
+        raise DataError(
+            f"{where} was opened as a {type(source).__name__}, which has no {', '.join(missing)}: it must have what "
+            "detr_jax.data.Source lists."
+        )
+    if not hasattr(source, "faults"):
+        try:
+            source.faults = Faults(where)
+        except AttributeError:  # a frozen class, or one with slots
+            raise DataError(
+                f"{where} was opened as a {type(source).__name__}, which has no faults and takes no new attributes: "
+                f"give it faults=detr_jax.data.Faults({where!r})."
+            ) from None
+    return source

@@ -1,4 +1,4 @@
-"""Text files that other programs wrote: byte order marks, encodings, paths of other systems."""
+"""Read text files of other programs, with their byte order marks, encodings and foreign paths."""
 
 import codecs
 import re
@@ -15,10 +15,10 @@ _DRIVE = re.compile(r"^[A-Za-z]:(?=[\\/])")
 
 
 def decode_text(content: bytes) -> str:
-    """The text of a file: UTF-8, or what its byte order mark says.
+    """Decodes the content of a text file as UTF-8, or as its byte order mark says.
 
-    Other bytes become the surrogates that Python's file functions turn into the same bytes again, so that a list of
-    file names finds its files in any encoding.
+    Bytes that are not UTF-8 become surrogates, which Python's file functions convert back to the same bytes. A list of
+    file names therefore works in any encoding.
     """
     for mark, encoding in _MARKS:
         if content.startswith(mark):
@@ -27,7 +27,7 @@ def decode_text(content: bytes) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank, without the spaces around them.
+    """The lines of a text file without surrounding spaces. Blank lines are dropped.
 
     Raises:
       OSError: the file cannot be read.
@@ -36,11 +36,11 @@ def read_lines(path: Path) -> list[str]:
 
 
 def posix_path(text: str) -> str:
-    """A path with the separators of this system: backslashes and a drive, such as ``C:``, are those of Windows."""
+    """A path with forward slashes and without a drive of Windows such as ``C:``."""
     return _DRIVE.sub("", text).replace("\\", "/")
 
 
 def shortened(text: str) -> list[str]:
-    """A path and its ends, from the longest to the last name: ``/a/b/c``, ``a/b/c``, ``b/c``, ``c``."""
+    """A path and its ends, from the longest to the last component: ``/a/b/c``, ``a/b/c``, ``b/c``, ``c``."""
     parts = [part for part in PurePosixPath(posix_path(text)).parts if part not in ("/", "..", ".")]
     return [text, *("/".join(parts[start:]) for start in range(len(parts)))]

@@ -1,7 +1,7 @@
 """Flips, resizes and crops of an image and its boxes (DETR, section 4 and appendix A.4).
 
-A transform has two halves: a `Geometry`, which follows from the image's size and random numbers without a
-look at the pixels, so that the final size is known when batches are planned; and `apply`, which carries it out.
+A `Geometry` follows from the image's size and random numbers without a look at the pixels, so that the final size is
+known when batches are planned. `transform_picture` and `transform_objects` apply it to the pixels and the objects.
 Geometries are computed for all images of a data set at once (`Geometries`).
 """
 
@@ -174,31 +174,16 @@ def largest_sizes(sizes: np.ndarray, config: DataConfig) -> np.ndarray:
     return np.stack([sizes, *(np.broadcast_to(bound, sizes.shape) for bound in bounds)], axis=1)
 
 
-def apply(geometry: Geometry, image: np.ndarray, objects: Objects) -> tuple[np.ndarray, Objects]:
-    """Carries a geometry out.
-
-    Args:
-      image: [H, W, 3] uint8.
-      objects: boxes in pixels of the image.
-
-    Returns:
-      The new image [h, w, 3] uint8, and its objects: boxes in its own pixels, clipped by a crop; those that the
-      crop left without area are gone.
-    """
-    size = image.shape[0], image.shape[1]
-    picture = transform_picture(geometry, Image.fromarray(image), size)
-    return np.asarray(picture), transform_objects(geometry, objects, size)
-
-
 def first_size(geometry: Geometry) -> tuple[int, int]:
     """The (height, width) in pixels to which a geometry first resizes the whole image."""
     return geometry.crop_from or geometry.size
 
 
 def transform_picture(geometry: Geometry, picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The pixels' part of `apply`.
+    """Apply a geometry to the pixels.
 
-    A crop is resized alone, without the rest of the image: within a level or two of resizing first and cropping then.
+    A crop is resized by itself, without the rest of the image: within a level or two of resizing first and cropping
+    then.
 
     Args:
       picture: the image, perhaps decoded to a smaller scale (`detr_jax.data.images.decode`).
@@ -229,7 +214,15 @@ def _resize(picture: Image.Image, size: tuple[int, int], box: tuple[float, float
 
 
 def transform_objects(geometry: Geometry, objects: Objects, size: tuple[int, int]) -> Objects:
-    """The objects' part of `apply`; ``size`` is the image's (height, width) in pixels."""
+    """Apply a geometry to the objects. A crop clips boxes, and drops those that have no area left.
+
+    Args:
+      objects: boxes in pixels of the image.
+      size: (height, width) of the image in pixels.
+
+    Returns:
+      The objects with boxes in pixels of the new image.
+    """
     boxes, labels = objects.boxes.astype(np.float32), objects.labels
     if geometry.flip:
         x0, y0, x1, y1 = boxes.T

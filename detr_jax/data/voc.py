@@ -1,4 +1,4 @@
-"""Data sets in the layout of Pascal VOC: an XML file of boxes for each image (Everingham et al., 2010)."""
+"""`VocDataset`: Pascal VOC data sets, with an XML file of boxes for each image (Everingham et al., 2010)."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -16,48 +16,47 @@ from detr_jax.data.voc_corners import counted_from_one
 from detr_jax.data.voc_layout import (
     Descriptions,
     Entry,
-    find_place,
+    find_folders,
+    find_split_folders,
     found_entries,
     list_file_folder,
     list_files,
     listed_entries,
-    place_of,
     split_folders,
 )
-from detr_jax.data.voc_xml import Description, Thing
+from detr_jax.data.voc_xml import Description, VocObject
 from detr_jax.wording import counted
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-"""The official classes; the position is the label."""
+"""The official classes. The label is the position in this tuple."""
 
-_MANY_TURNED = 0.1  # share of boxes with corners in the wrong order from which on they are no corners
+_MAX_SWAPPED = 0.1  # with this fraction of boxes in the wrong order of corners, the numbers are not corners
 
 
 class VocDataset(AnnotatedFolder):
     """Images and the XML files that describe them.
 
-    Two layouts are read. The official one: ``ImageSets/Main/SPLIT.txt`` lists names, of which the images are in
-    ``JPEGImages/`` and the descriptions in ``Annotations/``. And the one of labelling tools: the folder ``SPLIT`` (or
-    "." for the root itself) holds images with XML files of the same names next to them, or in two folders such as
-    ``images`` and ``annotations``; there, an image without an XML file has no objects. Sub-folders and links are
-    followed.
+    There are two layouts. In the official layout, ``ImageSets/Main/SPLIT.txt`` lists names, the images are in
+    ``JPEGImages/``, and the XML files are in ``Annotations/``. Labelling tools use one folder per split. It holds
+    images with XML files of the same names next to them, or in two folders such as ``images`` and ``annotations``. In
+    this layout, an image without an XML file has no objects. Sub-folders and links are followed.
 
-    Labels are positions in `VOC_CLASSES` if all names in the data set, over all splits, are among these, else in the
-    sorted list of all names. Corners are pixels, counted from 1 and included, or edges counted from 0, as all corners
-    in the data set show; see `counted_from_one`. Objects marked difficult are not trained on, and the evaluation
-    ignores them as it does crowds.
+    Labels are positions in `VOC_CLASSES` if all class names of all splits are among them. Otherwise they are positions
+    in the sorted list of all class names. Corners are either pixels, counted from 1 and inclusive, or edges, counted
+    from 0; `counted_from_one` decides from all corners. Objects marked difficult are not trained on, and the evaluation
+    ignores them in the same way as crowds.
 
     Args:
       root: the folder of ``ImageSets``, or of the splits.
-      split: such as "train", "val", "trainval" or "test"; "." or "all" if the data set has no splits.
-      strict: whether wrong files raise an error, or are dropped and counted.
-      skip: whether images that have neither a size in their XML file nor a readable header are dropped, and counted in
-        ``faults``.
-      one_based: whether corners are pixels counted from 1, or edges; None: as all corners show.
-      exif, max_level: see `detr_jax.data.images.decode`.
+      split: for example "train", "val", "trainval" or "test". "." or "all" if the data set has no splits.
+      strict: raise on the first error. If False, faulty files and objects are dropped and recorded in ``faults``.
+      skip: drop images that have neither a size in their XML file nor a readable header, and record them in ``faults``.
+      one_based: whether corners are pixels counted from 1 (True) or edges (False). None: all corners decide.
+      exif: see `detr_jax.data.images.decode`.
+      max_level: see `detr_jax.data.images.decode`.
 
     Raises:
       DataError: a folder or list is missing or, if ``strict``, a file or an object in it is wrong.
@@ -81,11 +80,11 @@ class VocDataset(AnnotatedFolder):
         read = Descriptions()
         entries = _entries(root, split, read, faults)
         for path in _all_descriptions(root):
-            read[path]
+            read[path]  # the classes and the kind of corners follow from the files of all splits
         categories = _categories(read.read.values())
         from_one, reason = _corners(read.read.values(), one_based, faults)
-        meant = "pixels, counted from 1 and included" if from_one else "edges, counted from 0"
-        self.understood = f"corners are {meant} ({reason})"
+        meaning = "pixels, counted from 1 and included" if from_one else "edges, counted from 0"
+        self.understood = f"corners are {meaning} ({reason})"
         form: dict[str, list[Any]] = {
             "images": [],
             "annotations": [],
@@ -103,44 +102,44 @@ class VocDataset(AnnotatedFolder):
                 continue
             form["images"].append({"id": image_id, "file_name": image, "height": size[0], "width": size[1]})
             first = len(form["annotations"]) + 1
-            for number, thing in enumerate(description.objects, start=first):
-                x, y, w, h = _bbox(thing, from_one)
+            for number, one in enumerate(description.objects, start=first):
+                x, y, w, h = _bbox(one, from_one)
                 form["annotations"].append(
                     {
                         "id": number,
-                        "where": f"{xml} object {thing.number}",
+                        "where": f"{xml} object {one.number}",
                         "image_id": image_id,
-                        "category_id": label_of[thing.name],
+                        "category_id": label_of[one.name],
                         "bbox": [x, y, w, h],
                         "area": w * h,
-                        "iscrowd": int(thing.difficult),
+                        "iscrowd": int(one.difficult),
                     }
                 )
         super().__init__(check_instances(form, faults), strict=strict, exif=exif, max_level=max_level)
 
 
 def recognise_voc(root: Path) -> Layout | None:
-    """How a folder would be read as a VOC data set, as its files' names tell; None if it is not one."""
+    """The layout of a Pascal VOC data set in a folder, or None if the folder has none."""
     if not root.is_dir() or not any(_is_annotation(path) for path in _first(_all_descriptions(root), 3)):
         return None
     if (lists := list_file_folder(root)) is not None:
         counts = {name: len(lines) for name, path in list_files(lists).items() if (lines := _split_lines(name, path))}
-        said = {name: counted(count, "image") for name, count in counts.items()}
+        summaries = {name: counted(count, "image") for name, count in counts.items()}
         where = f"VOC by {lists.relative_to(root).as_posix()}"
     else:
-        places = {name: place_of(*folders) for name, folders in split_folders(root).items()}
-        places = {name: place for name, place in places.items() if images_in(place.images)}
-        if not places:
-            places = {WHOLE: place_of(root, root)}
-        counts = {name: len(images_in(place.images)) for name, place in places.items()}
-        said = {
-            name: f"{os.path.relpath(place.images.path, root)} ({counted(counts[name], 'image')}, "
-            f"{len(place.xml_files())} XML files in {os.path.relpath(place.descriptions.path, root)})"
-            for name, place in places.items()
+        by_split = {name: find_folders(*folders) for name, folders in split_folders(root).items()}
+        by_split = {name: folders for name, folders in by_split.items() if images_in(folders.images)}
+        if not by_split:
+            by_split = {WHOLE: find_folders(root, root)}
+        counts = {name: len(images_in(folders.images)) for name, folders in by_split.items()}
+        summaries = {
+            name: f"{os.path.relpath(folders.images.path, root)} ({counted(counts[name], 'image')}, "
+            f"{len(folders.xml_files())} XML files in {os.path.relpath(folders.descriptions.path, root)})"
+            for name, folders in by_split.items()
         }
         where = "VOC by XML files"
     order = in_order(name for name, count in counts.items() if count)
-    line = "; ".join(f"{name}: {said[name]}" for name in order)
+    line = "; ".join(f"{name}: {summaries[name]}" for name in order)
     return (
         Layout("voc", {name: (root, name) for name in order}, f"{root} is read as {where} ({line})") if order else None
     )
@@ -149,16 +148,18 @@ def recognise_voc(root: Path) -> Layout | None:
 def _entries(root: Path, split: str, read: Descriptions, faults: Faults) -> list[Entry]:
     if (lists := list_file_folder(root)) is not None:
         return listed_entries(root, lists, split, read, faults)
-    place = find_place(root, split)
-    count_unread({place.images.path: place.images, place.descriptions.path: place.descriptions}.values(), faults)
-    return found_entries(place, read, faults)
+    folders = find_split_folders(root, split)
+    count_unread(
+        {folders.images.path: folders.images, folders.descriptions.path: folders.descriptions}.values(), faults
+    )
+    return found_entries(folders, read, faults)
 
 
 def _all_descriptions(root: Path) -> Iterator[str]:
-    """Those of every split, which all have their say in the list of classes."""
+    """The paths of the XML files of all splits."""
     official = list_file_folder(root) is not None
-    place = place_of(root, root).descriptions if official else list_folder(root)
-    return (os.path.join(place.path, name) for name in place.files if suffix_of(name) == ".xml")
+    folder = find_folders(root, root).descriptions if official else list_folder(root)
+    return (os.path.join(folder.path, name) for name in folder.files if suffix_of(name) == ".xml")
 
 
 def _first(paths: Iterator[str], number: int) -> Iterator[str]:
@@ -166,7 +167,7 @@ def _first(paths: Iterator[str], number: int) -> Iterator[str]:
 
 
 def _is_annotation(path: str) -> bool:
-    """Whether an XML file begins as those of VOC do."""
+    """Whether the beginning of an XML file is of an annotation of VOC."""
     try:
         with open(path, "rb") as file:
             return b"<annotation" in file.read(2048).replace(b"\0", b"").replace(b"<annotations", b"")
@@ -175,45 +176,47 @@ def _is_annotation(path: str) -> bool:
 
 
 def _split_lines(name: str, path: Path) -> list[str]:
-    """The lines of a list, if it is not that of a class, in which each line ends with 1, 0 or -1."""
+    """The lines of the list of a split. It is empty for the list of a class, whose lines end with 1, 0 or -1."""
     try:
         lines = read_lines(path)
     except OSError:
         return []
-    of_class = "_" in name and all(line.split()[-1] in ("1", "0", "-1") and len(line.split()) > 1 for line in lines)
-    return [] if of_class else lines
+    is_class_list = "_" in name and all(
+        line.split()[-1] in ("1", "0", "-1") and len(line.split()) > 1 for line in lines
+    )
+    return [] if is_class_list else lines
 
 
 def _categories(descriptions: Iterable[Description]) -> dict[int, str]:
-    names = {thing.name for description in descriptions for thing in description.objects}
+    names = {one.name for description in descriptions for one in description.objects}
     return dict(enumerate(VOC_CLASSES if names <= set(VOC_CLASSES) else sorted(names)))
 
 
 def _corners(descriptions: Iterable[Description], one_based: bool | None, faults: Faults) -> tuple[bool, str]:
-    """Whether corners count from 1, and why; corners that are none are an error."""
-    things = [thing for description in descriptions for thing in description.objects]
-    turned = sum(thing.turned for thing in things)
-    if turned >= 3 and turned >= _MANY_TURNED * len(things):
+    """Whether corners count from 1, and the reason. Numbers that are not corners are an error."""
+    objects = [one for description in descriptions for one in description.objects]
+    swapped = sum(one.swapped for one in objects)
+    if swapped >= 3 and swapped >= _MAX_SWAPPED * len(objects):
         faults.error(
-            "data sets whose corners are not corners",
-            f"{turned} of {len(things)} boxes have xmin above xmax or ymin above ymax, as if xmax and ymax were width "
-            "and height: write corners",
+            "data sets whose boxes are not corners",
+            f"{swapped} of {len(objects)} boxes have xmin above xmax or ymin above ymax, as if xmax and ymax were "
+            "width and height: write xmin, ymin, xmax and ymax",
         )
     if one_based is not None:
-        return one_based, f"data.voc_one_based={str(one_based).lower()} says so"
-    return counted_from_one(things)
+        return one_based, f"data.sources.voc.one_based is {str(one_based).lower()}"
+    return counted_from_one(objects)
 
 
-def _bbox(thing: Thing, from_one: bool) -> tuple[float, float, float, float]:
-    """xywh in pixels, counted from the image's edge."""
-    x0, y0, x1, y1 = thing.corners
-    if from_one and not thing.outline:
+def _bbox(one: VocObject, from_one: bool) -> tuple[float, float, float, float]:
+    """The box of an object, xywh in pixels from the edge of the image."""
+    x0, y0, x1, y1 = one.corners
+    if from_one and not one.from_polygon:
         x0, y0 = x0 - 1, y0 - 1
     return x0, y0, x1 - x0, y1 - y0
 
 
 def _size(image: str, description: Description, faults: Faults, *, rotate: bool) -> tuple[int, int] | None:
-    """(height, width) in pixels, of the description or else of the image's header."""
+    """The (height, width) of an image in pixels, from its XML file or else from its header. None if it is unknown."""
     if description.size is not None:
         if os.path.isfile(image):
             return description.size

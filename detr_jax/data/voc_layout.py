@@ -1,4 +1,4 @@
-"""Which image and which XML file belong together in a Pascal VOC data set, and to which split."""
+"""Match images with XML files in Pascal VOC data sets, and find the images of a split."""
 
 import collections
 import os
@@ -18,14 +18,16 @@ _FLAGGED = re.compile(r"^(.*\S)\s+(-1|0|1)$")
 
 
 class Entry(NamedTuple):
-    """An image and the file that describes it; both are paths."""
+    """An image and its XML file."""
 
     image: str
+    """The path of the image."""
     xml: str | None
+    """The path of the XML file; None if the image has none."""
 
 
 class Descriptions:
-    """The XML files that were read, each once."""
+    """A cache of the contents of XML files, by path. Each file is read once."""
 
     def __init__(self) -> None:
         self.read: dict[str, Description] = {}
@@ -36,19 +38,19 @@ class Descriptions:
         return self.read[path]
 
 
-class Place(NamedTuple):
-    """A folder of images and one of XML files, which may be the same."""
+class VocFolders(NamedTuple):
+    """The folder of the images and the folder of the XML files, which may be the same."""
 
     images: Folder
     descriptions: Folder
 
     def xml_files(self) -> list[str]:
-        """Paths below the folder of XML files."""
+        """The XML files, as paths relative to their folder."""
         return [name for name in self.descriptions.files if suffix_of(name) == ".xml"]
 
 
 def list_file_folder(root: Path) -> Path | None:
-    """The folder of the lists of splits; None if the data set has none."""
+    """The folder of the lists of images, or None if the data set has none."""
     sets = subfolder(root, "ImageSets")
     if sets is None:
         return None
@@ -56,13 +58,13 @@ def list_file_folder(root: Path) -> Path | None:
 
 
 def list_files(folder: Path) -> dict[str, Path]:
-    """The list of each split, by its name."""
+    """The path of each list in a folder, by its name without suffix."""
     files = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
     return {stem_of(name): folder / name for name in files if suffix_of(name) == ".txt"}
 
 
 def split_folders(root: Path) -> dict[str, tuple[Path, Path]]:
-    """The folders of images and of XML files of each split that has folders of its own."""
+    """The folder of the images and the folder of the XML files, for each split that has its own folders."""
     found: dict[str, tuple[Path, Path]] = {}
     images, descriptions = subfolder(root, *_IMAGES), subfolder(root, *_DESCRIPTIONS)
     for name in (*TRAIN, *VALIDATION, *TEST):
@@ -73,53 +75,65 @@ def split_folders(root: Path) -> dict[str, tuple[Path, Path]]:
     return found
 
 
-def place_of(images: Path, descriptions: Path) -> Place:
-    """The folders of images and of XML files within a folder, or two folders."""
+def find_folders(images: Path, descriptions: Path) -> VocFolders:
+    """Finds the folders of images and of XML files.
+
+    Args:
+      images: the folder that contains the images, directly or in a sub-folder such as ``JPEGImages``.
+      descriptions: the folder that contains the XML files, directly or in a sub-folder such as ``Annotations``.
+    """
     image_folder = list_folder(subfolder(images, *_IMAGES) or images)
     if not images_in(image_folder) and not unread_images(image_folder):
         image_folder = list_folder(images)
     outer = subfolder(descriptions, *_DESCRIPTIONS) or descriptions
-    inner = subfolder(outer, *_DESCRIPTIONS)  # such as annotations/xmls
+    inner = subfolder(outer, *_DESCRIPTIONS)  # for example annotations/xmls
     direct = inner is None or _has_xml(list_folder(outer, below=False))
     xml_folder = list_folder(outer if direct or inner is None else inner)
     if not _has_xml(xml_folder):
         xml_folder = list_folder(descriptions)
-    return Place(image_folder, xml_folder)
+    return VocFolders(image_folder, xml_folder)
 
 
 def _has_xml(folder: Folder) -> bool:
     return any(suffix_of(name) == ".xml" for name in folder.files)
 
 
-def find_place(root: Path, split: str) -> Place:
+def find_split_folders(root: Path, split: str) -> VocFolders:
     """The folders of a split of a data set without lists.
 
     Raises:
-      DataError: there are none, or they hold no image.
+      DataError: the split has no folder, or its folder holds no image.
     """
-    folders = split_folders(root)
-    there = next((name for name in (split, *split_group(split)) if name in folders), None)
-    if there is not None:
-        place = place_of(*folders[there])
+    by_split = split_folders(root)
+    found = next((name for name in (split, *split_group(split)) if name in by_split), None)
+    if found is not None:
+        folders = find_folders(*by_split[found])
     elif split in (".", WHOLE) or (root / split).is_dir():
         folder = root if split == WHOLE else root / split
-        place = place_of(folder, folder)
+        folders = find_folders(folder, folder)
     else:
         names = ", ".join(sorted(child.name for child in root.iterdir() if child.is_dir())) or "none"
         raise DataError(
             f"{root} has neither ImageSets/Main nor a folder {split} (folders: {names}): set data.train_split and "
             'data.val_split, "." for the folder itself.'
         )
-    if not images_in(place.images):
-        raise DataError(f"The folder {place.images.path} holds no image: at least one is needed.")
-    return place
+    if not images_in(folders.images):
+        raise DataError(f"The folder {folders.images.path} holds no image: at least one is needed.")
+    return folders
 
 
 def listed_entries(root: Path, lists: Path, split: str, read: Descriptions, faults: Faults) -> list[Entry]:
-    """Image and XML file of each name in the list of a split.
+    """The image and the XML file of each name in the list of a split.
+
+    Args:
+      root: the folder of the data set.
+      lists: the folder of the lists.
+      split: the name of the split.
+      read: the cache of XML files.
+      faults: receives unusual names.
 
     Raises:
-      DataError: there is no such list or it is empty, or there is no folder of images.
+      DataError: the list does not exist or is empty, or there is no folder of images.
     """
     files = list_files(lists)
     name = next((one for one in (split, *split_group(split)) if one in files), None)
@@ -135,11 +149,11 @@ def listed_entries(root: Path, lists: Path, split: str, read: Descriptions, faul
     image_folder, xml_folder = subfolder(root, *_IMAGES), subfolder(root, *_DESCRIPTIONS)
     if image_folder is None:
         raise DataError(
-            f"The image folder {root / 'JPEGImages'} does not exist: give data.root as the folder that holds it."
+            f"The image folder {root / 'JPEGImages'} does not exist: set data.root to the folder that holds it."
         )
-    place = Place(list_folder(image_folder), list_folder(xml_folder or root / "Annotations"))
-    images, others = _by_stem(images_in(place.images)), _by_stem(unread_images(place.images))
-    descriptions = _by_stem(place.xml_files())
+    folders = VocFolders(list_folder(image_folder), list_folder(xml_folder or root / "Annotations"))
+    images, others = _by_stem(images_in(folders.images)), _by_stem(unread_images(folders.images))
+    descriptions = _by_stem(folders.xml_files())
     folded = {stem.lower(): stem for stem in (*descriptions, *images)}
     flagged = [_FLAGGED.match(line) for line in lines]
     entries: dict[str, Entry] = {}
@@ -150,20 +164,20 @@ def listed_entries(root: Path, lists: Path, split: str, read: Descriptions, faul
             faults.add("names listed twice were read once", f"{line} in {files[name]}")
             continue
         xml = descriptions.get(stem) or _loose(descriptions, stem) or [f"{stem}.xml"]
-        xml_path = os.path.join(place.descriptions.path, xml[0])
-        there = images.get(stem) or _loose(images, stem) or _loose(others, stem)
-        image = _choose(there, place.images.path, xml_path, read, faults) if there else f"{stem}.jpg"
-        entries[stem] = Entry(os.path.join(place.images.path, image), xml_path)
+        xml_path = os.path.join(folders.descriptions.path, xml[0])
+        found = images.get(stem) or _loose(images, stem) or _loose(others, stem)
+        image = _choose(found, folders.images.path, xml_path, read, faults) if found else f"{stem}.jpg"
+        entries[stem] = Entry(os.path.join(folders.images.path, image), xml_path)
     return list(entries.values())
 
 
 def _loose(by_stem: dict[str, list[str]], stem: str) -> list[str]:
-    """The files of a stem in any case."""
+    """The files whose name without suffix is ``stem``, in any case."""
     return [name for other, names in by_stem.items() if other.lower() == stem.lower() for name in names]
 
 
 def _unquoted(line: str) -> str:
-    """A name as Datumaro writes it, in quotes if it holds spaces."""
+    """A name without the quotes that Datumaro writes around names with spaces."""
     return line[1:-1].replace('\\"', '"') if len(line) > 1 and line[0] == line[-1] == '"' else line
 
 
@@ -174,7 +188,7 @@ def _listed_stem(
     folded: dict[str, str],
     faults: Faults,
 ) -> str:
-    """What a line of a list names: a path without suffix below the folder of images."""
+    """The path without suffix, relative to the folder of images, of the file that a line of a list names."""
     tried = [end for text in written for name in (text, posix_path(text)) for end in shortened(name)]
     tried = [name for end in tried for name in (end.removeprefix("./"), stem_of(end.removeprefix("./")))]
     for name in tried:
@@ -182,67 +196,70 @@ def _listed_stem(
             return name
     for name in tried:
         if name.lower() in folded:
-            faults.add("listed names that differ from the file's in case were read", name)
+            faults.add("listed names that differ in case from the file name were read", name)
             return folded[name.lower()]
     return written[-1]
 
 
-def found_entries(place: Place, read: Descriptions, faults: Faults) -> list[Entry]:
-    """All images of two folders with the XML files that describe them.
+def found_entries(folders: VocFolders, read: Descriptions, faults: Faults) -> list[Entry]:
+    """All images of a folder with their XML files.
 
-    Both have the same path below their folders; else, names may differ in case, the ``<filename>`` of an XML file names
-    the image, or its name is the only one of that kind in any sub-folder.
+    An image and its XML file have the same path relative to their folders. Otherwise, their names may differ in case,
+    the XML file may give the image as its ``<filename>``, or may have the same unique name in another sub-folder.
     """
-    images, left = _by_stem(images_in(place.images)), {}
+    images, left = _by_stem(images_in(folders.images)), {}
     xml_of: dict[str, str] = {}
-    for name in place.xml_files():
-        stem, path = stem_of(name), os.path.join(place.descriptions.path, name)
-        if there := images.get(stem):
-            _take(_choose(there, place.images.path, path, read, faults), path, xml_of, faults)
+    for name in folders.xml_files():
+        stem, path = stem_of(name), os.path.join(folders.descriptions.path, name)
+        if found := images.get(stem):
+            _take(_choose(found, folders.images.path, path, read, faults), path, xml_of, faults)
         else:
             left[stem] = path
     if left:
-        _match_loosely(left, images, place, xml_of, read, faults)
+        _match_loosely(left, images, folders, xml_of, read, faults)
     order = sorted(images, key=lambda stem: stem.split("/"))
-    return [Entry(os.path.join(place.images.path, name), xml_of.get(name)) for stem in order for name in images[stem]]
+    return [Entry(os.path.join(folders.images.path, name), xml_of.get(name)) for stem in order for name in images[stem]]
 
 
 def _match_loosely(
     left: dict[str, str],
     images: dict[str, list[str]],
-    place: Place,
+    folders: VocFolders,
     xml_of: dict[str, str],
     read: Descriptions,
     faults: Faults,
 ) -> None:
-    """Gives images to XML files that have another name, and counts those that belong to no image."""
-    names = [name for there in images.values() for name in there]
+    """Finds the images of XML files with other names, and counts the XML files without an image."""
+    names = [name for found in images.values() for name in found]
     in_any_case, by_file = collections.defaultdict(list), collections.defaultdict(list)
     by_base = collections.defaultdict(list)
     for name in names:
         in_any_case[stem_of(name).lower()].append(name)
         by_file[os.path.basename(name).lower()].append(name)
         by_base[stem_of(os.path.basename(name)).lower()].append(name)
-    unread = {stem_of(os.path.basename(name)) for name in unread_images(place.images)}  # counted already
+    unread = {stem_of(os.path.basename(name)) for name in unread_images(folders.images)}  # already counted
     for stem, path in left.items():
         description = read[path]
         if not description.is_annotation:
             faults.add("XML files that are not annotations of VOC were ignored", path)
             continue
-        said = posix_path(description.file_name).lower()
+        named = posix_path(description.file_name).lower()
         choices = (
-            ("XML files whose names differ from the image's in case were read", in_any_case[stem.lower()]),
-            ("XML files that name an image of another name were read", by_file[os.path.basename(said)] if said else []),
+            ("XML files whose names differ in case from the image were read", in_any_case[stem.lower()]),
             (
-                "XML files that are in other sub-folders than their images were read",
+                "XML files that name an image of another name were read",
+                by_file[os.path.basename(named)] if named else [],
+            ),
+            (
+                "XML files in other sub-folders than their images were read",
                 by_base[os.path.basename(stem).lower()],
             ),
         )
-        for kind, there in choices:
-            free = [name for name in there if name not in xml_of]
+        for kind, found in choices:
+            free = [name for name in found if name not in xml_of]
             if len(free) == 1:
                 xml_of[free[0]] = path
-                faults.add(kind, f"{path} for {os.path.join(place.images.path, free[0])}")
+                faults.add(kind, f"{path} for {os.path.join(folders.images.path, free[0])}")
                 break
         else:
             if stem_of(os.path.basename(path)) not in unread:
@@ -252,32 +269,32 @@ def _match_loosely(
 def _take(image: str, path: str, xml_of: dict[str, str], faults: Faults) -> None:
     if image in xml_of:
         faults.error(
-            "images with two XML files", f"{image} has the XML files {xml_of[image]} and {path}: take one of them out"
+            "images with two XML files", f"{image} has the XML files {xml_of[image]} and {path}: remove one of them"
         )
     xml_of[image] = path
 
 
-def _choose(there: list[str], folder: str, xml: str, read: Descriptions, faults: Faults) -> str:
-    """The image that an XML file describes, of those whose names differ in the suffix; ``<filename>`` tells."""
-    said = os.path.basename(posix_path(read[xml].file_name))
-    if len(there) == 1:
-        base = os.path.basename(there[0])
-        if said and stem_of(said).lower() != stem_of(base).lower():
-            other = os.path.join(folder, os.path.dirname(there[0]), said)
+def _choose(found: list[str], folder: str, xml: str, read: Descriptions, faults: Faults) -> str:
+    """The image that an XML file describes. If several names differ only in the suffix, ``<filename>`` decides."""
+    named = os.path.basename(posix_path(read[xml].file_name))
+    if len(found) == 1:
+        base = os.path.basename(found[0])
+        if named and stem_of(named).lower() != stem_of(base).lower():
+            other = os.path.join(folder, os.path.dirname(found[0]), named)
             if os.path.isfile(other):
-                kind = "XML files whose <filename> is another image were read for the image of their own name"
-                faults.add(kind, f"{xml} says {said}")
-        return there[0]
-    for same in (lambda name: name == said, lambda name: name.lower() == said.lower()):
-        fitting = [name for name in there if same(os.path.basename(name))]
+                kind = "XML files whose <filename> is another image were used for the image with their own name"
+                faults.add(kind, f"{xml} has <filename>{named}</filename>")
+        return found[0]
+    for same in (lambda name: name == named, lambda name: name.lower() == named.lower()):
+        fitting = [name for name in found if same(os.path.basename(name))]
         if len(fitting) == 1:
-            faults.add("XML files of several images whose names differ in the suffix were read for <filename>", xml)
+            faults.add("XML files that fit several images by name were used for their <filename>", xml)
             return fitting[0]
     faults.error(
-        "XML files of several images",
-        f"{xml} may describe {' or '.join(there)}, and its <filename> is {said or 'missing'}: give it one of these",
+        "XML files that fit several images",
+        f"{xml} may describe {' or '.join(found)}, and its <filename> is {named or 'missing'}: set it to one of them",
     )
-    return there[0]
+    return found[0]
 
 
 def _by_stem(names: list[str]) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""The XML file that describes an image of a Pascal VOC data set."""
+"""Read the XML files of Pascal VOC data sets."""
 
 import codecs
 import math
@@ -15,45 +15,47 @@ _ENTITY = re.compile("<!ENTITY", re.IGNORECASE)
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
 _DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
 _BARE_AMPERSAND = re.compile(r"&(?!#?\w+;)")
-_EXPAT = ("utf-8", "ascii", "us-ascii", "iso-8859-1", "latin-1")  # encodings that the parser knows
+_EXPAT = ("utf-8", "ascii", "us-ascii", "iso-8859-1", "latin-1")  # encodings that the parser supports
 _YES = ("1", "1.0", "true", "yes")
 
 
-class Thing(NamedTuple):
-    """An object of a description."""
+class VocObject(NamedTuple):
+    """An object in an XML file."""
 
     number: int
     """Its position among the objects, from 1."""
     name: str
+    """The name of its class."""
     corners: tuple[float, float, float, float]
-    """xmin, ymin, xmax, ymax in pixels as the file gives them, the smaller first."""
+    """xmin, ymin, xmax, ymax in pixels as in the file, but sorted."""
     difficult: bool
-    outline: bool
-    """Whether the corners are the bounds of a polygon or of a rotated box, whose numbers are edges in any case."""
+    """Whether the object is marked difficult."""
+    from_polygon: bool
+    """Whether the corners are the bounds of a polygon or of a rotated box, whose numbers are always edges."""
     decimals: bool
     """Whether every corner is written with a decimal point."""
-    turned: bool
-    """Whether a larger corner was given first."""
+    swapped: bool
+    """Whether xmin was above xmax, or ymin above ymax."""
 
 
 class Description(NamedTuple):
-    """What an XML file says."""
+    """The content of an XML file."""
 
     size: tuple[int, int] | None = None
-    """(height, width) in pixels, if it is given."""
-    objects: tuple[Thing, ...] = ()
+    """(height, width) of the image in pixels; None if the file does not give it."""
+    objects: tuple[VocObject, ...] = ()
     file_name: str = ""
-    """The image's, as the file gives it."""
+    """The file name of the image, as in the XML file."""
     is_annotation: bool = True
-    """False if it is another kind of XML."""
+    """False for another kind of XML file."""
     faults: tuple[tuple[str, str], ...] = ()
     """Kind and sentence of each fault, for `Faults.error`."""
     oddities: tuple[tuple[str, str], ...] = ()
-    """Kind and name of what was read although it is unusual, for `Faults.add`."""
+    """Kind and name of each unusual item that was read, for `Faults.add`."""
 
 
 def read_description(path: str) -> Description:
-    """Reads an XML file; what is wrong with it is in its ``faults``."""
+    """Reads an XML file. Errors are recorded in ``faults`` of the result."""
     try:
         root = _parse(Path(path).read_bytes())
     except FileNotFoundError:
@@ -63,28 +65,28 @@ def read_description(path: str) -> Description:
         sentence = f"{path} cannot be read as XML ({error})"
         return Description(faults=(("annotation files that cannot be read as XML", sentence),))
     if root.tag.lower() != "annotation":
-        sentence = f"{path} has the root <{root.tag}>, which must be <annotation>"
+        sentence = f"{path} has the root <{root.tag}>, but the root must be <annotation>"
         return Description(is_annotation=False, faults=(("XML files that are not annotations of VOC", sentence),))
-    objects: list[Thing] = []
+    objects: list[VocObject] = []
     faults: list[tuple[str, str]] = []
     oddities: list[tuple[str, str]] = []
     for number, element in enumerate(root.findall("object"), start=1):
         where = f"{path} object {number}"
         name = (element.findtext("name") or "").strip()
         if not name:
-            faults.append(("objects without a name", f"{where} has no name, which must be its class"))
+            faults.append(("objects without a name", f"{where} has no name: the name must be its class"))
             continue
         difficult = (element.findtext("difficult") or "").strip().lower() in _YES
         boxes: list[ElementTree.Element | None] = [*element.findall("bndbox")]
         if len(boxes) > 1:
-            oddities.append(("objects of several boxes were read as one object for each box", where))
+            oddities.append(("objects with several boxes were read as one object per box", where))
         for box in boxes or [None]:
             texts = [None if box is None else box.findtext(side) for side in ("xmin", "ymin", "xmax", "ymax")]
             corners = _numbers(texts)
-            outline = not all(map(math.isfinite, corners)) and not any(text and text.strip() for text in texts)
-            if outline and (bounds := _bounds(element)) is not None:
+            from_polygon = not all(map(math.isfinite, corners)) and not any(text and text.strip() for text in texts)
+            if from_polygon and (bounds := _bounds(element)) is not None:
                 corners = bounds
-                oddities.append(("objects of a polygon or a rotated box were read as its bounding box", where))
+                oddities.append(("polygons and rotated boxes were read as their bounding boxes", where))
             if not all(map(math.isfinite, corners)):
                 faults.append(
                     (
@@ -94,12 +96,12 @@ def read_description(path: str) -> Description:
                 )
                 continue
             x0, y0, x1, y1 = corners
-            turned = x0 > x1 or y0 > y1
-            if turned:
-                oddities.append(("boxes whose corners are in the wrong order were read with these exchanged", where))
+            swapped = x0 > x1 or y0 > y1
+            if swapped:
+                oddities.append(("boxes with corners in the wrong order were read with swapped corners", where))
             ordered = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
             decimals = all(text is not None and "." in text for text in texts)
-            objects.append(Thing(number, name, ordered, difficult, outline, decimals, turned))
+            objects.append(VocObject(number, name, ordered, difficult, from_polygon, decimals, swapped))
     height, width = _numbers([root.findtext(f"size/{side}") for side in ("height", "width")])
     given = height >= 1 and width >= 1 and math.isfinite(height) and math.isfinite(width)
     size = (int(height), int(width)) if given else None
@@ -108,19 +110,18 @@ def read_description(path: str) -> Description:
 
 
 def _parse(content: bytes) -> ElementTree.Element:
-    """The root of an XML file, with tags without namespaces.
+    """The root of an XML file. Namespaces are removed from its tags.
 
     Raises:
-      ValueError: it defines entities, which can grow without end, or read other files.
-      LookupError: its encoding is unknown.
-      ElementTree.ParseError: it is damaged.
+      ValueError: the file is damaged, or defines entities, which can expand without limit or read other files.
+      LookupError: the encoding is unknown.
     """
     declared = _DECLARED.match(content)
     encoding = declared[1].decode().lower() if declared else "utf-8"
     marked = content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     text = decode_text(content) if marked or encoding in _EXPAT else content.decode(encoding)
     if _ENTITY.search(text):
-        raise ValueError("it defines entities, which are refused: write their text in their place")
+        raise ValueError("it defines entities, which are not supported: replace them by their text")
     source = _DECLARATION.sub("", text, count=1) if marked or encoding not in _EXPAT else content
     try:
         root = ElementTree.fromstring(source)
@@ -146,13 +147,13 @@ def _number(text: str | None) -> float:
 
 
 def _bounds(element: ElementTree.Element) -> list[float] | None:
-    """xmin, ymin, xmax, ymax of an object's polygon, or of its rotated box (roLabelImg); None if it has neither."""
+    """The bounds xmin, ymin, xmax, ymax of an object's rotated box (roLabelImg) or polygon. None if it has neither."""
     rotated = element.find("robndbox")
     if rotated is not None:
         cx, cy, w, h, angle = _numbers([rotated.findtext(name) for name in ("cx", "cy", "w", "h", "angle")])
-        across = abs(w * math.cos(angle)) + abs(h * math.sin(angle)) if math.isfinite(angle) else math.nan
-        down = abs(w * math.sin(angle)) + abs(h * math.cos(angle)) if math.isfinite(angle) else math.nan
-        return [cx - across / 2, cy - down / 2, cx + across / 2, cy + down / 2]
+        extent_x = abs(w * math.cos(angle)) + abs(h * math.sin(angle)) if math.isfinite(angle) else math.nan
+        extent_y = abs(w * math.sin(angle)) + abs(h * math.cos(angle)) if math.isfinite(angle) else math.nan
+        return [cx - extent_x / 2, cy - extent_y / 2, cx + extent_x / 2, cy + extent_y / 2]
     polygon = element.find("polygon")
     if polygon is None:
         return None

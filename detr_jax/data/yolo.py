@@ -1,4 +1,4 @@
-"""Data sets in the layout of Ultralytics YOLO: ``data.yaml``, folders of images, and a text file of boxes for each."""
+"""`YoloDataset`: YOLO data sets, with a ``data.yaml``, folders of images and a text file of boxes for each image."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -23,10 +23,10 @@ from detr_jax.data.yolo_rows import (
     BOUNDS,
     BOX,
     COUNT,
+    DUPLICATE,
     LABEL,
     NUMBER,
     SIGNS,
-    TWICE,
     Form,
     Labels,
     boxes_of,
@@ -35,43 +35,44 @@ from detr_jax.data.yolo_rows import (
 )
 from detr_jax.wording import counted
 
-_THREADS = 8  # they wait for files more than they compute
-_TOGETHER = 64  # files that a thread reads at a time
-_LARGEST_NORMALIZED = 2.0  # beyond it, coordinates are surely pixels
+_THREADS = 8  # the threads mostly wait for files
+_CHUNK = 64  # files that a thread reads at a time
+_LARGEST_NORMALIZED = 2.0  # larger coordinates are certainly not normalised
 
 
 class YoloDataset(AnnotatedFolder):
-    """Images and labels that a ``data.yaml`` names.
+    """The images and labels of a ``data.yaml``.
 
-    Its ``train``, ``val`` (or ``valid``, ``validation``) and ``test`` name a folder, a text file that lists images, or
-    several of these, relative to ``path``. A file ``obj.data`` (Darknet, CVAT) or a list of class names
-    (``classes.txt``, ``notes.json``) serves as well. The labels of ``.../images/a.jpg`` are in ``.../labels/a.txt``, or
-    in ``a.txt`` next to it; see `LabelFiles`. An image without such a file has no objects. Labels are the keys, or the
-    positions, of ``names``.
+    Its fields ``train``, ``val`` (or ``valid``, ``validation``) and ``test`` give a folder, a text file that lists
+    images, or several of these, relative to ``path``. A file ``obj.data`` (Darknet, CVAT) or a list of class names
+    (``classes.txt``, ``notes.json``) is read as well. The labels of ``.../images/a.jpg`` are in ``.../labels/a.txt`` or
+    in ``a.txt`` next to the image; see `LabelFiles`. An image without such a file has no objects. Labels are the keys
+    of ``names``, or the positions if it is a list.
 
-    A row is an object: the class and cx cy w h, perhaps with a confidence and the number of a track, or with key
-    points; or the class and the corners of a polygon, of which the bounding box is taken; all in 0..1 of the image as
-    it is displayed (with its EXIF rotation). Which of these it is, ``kpt_shape`` and ``task`` of the ``data.yaml`` and
-    all rows together say; see `conclude`.
+    A row describes an object. It is a class and cx cy w h, which a confidence, a track number or key points may follow.
+    Or it is a class and the corners of a polygon, whose bounding box is used. All coordinates are in 0..1 of the
+    displayed image (with its EXIF rotation). `conclude` finds the form of the rows from ``kpt_shape`` and ``task`` of
+    the ``data.yaml`` and from all rows.
 
     Args:
       data_file: the ``data.yaml``, or another file or folder that `read_layout` reads.
-      split: "train", "val" or "test", by any of their names; "all" if the data set has no splits.
-      strict: whether wrong rows raise an error, or are dropped and counted.
-      skip: whether images without a readable header are dropped, and counted in ``faults``.
-      rows: what a row is: "box" (its first four numbers, whatever follows), "polygon" or "pose"; "auto": see above.
-      exif, max_level: see `detr_jax.data.images.decode`; boxes belong to the displayed image unless ``exif`` is
-        "ignore".
+      split: "train", "val" or "test", or another usual name of these. "all" if the data set has no splits.
+      strict: raise on the first error. If False, faulty rows are dropped and recorded in ``faults``.
+      skip: drop images without a readable header, and record them in ``faults``.
+      rows: the form of a row: "box" (the first four numbers; others are ignored), "polygon" or "pose". "auto": the form
+        is found as described above.
+      exif: see `detr_jax.data.images.decode`. Boxes belong to the displayed image unless it is "ignore".
+      max_level: see `detr_jax.data.images.decode`.
 
     Raises:
-      DataError: a file or folder is missing, ``data.yaml`` is damaged, or, if ``strict``, a row is wrong, rows have no
-        clear form or, without ``skip``, an image has no readable header.
+      DataError: a file or folder is missing, or ``data.yaml`` is damaged. If ``strict``, also for a faulty row, for
+        rows of unclear form and, without ``skip``, for an image without a readable header.
     """
 
     boxes_as_displayed = True
 
     understood: str
-    """What rows were taken for, and why."""
+    """A sentence that says which form the rows have, and why."""
 
     def __init__(
         self,
@@ -93,7 +94,7 @@ class YoloDataset(AnnotatedFolder):
         form = _form(files, layout, split, rows)
         self.understood = _understood(files, form)
         if not form.kind:
-            faults.error("label files whose rows have no clear form", _unclear(layout, form))
+            faults.error("label files whose rows have an unclear form", _unclear(layout, form))
         content: dict[str, list[Any]] = {
             "images": [
                 {"id": one.image_id, "file_name": one.image, "height": one.size[0], "width": one.size[1]}
@@ -106,9 +107,11 @@ class YoloDataset(AnnotatedFolder):
 
 
 def recognise_yolo(root: Path, given: str = "") -> Layout | None:
-    """How a folder would be read as a YOLO data set, as its files' names say; None if it is not one.
+    """The layout of a YOLO data set in a folder, or None if the folder has none.
 
-    ``given`` is the file in it that describes the data set; empty: found.
+    Args:
+      root: the folder.
+      given: the file in the folder that describes the data set. If it is empty, the usual names are tried.
     """
     file = root / given if given else description_file(root) if root.is_dir() else None
     if file is None:
@@ -118,32 +121,32 @@ def recognise_yolo(root: Path, given: str = "") -> Layout | None:
     except DataError:
         return None
     splits: dict[str, int] = {}
-    said: list[tuple[str, str]] = []
+    summaries: list[tuple[str, str]] = []
     for split, entries in layout.splits.items():
         ignored = Faults(str(root))
         try:
             found = split_images(layout, split, ignored)
-        except DataError:  # opening the split says what is wrong
+        except DataError:  # the error is raised when the split is opened
             splits[split] = 0
-            said.append((split, f"{split}: {', '.join(entries)}, which is not there"))
+            summaries.append((split, f"{split}: {', '.join(entries)}, which does not exist"))
             continue
         paths = found.paths
         if split == WHOLE and not any(LabelFiles(file.parent, found.folders).of(paths, ignored)):
-            continue  # a list of class names may lie in folders of other kinds
+            continue  # other kinds of data sets may have a list of class names too
         splits[split] = len(paths)
         folders = {os.path.dirname(path) for path in paths}
         where = _below(os.path.commonpath(folders), root) if len(entries) == 1 else f"{len(entries)} folders or lists"
-        said.append((split, f"{split}: {where} ({counted(len(paths), 'image')})"))
+        summaries.append((split, f"{split}: {where} ({counted(len(paths), 'image')})"))
     if not any(splits.values()):
         return None
     order = in_order(splits)
-    line = "; ".join(text for _, text in sorted(said, key=lambda one: order.index(one[0])))
-    places = {split: (file, split) for split in order}
-    return Layout("yolo", places, f"{root} is read as YOLO by {_below(str(file), root)} ({line})")
+    line = "; ".join(text for _, text in sorted(summaries, key=lambda one: order.index(one[0])))
+    locations = {split: (file, split) for split in order}
+    return Layout("yolo", locations, f"{root} is read as YOLO by {_below(str(file), root)} ({line})")
 
 
 class _File(NamedTuple):
-    """An image whose header could be read, and its labels."""
+    """An image with a readable header, and its labels."""
 
     image_id: int
     image: str
@@ -154,7 +157,7 @@ class _File(NamedTuple):
 
 
 def _pairs(layout: YoloLayout, split: str, faults: Faults) -> list[tuple[str, str | None]]:
-    """Each image of a split with its label file."""
+    """The images of a split with their label files."""
     found = split_images(layout, split, faults)
     labels = LabelFiles(layout.file.parent, found.folders)
     files = labels.of(found.paths, faults)
@@ -171,14 +174,14 @@ def _below(path: str, root: Path) -> str:
 def _read_all(
     pairs: Sequence[tuple[str, str | None]], layout: YoloLayout, faults: Faults, *, rotate: bool
 ) -> Iterator[_File]:
-    """Headers and labels of images; ids count from 1, also over images that cannot be read."""
+    """Reads the headers and labels of images. Ids count from 1 and include images that cannot be read."""
     numbers = {name: label for label, name in layout.names.items()}
 
     def read(start: int) -> list[tuple[tuple[int, int] | str, Labels | str]]:
-        return [(_size(image, rotate), _labels(path, numbers)) for image, path in pairs[start : start + _TOGETHER]]
+        return [(_size(image, rotate), _labels(path, numbers)) for image, path in pairs[start : start + _CHUNK]]
 
     with ThreadPoolExecutor(_THREADS) as threads:
-        read_files = (one for some in threads.map(read, range(0, len(pairs), _TOGETHER)) for one in some)
+        read_files = (one for some in threads.map(read, range(0, len(pairs), _CHUNK)) for one in some)
         for image_id, ((image, path), (size, labels)) in enumerate(zip(pairs, read_files, strict=True), start=1):
             if isinstance(size, str):
                 faults.unopened("images without a readable header", size)
@@ -199,7 +202,7 @@ def _read_all(
 
 
 def _size(image: str, rotate: bool) -> tuple[int, int] | str:
-    """(height, width) in pixels, or why the header cannot be read."""
+    """The (height, width) of an image in pixels, or a sentence that says why its header cannot be read."""
     try:
         return read_size(Path(image), rotate=rotate)
     except DataError as error:
@@ -216,15 +219,15 @@ def _labels(path: str | None, numbers: dict[str, int]) -> Labels | str:
         return str(error)
 
 
-def _form(files: list[_File], layout: YoloLayout, split: str, wanted: str) -> Form:
-    """The form of the rows; if those of a split leave it open, those of the others are read as well."""
+def _form(files: list[_File], layout: YoloLayout, split: str, requested: str) -> Form:
+    """The form of the rows. If the rows of a split leave it open, the rows of the other splits are read too."""
 
     def concluded(rows: list[np.ndarray]) -> Form:
         return conclude(
             np.concatenate([np.zeros((0, SIGNS + 1)), *rows]),
             key_points=layout.key_points,
             task=layout.task,
-            wanted=wanted,
+            requested=requested,
         )
 
     rows = [one.labels.rows for one in files]
@@ -248,18 +251,23 @@ def _form(files: list[_File], layout: YoloLayout, split: str, wanted: str) -> Fo
 def _understood(files: list[_File], form: Form) -> str:
     if not any(len(one.labels.rows) for one in files):
         return "no row of labels was found"
-    return f"a row is a class and {form.words} ({form.reason})" if form.kind else f"rows are not clear ({form.reason})"
+    return (
+        f"a row is a class and {form.words} ({form.reason})"
+        if form.kind
+        else f"the form of the rows is unclear ({form.reason})"
+    )
 
 
 def _unclear(layout: YoloLayout, form: Form) -> str:
     return (
-        f"the rows of the label files of {layout.file} may be boxes or polygons ({form.reason}): set data.yolo_rows to "
-        '"box" (the first four numbers are cx cy w h) or "polygon" (corners x y), or name kpt_shape in that file'
+        f"the rows of the label files of {layout.file} may be boxes or polygons ({form.reason}): "
+        'set data.sources.yolo.rows to "box" (the first four numbers are cx cy w h) or "polygon" (corners x y), or '
+        "add kpt_shape to this file"
     )
 
 
 def _annotations(files: list[_File], form: Form, faults: Faults) -> Iterator[dict[str, Any]]:
-    """Annotations of the rows that fit the form; what does not is counted."""
+    """The annotations of the rows that fit the form. Other rows are counted as faults."""
     pixels = _looks_like(files, form)
     number = 0
     for one in files:
@@ -269,18 +277,18 @@ def _annotations(files: list[_File], form: Form, faults: Faults) -> Iterator[dic
             count, where = int(row[COUNT]), f"{one.labels_path} row {int(row[NUMBER])}"
             if not form.fits(count):
                 faults.error(
-                    "rows that have another form than the others",
+                    "rows with another form than the others",
                     f"{where} has {count} numbers after the class, which must be a class, then {form.words} "
                     f"({form.reason})",
                 )
             elif max(map(abs, row[BOX] if form.kind == "box" or count == 4 else row[BOUNDS])) > _LARGEST_NORMALIZED:
-                said = shown(_line(one.labels_path, int(row[NUMBER])))
+                line = shown(_line(one.labels_path, int(row[NUMBER])))
                 faults.error(
                     "rows that are not normalised",
-                    f"{where} is {said}, which must be in 0..1 of the image, not in pixels{pixels}",
+                    f"{where} is {line}, which must be in 0..1 of the image, not in pixels{pixels}",
                 )
-            elif int(row[SIGNS]) & TWICE:
-                faults.add("rows that say the same as another were dropped", where)
+            elif int(row[SIGNS]) & DUPLICATE:
+                faults.add("duplicate rows were dropped", where)
             else:
                 number += 1
                 yield {
@@ -302,17 +310,17 @@ def _line(path: str, number: int) -> str:
 
 
 def _looks_like(files: list[_File], form: Form) -> str:
-    """What rows beyond 0..1 look like, all taken together."""
+    """The unit that rows beyond 0..1 seem to have, from all rows together, as the end of a sentence."""
     shapes = [(boxes_of(one.labels.rows, form), one.size) for one in files if len(one.labels.rows)]
     boxes = np.concatenate([np.zeros((0, 4)), *(boxes for boxes, _ in shapes)])
-    beyond = np.abs(boxes).max(1, initial=0) > _LARGEST_NORMALIZED
-    if not beyond.any():
+    out_of_range = np.abs(boxes).max(1, initial=0) > _LARGEST_NORMALIZED
+    if not out_of_range.any():
         return ""
     ends = boxes[:, :2] + boxes[:, 2:] / 2
-    share = f"; {int(beyond.sum())} of {len(boxes)} rows have numbers beyond 1"
+    share = f"; {int(out_of_range.sum())} of {len(boxes)} rows have numbers beyond 1"
     sides = np.concatenate([np.broadcast_to(size[::-1], (len(one), 2)) for one, size in shapes])
     percent, pixels = ends.max() <= 100.5, (ends <= sides + 1).all()
-    if beyond.mean() <= 0.5 or not (percent or pixels):
+    if out_of_range.mean() <= 0.5 or not (percent or pixels):
         return share
     kinds = [kind for kind, fits in (("percent", percent), ("pixels", pixels)) if fits]
     return f"{share}, as if they were {' or '.join(kinds)}: divide them by " + (

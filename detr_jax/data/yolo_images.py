@@ -1,4 +1,4 @@
-"""The images that a split of a YOLO data set names: those of folders, and those of lists."""
+"""Find the images of a split of a YOLO data set, in folders and in lists."""
 
 import os
 from pathlib import Path
@@ -14,30 +14,35 @@ class SplitImages(NamedTuple):
     """The images of a split."""
 
     paths: list[str]
-    """In order of their parts, each once."""
+    """The paths of the images, sorted by their components. Each appears once."""
     folders: list[Folder]
-    """Where they are; of a list, the folders of its images."""
+    """The folders of the images."""
     others: list[str]
-    """Images in these folders that are not listed."""
+    """Images in the folders that a list does not name."""
 
 
 def split_images(layout: YoloLayout, split: str, faults: Faults) -> SplitImages:
-    """Finds the images of a split; what is read in an unusual way is counted.
+    """Finds the images of a split. Unusual paths are counted.
+
+    Args:
+      layout: the description of the data set.
+      split: the name of the split.
+      faults: receives the unusual paths.
 
     Raises:
-      DataError: the split, or a folder or list that it names, is missing, or there is no image.
+      DataError: the split, or one of its folders or lists, is missing, or there is no image.
     """
     paths: dict[str, None] = {}
     others: dict[str, None] = {}
     folders: list[Folder] = []
     for entry in layout.entries(split):
-        place = _place(layout, split, entry, faults)
-        if place.is_dir():
-            folder = list_folder(place)
+        path_of_entry = _entry_path(layout, split, entry, faults)
+        if path_of_entry.is_dir():
+            folder = list_folder(path_of_entry)
             folders.append(folder)
             paths |= dict.fromkeys(os.path.join(folder.path, name) for name in images_in(folder))
         else:
-            listed, parents = _listed(place, layout, faults)
+            listed, parents = _listed(path_of_entry, layout, faults)
             folders += parents
             paths |= dict.fromkeys(listed)
             others |= dict.fromkeys(os.path.join(parent.path, name) for parent in parents for name in images_in(parent))
@@ -50,54 +55,55 @@ def split_images(layout: YoloLayout, split: str, faults: Faults) -> SplitImages:
     )
 
 
-def _place(layout: YoloLayout, split: str, entry: str, faults: Faults) -> Path:
-    """The folder or list that an entry names."""
+def _entry_path(layout: YoloLayout, split: str, entry: str, faults: Faults) -> Path:
+    """The path of the folder or list that an entry names."""
     base = layout.file.parent
     root = base / layout.root
     found = find_below(entry, [root, base], base)
     if found is None:
         raise DataError(
-            f"{layout.file} has {split}: {entry}, and there is no {root / entry}: correct path or {split} in that file."
+            f"{layout.file} has {split}: {entry}, but {root / entry} does not exist: correct path or {split} in that "
+            "file."
         )
-    place, elsewhere = found
+    path_of_entry, elsewhere = found
     if elsewhere or (layout.root.startswith("/") and not root.is_dir()):
         faults.add(
-            "folders or lists that do not exist as they are written were found near the file",
-            f"{split}: {root / entry} is read from {place}",
+            "folders or lists that do not exist at the given path were found near the file",
+            f"{split}: {root / entry} is read from {path_of_entry}",
         )
-    return place
+    return path_of_entry
 
 
 def _listed(path: Path, layout: YoloLayout, faults: Faults) -> tuple[list[str], list[Folder]]:
-    """The images of a list, and the folders that they are in."""
+    """The images of a list, and their folders."""
     try:
         lines = read_lines(path)
     except OSError as error:
         raise DataError(f"The list {path} cannot be read ({error}).") from None
     base = layout.file.parent
     bases = [path.parent, base / layout.root, base]
-    places: dict[str, str] = {}  # folder by how it is written
+    folder_of: dict[str, str] = {}  # folder by its spelling in the list
     folders: dict[str, Folder] = {}
-    names: dict[str, dict[str, str]] = {}  # of the files in each folder, by name in lower case
+    names: dict[str, dict[str, str]] = {}  # file names of each folder, by name in lower case
     paths: dict[str, None] = {}
     for line in lines:
         parent, name = os.path.split(posix_path(line.strip("\"'")))
-        place = places.get(parent)
-        if place is None:
+        folder = folder_of.get(parent)
+        if folder is None:
             found = find_below(os.path.join(parent, name), bases, base)
-            place = str(found[0].parent if found else Path(path.parent, parent))
+            folder = str(found[0].parent if found else Path(path.parent, parent))
             if found and found[1]:
-                faults.add("folders in lists that do not exist were found near the list", f"{parent} as {place}")
-            if found or os.path.isdir(place):
-                places[parent] = place
-        if place not in folders:
-            folders[place] = list_folder(place, below=False)
-            names[place] = {file.lower(): file for file in folders[place].files}
-        there = names[place].get(name.lower(), name)
-        if there != name and not os.path.lexists(os.path.join(place, name)):
-            faults.add("listed images whose names differ in case were read", f"{name} as {there}")
-            name = there
-        full = os.path.join(place, name)
+                faults.add("folders in lists that do not exist were found near the list", f"{parent} as {folder}")
+            if found or os.path.isdir(folder):
+                folder_of[parent] = folder
+        if folder not in folders:
+            folders[folder] = list_folder(folder, below=False)
+            names[folder] = {file.lower(): file for file in folders[folder].files}
+        existing = names[folder].get(name.lower(), name)
+        if existing != name and not os.path.lexists(os.path.join(folder, name)):
+            faults.add("listed images whose names differ in case were read", f"{name} as {existing}")
+            name = existing
+        full = os.path.join(folder, name)
         if full in paths:
             faults.add("images listed twice were read once", full)
         paths[full] = None

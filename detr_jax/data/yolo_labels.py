@@ -1,4 +1,4 @@
-"""Which label file belongs to which image of a YOLO data set."""
+"""`LabelFiles`: find the label file of each image of a YOLO data set."""
 
 import collections
 import os
@@ -15,30 +15,35 @@ _OTHER_TEXTS = {
     "readme.dataset.txt", "readme.roboflow.txt", "requirements.txt", "test.txt", "train.txt", "val.txt",
     "valid.txt", "validation.txt",
 }  # fmt: skip
-"""Text files that lie among label files and are none."""
+"""Text files among label files that are not label files."""
 
 
 class LabelFiles:
     """The label files of images.
 
-    The labels of ``.../images/sub/a.jpg`` are in ``.../labels/sub/a.txt``, as Ultralytics has it, or next to the
-    image. A folder called ``Labels``, ``label``, ``labelTxt``, ``txt`` or ``annotations`` serves as well, as do
-    ``sub/labels`` and ``labels`` in place of another folder above the image, up to ``root``. Suffixes may be in any
-    case, and so may names, if they then fit one image only.
+    The labels of ``.../images/sub/a.jpg`` are in ``.../labels/sub/a.txt``, as in Ultralytics, or next to the image. The
+    folder may also be called ``Labels``, ``label``, ``labelTxt``, ``txt`` or ``annotations``. It may also be
+    ``sub/labels``, or replace another folder above the image, up to ``root``. Suffixes may be in any case. Names may be
+    in any case if they fit only one image.
 
     Args:
       root: the folder of the data set.
-      folders: those in which images were looked for, with their sub-folders.
+      folders: the folders of the images, with their sub-folders.
     """
 
     def __init__(self, root: Path, folders: Iterable[Folder]):
         self._root = os.path.abspath(root)
         self._folders = list(folders)
-        self._listed: dict[str, dict[str, str]] = {}  # label files by stem, by folder
+        self._listed: dict[str, dict[str, str]] = {}  # label files by folder and name without suffix
         self._used: set[str] = set()
 
     def of(self, images: Sequence[str], faults: Faults) -> list[str | None]:
-        """The label file of each image, None if there is none; what is doubtful is counted."""
+        """The label file of each image, or None if it has none.
+
+        Args:
+          images: the paths of the images.
+          faults: receives ambiguous and missing label files.
+        """
         by_folder: dict[str, list[int]] = collections.defaultdict(list)
         for index, image in enumerate(images):
             by_folder[os.path.dirname(image)].append(index)
@@ -48,35 +53,41 @@ class LabelFiles:
             stems = collections.Counter(stem_of(os.path.basename(images[index])) for index in indices)
             for index in indices:
                 stem = stem_of(os.path.basename(images[index]))
-                there = [self._listed[place][stem] for place in candidates if stem in self._listed[place]]
-                if len(there) > 1:
-                    faults.add("images with label files in two folders, of which the first was read", "; ".join(there))
-                if there:
-                    self._used.update(there)
-                    found[index] = there[0]
-                if there and stems[stem] > 1 and _has_rows(there[0]):
+                existing = [
+                    self._listed[label_folder][stem]
+                    for label_folder in candidates
+                    if stem in self._listed[label_folder]
+                ]
+                if len(existing) > 1:
+                    faults.add("images with label files in two folders: the first was read", "; ".join(existing))
+                if existing:
+                    self._used.update(existing)
+                    found[index] = existing[0]
+                if existing and stems[stem] > 1 and _has_rows(existing[0]):
                     faults.error(
-                        "images whose names differ in their suffix only, with labels for one",
+                        "images whose names differ only in the suffix, with labels for one of them",
                         f"{images[index]} and another image, whose name differs in the suffix, both have the label "
-                        f"file {there[0]}: rename one of the two, or take it out",
+                        f"file {existing[0]}: rename or remove one of the two",
                     )
             self._match_loosely(images, indices, found, candidates, faults)
         if images and not any(found) and set(self._listed) <= set(by_folder) and not any(self._listed.values()):
-            looked = "; ".join(sorted({place for folder in by_folder for place in self._places(folder)})[:3])
+            looked = "; ".join(
+                sorted({label_folder for folder in by_folder for label_folder in self._possible_folders(folder)})[:3]
+            )
             faults.error(
                 "splits without label files",
-                f"there is no label file for any of the {len(images)} images, in {looked}: put the labels of "
+                f"none of the {len(images)} images has a label file in {looked}: put the labels of "
                 "images/a.jpg into labels/a.txt",
             )
         return found
 
     def count_unused(self, faults: Faults) -> None:
-        """Counts label files that belong to no image."""
-        places = dict.fromkeys(self._listed, False)
+        """Counts the label files without an image."""
+        label_folders = dict.fromkeys(self._listed, False)
         for folder in self._folders:
-            for place in self._candidates(folder.path):
-                places[place] = places.get(place, False) or folder.below
-        real: dict[str, str] = {}  # of folders
+            for label_folder in self._candidates(folder.path):
+                label_folders[label_folder] = label_folders.get(label_folder, False) or folder.below
+        real: dict[str, str] = {}  # real paths of folders; resolving each file would be slow
 
         def real_path(path: str) -> str:
             folder, name = os.path.split(path)
@@ -85,61 +96,64 @@ class LabelFiles:
             return f"{real[folder]}/{name}"
 
         used = {real_path(path) for path in self._used}
+        # The label files of unreadable images are not counted again.
         unread = {os.path.basename(stem_of(name)) for folder in self._folders for name in unread_images(folder)}
-        for place, below in sorted(places.items()):
-            for name in list_folder(place, below=below).files:
-                path = f"{place}/{name}"
+        for label_folder, below in sorted(label_folders.items()):
+            for name in list_folder(label_folder, below=below).files:
+                path = f"{label_folder}/{name}"
                 if suffix_of(name) != ".txt" or real_path(path) in used:
                     continue
                 used.add(real_path(path))
                 base = os.path.basename(name)
-                if base.lower() not in _OTHER_TEXTS and stem_of(base) not in unread:  # the image was counted
+                if base.lower() not in _OTHER_TEXTS and stem_of(base) not in unread:
                     faults.add("label files without an image were ignored", path)
 
     def ignore(self, images: Iterable[str]) -> None:
-        """Takes the label files of images that are not wanted for used."""
+        """Marks the label files of images that are not in the split as used."""
         for image in images:
             stem = stem_of(os.path.basename(image))
-            for place in self._candidates(os.path.dirname(image)):
-                if stem in self._listed[place]:
-                    self._used.add(self._listed[place][stem])
+            for label_folder in self._candidates(os.path.dirname(image)):
+                if stem in self._listed[label_folder]:
+                    self._used.add(self._listed[label_folder][stem])
 
     def _match_loosely(
         self, images: Sequence[str], indices: list[int], found: list[str | None], candidates: list[str], faults: Faults
     ) -> None:
-        """Labels whose names differ in case, or hold the image's suffix (a.jpg.txt)."""
+        """Finds label files whose names differ in case, or contain the suffix of the image (a.jpg.txt)."""
         without = [index for index in indices if found[index] is None]
         if not without:
             return
         loose: dict[str, list[str]] = collections.defaultdict(list)
-        for place in candidates:
-            for stem, path in self._listed[place].items():
+        for label_folder in candidates:
+            for stem, path in self._listed[label_folder].items():
                 if path not in self._used and os.path.basename(path).lower() not in _OTHER_TEXTS:
                     loose[stem.lower()].append(path)
         if not loose:
             return
         for index in without:
             name = os.path.basename(images[index]).lower()
-            there = loose.get(stem_of(name)) or loose.get(name) or []
-            if len(there) == 1 and there[0] not in self._used:
-                self._used.add(there[0])
-                found[index] = there[0]
-                faults.add("label files whose names differ from the image's in case or suffix were read", there[0])
+            existing = loose.get(stem_of(name)) or loose.get(name) or []
+            if len(existing) == 1 and existing[0] not in self._used:
+                self._used.add(existing[0])
+                found[index] = existing[0]
+                faults.add("label files whose names differ in case or suffix from the image were read", existing[0])
 
     def _candidates(self, folder: str) -> list[str]:
-        """The folders that may hold the labels of the images in a folder; each is listed."""
-        places = [place for place in self._places(folder) if os.path.isdir(place)]
-        places = list({os.path.realpath(place): place for place in reversed(places)}.values())[::-1]
-        for place in places:
-            if place not in self._listed:
-                self._listed[place] = {
-                    stem_of(name): f"{place}/{name}"
-                    for name in list_folder(place, below=False).files
+        """The existing folders that may hold the labels of the images in a folder. Their files are listed."""
+        label_folders = [label_folder for label_folder in self._possible_folders(folder) if os.path.isdir(label_folder)]
+        label_folders = list(
+            {os.path.realpath(label_folder): label_folder for label_folder in reversed(label_folders)}.values()
+        )[::-1]
+        for label_folder in label_folders:
+            if label_folder not in self._listed:
+                self._listed[label_folder] = {
+                    stem_of(name): f"{label_folder}/{name}"
+                    for name in list_folder(label_folder, below=False).files
                     if suffix_of(name) == ".txt"
                 }
-        return places
+        return label_folders
 
-    def _places(self, folder: str) -> list[str]:
+    def _possible_folders(self, folder: str) -> list[str]:
         parts = Path(folder).parts
         named = [i for i in reversed(range(len(parts))) if parts[i].lower() in IMAGE_FOLDERS]
         others = [
@@ -147,16 +161,16 @@ class LabelFiles:
             for i in reversed(range(len(parts)))
             if i not in named and os.path.abspath(Path(*parts[: i + 1])).startswith(self._root + os.sep)
         ]
-        mirrored = [place for i in named for place in _mirrored(parts, i)]
+        mirrored = [label_folder for i in named for label_folder in _mirrored(parts, i)]
         inner = subfolder(Path(folder), *_LABEL_FOLDERS)
         return [*mirrored, folder, *([str(inner)] if inner else []), *(p for i in others for p in _mirrored(parts, i))]
 
 
 def _mirrored(parts: tuple[str, ...], index: int) -> list[str]:
-    """The folder whose part ``index`` is one of labels; the usual name comes first and need not exist."""
+    """The path with component ``index`` replaced by a folder of labels. If there is none, it is ``labels``."""
     parent = Path(*parts[:index]) if index else Path()
-    there = subfolder(parent, *_LABEL_FOLDERS)
-    return [str(Path(there or parent / "labels", *parts[index + 1 :]))]
+    existing = subfolder(parent, *_LABEL_FOLDERS)
+    return [str(Path(existing or parent / "labels", *parts[index + 1 :]))]
 
 
 def _has_rows(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""What describes a YOLO data set: a ``data.yaml``, Darknet's ``obj.data``, or a list of class names."""
+"""Read the description of a YOLO data set: a ``data.yaml``, Darknet's ``obj.data``, or a list of class names."""
 
 import json
 import os
@@ -15,33 +15,35 @@ from detr_jax.data.source import DataError
 from detr_jax.data.text_files import decode_text, posix_path, shortened
 
 IMAGE_FOLDERS = frozenset(("images", "image", "imgs", "img", "jpegimages"))
-"""Names of folders of images, in lower case."""
+"""The usual names of folders of images, in lower case."""
 
 _NAME_FILES = ("classes.txt", "obj.names", "notes.json", "classes.names")
 _NOTHING = ("", "null", "~", "None")
 
 
 class YoloLayout(NamedTuple):
-    """What a YOLO data set says about itself."""
+    """The description of a YOLO data set."""
 
     file: Path
-    """Of which messages speak."""
+    """The file that describes the data set; messages name it."""
     root: str
-    """The folder that paths are relative to, relative to ``file``'s, which is tried as well."""
+    """The base of the paths, relative to the folder of ``file``, which is tried as well."""
     names: dict[int, str]
+    """Class name by label."""
     splits: dict[str, list[str]]
-    """Folders or lists of images by split, as they are written."""
+    """The folders or lists of images of each split, as written in the file."""
     key_points: tuple[int, int] | None
-    """How many key points a row has, and how many numbers each."""
+    """How many key points a row has, and how many numbers each has."""
     task: str
+    """The task, for example "detect" or "segment"; empty if it is not given."""
     notes: tuple[tuple[str, str], ...]
-    """What was read in an unusual way: kind and name, for `Faults.add`."""
+    """Kind and name of each unusual item that was read, for `Faults.add`."""
 
     def entries(self, split: str) -> list[str]:
-        """Folders or lists of images of a split.
+        """The folders or lists of images of a split.
 
         Raises:
-          DataError: there is no such split.
+          DataError: the split does not exist.
         """
         for name in (split, *split_group(split)):
             if self.splits.get(name):
@@ -53,13 +55,13 @@ class YoloLayout(NamedTuple):
 
 
 def read_layout(path: Path) -> YoloLayout:
-    """Reads what describes a data set.
+    """Reads the description of a data set.
 
     Args:
       path: a ``data.yaml``, an ``obj.data``, a file of class names, or the folder of one of these.
 
     Raises:
-      DataError: it is missing or wrong.
+      DataError: the file is missing, damaged or incomplete.
     """
     if path.is_dir():
         described = description_file(path)
@@ -74,7 +76,7 @@ def read_layout(path: Path) -> YoloLayout:
 
 
 def description_file(root: Path) -> Path | None:
-    """The file in a folder that describes a YOLO data set; None if there is none."""
+    """The file in a folder that describes a YOLO data set, or None."""
     files = sorted(entry.name for entry in os.scandir(root) if entry.is_file() and not entry.name.startswith("."))
     yamls = [name for name in files if name.lower().endswith((".yaml", ".yml"))]
     yamls.sort(key=lambda name: (not name.lower().startswith(("data.", "dataset.")), name))
@@ -84,15 +86,15 @@ def description_file(root: Path) -> Path | None:
     for name in files:
         if name.lower().endswith(".data"):
             return root / name
-    places = (root, *(subfolder(root, name) for name in ("labels", "images", "obj_train_data", *TRAIN, *VALIDATION)))
-    for place in places:
+    folders = (root, *(subfolder(root, name) for name in ("labels", "images", "obj_train_data", *TRAIN, *VALIDATION)))
+    for folder in folders:
         for name in _NAME_FILES:
             if (
-                place is not None
-                and (place / name).is_file()
-                and (name != "notes.json" or _has_categories(place / name))
+                folder is not None
+                and (folder / name).is_file()
+                and (name != "notes.json" or _has_categories(folder / name))
             ):
-                return place / name
+                return folder / name
     return None
 
 
@@ -100,7 +102,7 @@ def _is_data_yaml(path: Path) -> bool:
     try:
         content = _load_yaml(path)
     except DataError:
-        return path.name.lower() in ("data.yaml", "data.yml")  # to be told what is wrong with it
+        return path.name.lower() in ("data.yaml", "data.yml")  # reading it again reports the error
     return ("names" in content or "nc" in content) and any(_split_entries(content))
 
 
@@ -119,8 +121,8 @@ def _read_data_yaml(path: Path) -> YoloLayout:
         numbers = [int(one) for one in points if str(one).isdecimal()] if isinstance(points, list) else []
         if len(numbers) != 2 or numbers[1] not in (2, 3):
             raise DataError(
-                f"{path} has kpt_shape={shown(points)}: it must be how many key points there are, and 2 or 3 numbers "
-                "for each, such as [17, 3]."
+                f"{path} has kpt_shape={shown(points)}: it must be the number of key points, and 2 or 3 numbers for "
+                "each, such as [17, 3]."
             )
         key_points = numbers[0], numbers[1]
     task = str(content.get("task") or "").lower()
@@ -128,7 +130,7 @@ def _read_data_yaml(path: Path) -> YoloLayout:
 
 
 def _split_entries(content: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
-    """The fields that name images."""
+    """The fields that give the images of a split."""
     for split in (*TRAIN, *VALIDATION, *TEST):
         value = content.get(split)
         if value is not None and value not in _NOTHING:
@@ -136,15 +138,19 @@ def _split_entries(content: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:
-    """The fields of a YAML file; all values are texts as they are written, so that a class may be called "no"."""
+    """The fields of a YAML file. All values are texts as written, so that a class may be called "no".
+
+    Raises:
+      DataError: the file is missing, or is not YAML with fields.
+    """
     try:
         text = decode_text(path.read_bytes())
         node = yaml.compose(text, Loader=yaml.BaseLoader)
         _check_keys(node, path)
-        content = yaml.load(text, Loader=yaml.BaseLoader)  # makes texts, lists and dictionaries only
+        content = yaml.load(text, Loader=yaml.BaseLoader)  # this loader creates only texts, lists and dictionaries
     except FileNotFoundError:
         raise DataError(
-            f"The file {path} does not exist: set data.root and data.yolo_file to where the data.yaml is."
+            f"The file {path} does not exist: set data.root and data.sources.yolo.file to the data.yaml."
         ) from None
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
@@ -160,14 +166,14 @@ def _load_yaml(path: Path) -> dict[str, Any]:
 
 
 def _check_keys(node: yaml.Node | None, path: Path) -> None:
-    """Refuses fields and classes that are given twice, of which YAML would keep the last."""
+    """Refuses duplicate fields and classes. YAML would silently keep the last one."""
     if not isinstance(node, yaml.MappingNode):
         return
     seen: set[str] = set()
     for key, value in node.value:
         if key.value in seen:
             raise DataError(
-                f"{path} gives {shown(key.value)} twice, again in line {key.start_mark.line + 1}: keep one."
+                f"{path} has {shown(key.value)} twice, the second time in line {key.start_mark.line + 1}: keep one."
             )
         if isinstance(key, yaml.ScalarNode):
             seen.add(key.value)
@@ -182,21 +188,21 @@ def _class_names(content: dict[str, Any], path: Path) -> tuple[dict[int, str], l
     if count is None and given not in _NOTHING:
         raise DataError(f"{path} has nc={shown(content['nc'])}: it must be the number of classes.")
     if (names is None or names in _NOTHING) and count:
-        notes.append(("data files without names, whose classes are called by their numbers", f"{path}, nc: {count}"))
+        notes.append(("data files without names: the classes are named by their numbers", f"{path}, nc: {count}"))
         names = [str(label) for label in range(count)]
     if isinstance(names, str) and (path.parent / names).is_file():
         return _read_names(path.parent / names), notes
     if isinstance(names, list):
         names = {str(label): name for label, name in enumerate(names)}
     if isinstance(names, dict) and not all(str(label).isdecimal() for label in names):
-        turned = {str(label): name for name, label in names.items()}
-        if len(turned) == len(names) and all(label.isdecimal() for label in turned):
-            notes.append(("data files that give numbers by name, and not names by number", str(path)))
-            names = turned
+        inverted = {str(label): name for name, label in names.items()}
+        if len(inverted) == len(names) and all(label.isdecimal() for label in inverted):
+            notes.append(("data files that map names to numbers instead of numbers to names", str(path)))
+            names = inverted
     if not isinstance(names, dict) or not names or not all(str(label).isdecimal() for label in names):
         raise DataError(
-            f"{path} has names={shown(names)}: they must be a list of class names, such as [cat, dog], or one by "
-            "number (0: person)."
+            f"{path} has names={shown(names)}: they must be a list of class names, such as [cat, dog], or map "
+            "numbers to names (0: person)."
         )
     for label, name in names.items():
         if not isinstance(name, str) or not name.strip():
@@ -210,7 +216,7 @@ def _class_names(content: dict[str, Any], path: Path) -> tuple[dict[int, str], l
 
 
 def _read_names(path: Path) -> dict[int, str]:
-    """The classes in a file of names, one a line, or in Label Studio's ``notes.json``."""
+    """The class names in a file with one name per line, or in Label Studio's ``notes.json``."""
     try:
         text = decode_text(path.read_bytes())
         if path.suffix.lower() == ".json":
@@ -220,7 +226,7 @@ def _read_names(path: Path) -> dict[int, str]:
         raise DataError(f"The file of class names {path} cannot be read ({error}).") from None
     names = [line.strip() for line in text.rstrip().splitlines()]
     if not all(names) or not names:
-        raise DataError(f"The file of class names {path} has an empty line: give one class a line.")
+        raise DataError(f"The file of class names {path} has an empty line: write one class per line.")
     return dict(enumerate(names))
 
 
@@ -232,7 +238,7 @@ def _has_categories(path: Path) -> bool:
 
 
 def _read_darknet(path: Path) -> YoloLayout:
-    """``obj.data`` of Darknet and of CVAT's YOLO 1.1: ``names``, ``train`` and ``valid`` are files."""
+    """Reads an ``obj.data`` of Darknet or of CVAT's YOLO 1.1, whose ``names``, ``train`` and ``valid`` are files."""
     fields: dict[str, str] = {}
     try:
         for line in decode_text(path.read_bytes()).splitlines():
@@ -244,44 +250,44 @@ def _read_darknet(path: Path) -> YoloLayout:
     names = fields.get("names")
     there = find_below(names, [path.parent], path.parent) if names else None
     if there is None:
-        raise DataError(f"{path} has names={shown(names)}, and there is no such file: it must list the classes.")
+        raise DataError(f"{path} has names={shown(names)}, but this file does not exist: it must list the classes.")
     splits = {name: [fields[name]] for name in (*TRAIN, *VALIDATION, *TEST) if fields.get(name)}
     return YoloLayout(path, "", _read_names(there[0]), splits, None, "", ())
 
 
 def _read_names_only(path: Path) -> YoloLayout:
-    """A file of class names, as of Label Studio and labelImg: images are next to it, or next to its folder."""
+    """Reads a file of class names (Label Studio, labelImg). The images are next to it or next to its folder."""
     root = path.parent
     if root.name.lower() in ("labels", "images", "obj_train_data", *TRAIN, *VALIDATION):
         root = root.parent
     splits: dict[str, list[str]] = {}
     images = subfolder(root, "images")
     for name in (*TRAIN, *VALIDATION, *TEST):
-        for place in ([images] if images else []) + [root]:
-            if (there := subfolder(place, name)) is not None:
+        for folder in ([images] if images else []) + [root]:
+            if (there := subfolder(folder, name)) is not None:
                 splits.setdefault(name, [os.path.relpath(there, path.parent)])
-    whole = [os.path.relpath(images or root, path.parent)]
-    return YoloLayout(path, "", _read_names(path), splits or {WHOLE: whole}, None, "", ())
+    all_images = [os.path.relpath(images or root, path.parent)]
+    return YoloLayout(path, "", _read_names(path), splits or {WHOLE: all_images}, None, "", ())
 
 
 def find_below(text: str, bases: list[Path], folder: Path) -> tuple[Path, bool] | None:
-    """A file or folder that a file names, and whether it was found elsewhere than the file says.
+    """The path of a file or folder that a description names, and whether it differs from the path in the description.
 
     Args:
-      text: the path as it is written, perhaps with backslashes, or that of another machine.
-      bases: the folders that it may be relative to.
-      folder: that below which it is looked for by the end of its path, if it is nowhere else.
+      text: the path as written. It may have backslashes or come from another machine.
+      bases: the folders that the path may be relative to.
+      folder: the folder that is searched for the end of the path if the path does not exist.
     """
     name = posix_path(text)
     inner = name
-    while inner.startswith("../"):  # exports of Roboflow say ../train/images of train/images
+    while inner.startswith("../"):  # Roboflow writes ../train/images for train/images
         inner = inner.removeprefix("../")
-    inner = inner.removeprefix("data/")  # and those of CVAT data/train.txt of train.txt
+    inner = inner.removeprefix("data/")  # CVAT writes data/train.txt for train.txt
     for candidate in [base / one for one in dict.fromkeys((text, name, inner)) for base in bases]:
         if _exists(candidate):
             return candidate, False
     for end in shortened(name)[1:]:
-        if end.lower() not in IMAGE_FOLDERS and _exists(folder / end):  # images alone may be those of another split
+        if end.lower() not in IMAGE_FOLDERS and _exists(folder / end):  # a folder "images" may belong to another split
             return folder / end, True
     return None
 
@@ -289,5 +295,5 @@ def find_below(text: str, bases: list[Path], folder: Path) -> tuple[Path, bool] 
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # too long, or with a null character
+    except (OSError, ValueError):  # the path is too long or has a null character
         return False

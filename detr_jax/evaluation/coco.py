@@ -1,4 +1,4 @@
-"""The official COCO box metrics."""
+"""COCO's box metrics, computed by faster-coco-eval."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,23 +6,25 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
+from detr_jax.boxes import xyxy_to_xywh
+
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 Metrics = dict[str, float | None]
-"""Numbers in 0..1 by name: those of `METRICS`, and ``AP/<category>`` of each category.
+"""Values in 0..1 by name: the names in `METRICS`, and ``AP/<category>`` for each category.
 
-A number is None if the ground truth has no object of its kind (of this size, of this category, or any): it is not
-defined then. COCO's own evaluation writes -1 there, which is not a number to compare with others.
+A value is None, which means undefined, if the ground truth has no object of its size or category, or no object at all.
+COCO's own evaluation writes -1 instead, which cannot be compared with other values.
 """
 
 
 def has_objects(ground_truth: dict[str, Any]) -> bool:
-    """Whether an instances JSON has an object that counts; without one, no metric is defined. Crowds do not count."""
+    """Whether an instances JSON has an object that is not a crowd. Without one, no metric is defined."""
     return any(not annotation.get("iscrowd") for annotation in ground_truth["annotations"])
 
 
 class CocoEvaluator:
-    """Collects detections and compares them with annotations, as COCO's own evaluation does."""
+    """Collects detections and compares them with annotations like COCO's own evaluation."""
 
     def __init__(self, ground_truth: dict[str, Any]):
         """``ground_truth`` is an instances JSON: images, annotations (crowds included) and categories."""
@@ -33,20 +35,18 @@ class CocoEvaluator:
         """Adds the detections of a batch.
 
         Args:
-          image_ids: [B]; images with a negative id are passed over.
+          image_ids: [B]; images with a negative id are ignored.
           boxes: [B, Q, 4] xyxy in pixels of the original images.
           scores: [B, Q].
           labels: [B, Q], category ids.
         """
-        for image_id, (x0, y0, x1, y1), score, label in zip(
-            image_ids, np.moveaxis(boxes, -1, 1), scores, labels, strict=True
-        ):
+        for image_id, xywh, score, label in zip(image_ids, xyxy_to_xywh(boxes), scores, labels, strict=True):
             if image_id >= 0:
-                row = (np.full_like(score, image_id, np.float64), x0, y0, x1 - x0, y1 - y0, score, label)
-                self._rows.append(np.stack(row, axis=1).astype(np.float64))
+                columns = np.full(len(score), image_id), xywh, score, label
+                self._rows.append(np.column_stack([np.asarray(x, np.float64) for x in columns]))
 
     def metrics(self) -> Metrics:
-        """The `Metrics` of what was added."""
+        """The `Metrics` of all detections that were added."""
         evaluation = self._evaluated()
         evaluation.summarize()
         stats = (float(value) for value in evaluation.stats[: len(METRICS)])
@@ -62,7 +62,7 @@ class CocoEvaluator:
     def precision(self) -> tuple[np.ndarray, list[str]]:
         """Precision [10, 101, K] at IoU 0.5, 0.55 ... 0.95 and recall 0, 0.01 ... 1, and the names of the K categories.
 
-        It is -1 for a category without objects, and 0 at a recall that is not reached.
+        Precision is -1 for a category without objects, and 0 at a recall that is not reached.
         """
         evaluation = self._evaluated()
         names = [evaluation.cocoGt.cats[category_id]["name"] for category_id in evaluation.params.catIds]

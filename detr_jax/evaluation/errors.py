@@ -1,35 +1,25 @@
-"""What a detector gets wrong: classes that it confuses, and how wrong each image is."""
+"""Mistakes of a detector: confused classes, and the error of each image."""
 
 import numpy as np
 
+from detr_jax.boxes import area, intersection_area, iou
 from detr_jax.data import Objects
 
 IOU = 0.5
-"""Least overlap of a detection with the object that it is about."""
+"""Smallest IoU at which a detection matches an object."""
 
 
 def iou_matrix(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
-    """Intersection over union of every pair of boxes [n, 4] and [m, 4], in the same units: [n, m], in numpy."""
-    intersection = _intersections(a_xyxy, b_xyxy)
-    union = _areas(a_xyxy)[:, None] + _areas(b_xyxy)[None] - intersection
-    return intersection / np.maximum(union, 1e-12)
-
-
-def _intersections(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
-    """The area that every pair of boxes [n, 4] and [m, 4] shares, [n, m]."""
-    a, b = a_xyxy[:, None].astype(float), b_xyxy[None].astype(float)
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    return np.prod(np.maximum(sides, 0), axis=-1)
-
-
-def _areas(xyxy: np.ndarray) -> np.ndarray:
-    """The area of each box of [n, 4], [n]."""
-    boxes = xyxy.astype(float)
-    return np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1)
+    """Intersection over union of every pair of boxes [n, 4] and [m, 4], in the same units: [n, m] float64."""
+    return iou(a_xyxy[:, None].astype(float), b_xyxy[None].astype(float))
 
 
 def match_by_overlap(overlap: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs (row, column) of an overlap matrix [n, m], the largest first, each row and column once, down to `IOU`."""
+    """Matches rows and columns of an overlap matrix [n, m] greedily, the largest overlap first.
+
+    Returns:
+      Pairs (row, column) with an overlap of at least `IOU`. Each row and column occurs at most once.
+    """
     overlap = overlap.copy()
     pairs = []
     while overlap.size and overlap.max() >= IOU:
@@ -40,18 +30,22 @@ def match_by_overlap(overlap: np.ndarray) -> list[tuple[int, int]]:
 
 
 def outside_crowds(found: Objects, truth: Objects, crowds: Objects) -> np.ndarray:
-    """Which of n detections count, [n] bool: as COCO's evaluation does, those are passed over that find no object and
-    lie, by half of their area, in a crowd of their class."""
-    share = _intersections(found.boxes, crowds.boxes) / np.maximum(_areas(found.boxes), 1e-12)[:, None]
+    """Which of n detections count, [n] bool.
+
+    Like COCO's evaluation, this ignores a detection that matches no object if at least half of its area lies in a
+    crowd of its class.
+    """
+    boxes = found.boxes[:, None].astype(float)
+    share = intersection_area(boxes, crowds.boxes[None].astype(float)) / np.maximum(area(boxes), 1e-12)
     crowded = ((share >= IOU) & (found.labels[:, None] == crowds.labels[None])).any(axis=1)
     return ~crowded | (iou_matrix(found.boxes, truth.boxes) >= IOU).any(axis=1)
 
 
 def confusion(truth: Objects, found: Objects, num_classes: int) -> np.ndarray:
-    """Of one image, how often an object of one class (row) was found as another (column): [C + 1, C + 1] int.
+    """Counts how often objects of a class (row) were detected as a class (column) in one image: [C + 1, C + 1] int.
 
-    Detections and objects are matched by overlap, whatever their classes. The last column counts objects that nothing
-    was found for, the last row detections where there is no object. Labels are 0 to ``num_classes`` - 1 = C - 1.
+    Detections and objects are matched by overlap only, not by class. The last column counts objects without a
+    detection. The last row counts detections without an object. Labels are in 0 to ``num_classes`` - 1 = C - 1.
     """
     counts = np.zeros((num_classes + 1, num_classes + 1), int)
     pairs = match_by_overlap(iou_matrix(truth.boxes, found.boxes))
@@ -65,10 +59,14 @@ def confusion(truth: Objects, found: Objects, num_classes: int) -> np.ndarray:
 
 
 def image_error(truth: Objects, found: Objects) -> tuple[float, int]:
-    """How wrong the detections of one image are: 1 - panoptic quality of the boxes, and missed plus spurious ones.
+    """The error of the detections in one image.
 
-    With p pairs of one class that overlap by at least `IOU`, the quality is the sum of their overlaps over
-    p + spurious / 2 + missed / 2; an image without objects and detections has error 0.
+    An object and a detection of the same class are paired if their overlap is at least `IOU`. With p pairs, the
+    panoptic quality is the sum of their overlaps divided by p + spurious / 2 + missed / 2.
+
+    Returns:
+      1 - panoptic quality, which is 0 for an image without objects and detections, and the number of missed objects
+      plus the number of spurious detections.
 
     Source: Kirillov et al., "Panoptic Segmentation" (2019), equation 1.
     """

@@ -12,8 +12,7 @@ from detr_jax.checkpoints import find_checkpoint, labels_of_run, load_model
 from detr_jax.config import Config, ConfigError, from_json
 from detr_jax.data import DataError, Objects, Source, open_source
 from detr_jax.evaluation.coco import METRICS, CocoEvaluator, Metrics
-from detr_jax.evaluation.errors import IOU, confusion, image_error, outside_crowds
-from detr_jax.evaluation.stored import (
+from detr_jax.evaluation.detections_file import (
     DETECTIONS,
     SNAPSHOTS,
     StoredDetections,
@@ -21,6 +20,7 @@ from detr_jax.evaluation.stored import (
     read_snapshots,
     write_detections,
 )
+from detr_jax.evaluation.errors import IOU, confusion, image_error, outside_crowds
 from detr_jax.evaluation.validator import Validator
 from detr_jax.sharding import create_mesh
 from detr_jax.visualization import LabelledBoxes, charts
@@ -111,10 +111,7 @@ def animate(workdir: Path, path: Path, config: Config, source: Source) -> None:
     if not snapshots:
         raise DataError(f"{workdir} has no snapshots: train with evaluation.snapshots and evaluation.pictures above 0.")
     images = [source[index].image for index in _indices(source, snapshots[0].image_ids, SNAPSHOTS)]
-    frames = [
-        [LabelledBoxes(boxes, labels, scores) for boxes, scores, labels in zip(*snapshot[2:], strict=True)]
-        for snapshot in snapshots
-    ]
+    frames = [list(map(LabelledBoxes, one.boxes, one.labels, one.scores)) for one in snapshots]
     training_animation(path, images, [snapshot.step for snapshot in snapshots], frames)
 
 
@@ -205,7 +202,8 @@ def _pairs(source: Source, found: StoredDetections, threshold: float) -> list[Pa
         )
     crowds = _crowds(source)
     pairs = []
-    for index, image_id, boxes, scores, labels in zip(indices, found.image_ids.tolist(), *found[2:], strict=True):
+    columns = found.image_ids.tolist(), found.boxes, found.scores, found.labels
+    for index, image_id, boxes, scores, labels in zip(indices, *columns, strict=True):
         sure, truth = scores >= threshold, source.objects(index)
         if image_id in crowds:
             sure &= outside_crowds(Objects(boxes, labels), truth, crowds[image_id])
@@ -265,7 +263,7 @@ def _worst_images(source: Source, pairs: list[Pair], out: Path) -> list[Picture]
     pictures = []
     for rank, (error, wrong, index, truth, sure) in enumerate(judged[:_WORST], 1):
         file = out / f"worst_{rank:02d}.png"
-        comparison(source[index].image, LabelledBoxes(*truth), sure, source.categories).save(file)
+        comparison(source[index].image, LabelledBoxes(truth.boxes, truth.labels), sure, source.categories).save(file)
         caption = (
             f"{image_name(source, index)} (id {source.image_ids[index]}): error {error:.2f} (1 - panoptic quality), "
             f"{wrong} missed or spurious."

@@ -1,24 +1,24 @@
-"""Detections that say the same of everything, as those of a model do that has not learnt to tell objects apart."""
+"""A check for models that predict the same for every query and image, because they have not learned yet."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
-from detr_jax.evaluation.stored import StoredDetections
+from detr_jax.evaluation.detections_file import StoredDetections
 from detr_jax.wording import counted
 
-_NOTHING = 0.05  # no class reaches this score: the answer is "no object"
-_SAME_BOX = 0.01  # of the image's sides: the most that boxes differ which are called the same
+_NOTHING = 0.05  # if no class has a score above this, the prediction is "no object"
+_SAME_BOX = 0.01  # boxes that differ by less than this share of the image's sides count as equal
 
 
 def sameness(found: StoredDetections, sizes: np.ndarray, categories: Mapping[int, str]) -> str | None:
-    """A sentence if all queries of all images give the same answer, with what that usually means; None if they differ.
+    """A warning if all queries of all images predict the same, with the usual reasons; None if they differ.
 
-    The same answer is "no object", or one class of several, or one class with one box.
+    Predictions are the same if all of them are "no object", or one class of several, or the only class with one box.
 
     Args:
       found: the detections of all queries in all images.
-      sizes: [images, 2] (height, width) in pixels of these images.
+      sizes: [images, 2] original (height, width) in pixels.
       categories: names of the data's labels.
     """
     if not found.scores.size or found.scores.shape[1] < 2:
@@ -36,6 +36,6 @@ def sameness(found: StoredDetections, sizes: np.ndarray, categories: Mapping[int
     box = " with the same box" if same_box else ""
     return (
         f"All queries of {counted(len(found.scores), 'validation image')} say {answer}{box}. In the first epochs this "
-        "is usual. If it stays, the learning rate is usually too high, the training too short for a start without "
-        "pretrained weights, or the labels are wrong (detr-jax check-data)."
+        "is usual. If it does not change, the usual reasons are a learning rate that is too high, a training that is "
+        "too short without pretrained weights, or wrong labels (detr-jax check-data)."
     )

@@ -1,26 +1,28 @@
 """A model over the validation images: the metrics, snapshots, and a picture."""
 
 import math
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
 from detr_jax.config import Config
-from detr_jax.data import Batch, Source, ValPlan, batches
+from detr_jax.data import Source, ValPlan, batches
 from detr_jax.data.batching import PlannedBatch
 from detr_jax.distributed import is_main
 from detr_jax.evaluation.coco import CocoEvaluator, Metrics
+from detr_jax.evaluation.detections_file import StoredDetections
 from detr_jax.evaluation.sameness import sameness
-from detr_jax.evaluation.stored import StoredDetections
 from detr_jax.inference import check_scores, create_predict_step
 from detr_jax.memory import fitting, on_host
-from detr_jax.postprocess import Detections
-from detr_jax.sharding import own_rows, place_rows
+from detr_jax.sharding import own_rows, shard_rows
+from detr_jax.structures import Batch, Detections
 from detr_jax.visualization import LabelledBoxes, comparison_sheet
 from detr_jax.wording import image_name
 
@@ -94,8 +96,7 @@ class Validator:
             found = self._stored(
                 step, [(planned, self._detections(values, batch)) for planned, batch in self._first_batches]
             )
-        first = slice(self.config.evaluation.pictures)
-        return StoredDetections(step, *(array[first] for array in found[1:]))
+        return found.first(self.config.evaluation.pictures)
 
     def draw(self, values: Values, path: Path) -> None:
         """Writes the first validation images with their ground truth and a model's predictions as one picture."""
@@ -106,13 +107,13 @@ class Validator:
         indices = [index_of[image_id] for image_id in found.image_ids.tolist()]
         samples = [self.source[index] for index in indices]
         predictions = []
-        for boxes, scores, labels in zip(*found[2:], strict=True):
+        for boxes, scores, labels in zip(found.boxes, found.scores, found.labels, strict=True):
             sure = scores >= self.config.evaluation.picture_threshold
             predictions.append(LabelledBoxes(boxes[sure], labels[sure], scores[sure]))
         if samples:
             images, truths = (
                 [sample.image for sample in samples],
-                [LabelledBoxes(*sample.objects) for sample in samples],
+                [LabelledBoxes(sample.objects.boxes, sample.objects.labels) for sample in samples],
             )
             names = [image_name(self.source, index) for index in indices]
             comparison_sheet(path, images, truths, predictions, self.source.categories, names)
@@ -134,18 +135,22 @@ class Validator:
 
     def _detections(self, values: Values, batch: Batch) -> Detections:
         """A model's `Detections` in the whole batch in numpy, places without an image included."""
-        inputs = place_rows((batch.images, batch.sizes, batch.original_sizes), self._mesh)
+        inputs = shard_rows((batch.inputs.images, batch.inputs.valid_sizes, batch.info.original_sizes), self._mesh)
         return on_host(self._predict(values, *inputs))
 
     def _stored(self, step: int, found: list[tuple[PlannedBatch, Detections]]) -> StoredDetections:
         """The detections of batches in one, without the places that hold no image."""
         queries = self.config.model.num_queries
         ids = [[self.source.image_ids[image.source_index] for image in planned.images] for planned, _ in found]
-        parts = [[array[: len(planned.images)] for array in answer] for planned, answer in found]
-        nothing = [np.zeros((0, queries, 4), np.float32), np.zeros((0, queries), np.float32)]
-        columns = zip([*nothing, np.zeros((0, queries), np.int32)], *parts, strict=True)
+        nothing = Detections(
+            np.zeros((0, queries, 4), np.float32), np.zeros((0, queries), np.float32), np.zeros((0, queries), np.int32)
+        )
+        parts = [jax.tree.map(operator.itemgetter(slice(len(planned.images))), answer) for planned, answer in found]
+        joined = jax.tree.map(lambda *arrays: np.concatenate(arrays), nothing, *parts)
         return StoredDetections(
             step,
             np.array([id for batch in ids for id in batch], np.int64),
-            *(np.concatenate(column) for column in columns),
+            joined.boxes,
+            joined.scores,
+            joined.labels,
         )

@@ -4,7 +4,6 @@ from detr_jax.models.attention import MultiHeadAttention as MultiHeadAttention
 from detr_jax.models.attention_maps import AttentionMaps as AttentionMaps
 from detr_jax.models.attention_maps import attention_maps as attention_maps
 from detr_jax.models.detr import DETR as DETR
-from detr_jax.models.detr import Predictions as Predictions
 from detr_jax.models.positions import LearnedPositionEmbedding as LearnedPositionEmbedding
 from detr_jax.models.positions import sine_position_embedding as sine_position_embedding
 from detr_jax.models.presets import detr_resnet50 as detr_resnet50
@@ -14,3 +13,5 @@ from detr_jax.models.presets import detr_resnet101_dc5 as detr_resnet101_dc5
 from detr_jax.models.presets import resnet_config as resnet_config
 from detr_jax.models.resnet import ResNet as ResNet
 from detr_jax.models.resnet import normalize_images as normalize_images
+from detr_jax.structures import Outputs as Outputs
+from detr_jax.structures import Predictions as Predictions

@@ -6,7 +6,8 @@ import jax
 from flax import nnx
 
 from detr_jax.models.attention import MultiHeadAttention
-from detr_jax.models.detr import DETR, Predictions
+from detr_jax.models.detr import DETR
+from detr_jax.structures import Outputs
 
 
 class AttentionMaps(NamedTuple):
@@ -15,8 +16,8 @@ class AttentionMaps(NamedTuple):
     Each map over ``h, w`` (the last two dimensions) sums to 1, and is 0 at padding.
     """
 
-    predictions: Predictions
-    """What the model says, bit for bit as without the maps."""
+    outputs: Outputs
+    """The outputs of the model, bit for bit as without the maps."""
     decoder: jax.Array
     """[B, A, Q, h, w], from object queries to the image: cross-attention."""
     encoder: jax.Array | None
@@ -55,10 +56,10 @@ def attention_maps(model: DETR, images: jax.Array, sizes: jax.Array, *, layer: i
 
     features = copy.features(images, sizes)
     decoded = copy.decode(copy.encode(features), features)
-    predictions = Predictions(copy.class_head(decoded), copy.box_head(decoded))
+    outputs = copy.heads(decoded)
     cells = features.padding_mask.shape[1:]
     assert cross.weights is not None
     decoder = cross.weights.reshape(*cross.weights.shape[:3], *cells)
     if own is None or own.weights is None:
-        return AttentionMaps(predictions, decoder, None)
-    return AttentionMaps(predictions, decoder, own.weights.reshape(*own.weights.shape[:2], *cells, *cells))
+        return AttentionMaps(outputs, decoder, None)
+    return AttentionMaps(outputs, decoder, own.weights.reshape(*own.weights.shape[:2], *cells, *cells))

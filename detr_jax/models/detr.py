@@ -7,23 +7,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from detr_jax.config import ModelConfig
+from detr_jax.config import ModelConfig, Precision
 from detr_jax.models.initializers import fan_in_uniform
 from detr_jax.models.positions import LearnedPositionEmbedding, SinePositionEmbedding
 from detr_jax.models.resnet import ResNet, normalize_images, valid_cells
 from detr_jax.models.transformer import Decoder, Encoder
-
-
-class Predictions(NamedTuple):
-    """What the heads say of every decoder layer; the last layer is the answer, the others train it.
-
-    Dimensions: ``L`` decoder layers, ``B`` batch, ``Q`` object queries, ``C`` classes.
-    """
-
-    logits: jax.Array
-    """[L, B, Q, C + 1] float32; the last class is "no object"."""
-    boxes: jax.Array
-    """[L, B, Q, 4] float32, cxcywh in 0..1 of the unpadded image."""
+from detr_jax.structures import Outputs, Predictions, Targets
 
 
 class Features(NamedTuple):
@@ -92,7 +81,7 @@ class DETR(nnx.Module):
         self.position_embedding = embedding[config.position_embedding](config.hidden_dim, rngs=rngs)
         self.encoder = Encoder(config, rngs=rngs)
         # of few operations, and in bfloat16 queries that hardly differ, as those of a new model, would be the same
-        self.decoder = Decoder(dataclasses.replace(config, dtype="float32"), rngs=rngs)
+        self.decoder = Decoder(dataclasses.replace(config, dtype=Precision.FLOAT32), rngs=rngs)
         self.object_queries = nnx.Param(jax.random.normal(rngs.params(), (config.num_queries, config.hidden_dim)))
         self.class_head = _linear(config.hidden_dim, config.num_classes + 1, jnp.dtype("float32"), rngs)
         self.box_head = BoxHead(config.hidden_dim, rngs=rngs)
@@ -122,21 +111,27 @@ class DETR(nnx.Module):
         _, padding_mask, position = jax.tree.map(_flatten_cells, features)
         return self.decoder(self.object_queries[...], memory, padding_mask, position, rngs=rngs)
 
-    def __call__(self, images: jax.Array, sizes: jax.Array, *, rngs: nnx.Rngs | None = None) -> Predictions:
+    def __call__(
+        self, images: jax.Array, sizes: jax.Array, *, targets: Targets | None = None, rngs: nnx.Rngs | None = None
+    ) -> Outputs:
         """Detects objects.
 
         Args:
           images: [B, H, W, 3] float32, normalised (`normalize`), padded at the bottom and right.
           sizes: [B, 2] int32, valid (height, width) of each image in pixels.
+          targets: ignored; detectors with denoising queries read them in training.
           rngs: with a "dropout" stream for training; None for inference.
 
         Returns:
-          The `Predictions` of every decoder layer. With ``config.mask_padding`` they do not depend on how far
-          an image was padded; without, they are the original's on the padded batch.
+          The `Outputs`, with the predictions of every decoder layer. With ``config.mask_padding`` they do not depend
+          on how far an image was padded. Without it, they are the original's on the padded batch.
         """
         features = self.features(images, sizes)
-        decoded = self.decode(self.encode(features, rngs=rngs), features, rngs=rngs)
-        return Predictions(self.class_head(decoded), self.box_head(decoded))
+        return self.heads(self.decode(self.encode(features, rngs=rngs), features, rngs=rngs))
+
+    def heads(self, decoded: jax.Array) -> Outputs:
+        """Logits and boxes of the decoder's outputs [L, B, Q, D]."""
+        return Outputs(Predictions(self.class_head(decoded), self.box_head(decoded)))
 
 
 def _flatten_cells(x: jax.Array) -> jax.Array:

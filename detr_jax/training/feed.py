@@ -5,19 +5,18 @@ from collections.abc import Callable, Iterator
 from jax.sharding import Mesh
 
 from detr_jax.config import DataConfig
-from detr_jax.data import Batch, DataError, Source
+from detr_jax.data import DataError, Source
 from detr_jax.data.batching import num_threads, usable_cores
 from detr_jax.distributed import gathered
-from detr_jax.matching import Targets
-from detr_jax.sharding import place_rows
-from detr_jax.training.step import DeviceBatch
+from detr_jax.sharding import shard_rows
+from detr_jax.structures import Batch, BatchInputs
 
 _NAMED = 3  # skipped images that are told by name
 _QUIET_LINES = 20  # lines of the log between two warnings of a slow loader
 
 
 class Feed:
-    """An iterator over `DeviceBatch`, from batches that hold the `detr_jax.sharding.own_rows` of this process.
+    """An iterator over `BatchInputs`, from batches that hold the `detr_jax.sharding.own_rows` of this process.
 
     Raises, as it goes on:
       DataError: more images were skipped than ``config.max_skipped`` allows, or what the stream raises.
@@ -31,17 +30,17 @@ class Feed:
         self._source = source
         self._config = config
         self._say = say
-        self._ahead: DeviceBatch | None = None
+        self._ahead: BatchInputs | None = None
         self.images = 0
         """Images received by this process."""
         self.skipped = 0
         """Images among them that stood in the place of one that could not be read."""
         self._first_skipped: dict[int, str] = {}
 
-    def __iter__(self) -> Iterator[DeviceBatch]:
+    def __iter__(self) -> Iterator[BatchInputs]:
         return self
 
-    def __next__(self) -> DeviceBatch:
+    def __next__(self) -> BatchInputs:
         batch = self._ahead or self._send()
         try:
             self._ahead = self._send()
@@ -49,15 +48,14 @@ class Feed:
             self._ahead = None
         return batch
 
-    def _send(self) -> DeviceBatch:
+    def _send(self) -> BatchInputs:
         batch = next(self._stream)
         self._count(batch)
-        images, sizes, *targets = place_rows(batch[:5], self._mesh)
-        return DeviceBatch(images, sizes, Targets(*targets))
+        return shard_rows(batch.inputs, self._mesh)
 
     def _count(self, batch: Batch) -> None:
-        self.images += len(batch.skipped)
-        for image_id in batch.skipped[batch.skipped >= 0].tolist():
+        self.images += len(batch.info.skipped)
+        for image_id in batch.info.skipped[batch.info.skipped >= 0].tolist():
             self.skipped += 1
             if len(self._first_skipped) < _NAMED and image_id not in self._first_skipped:
                 self._first_skipped[image_id] = self._reason(image_id)

@@ -41,7 +41,7 @@ def introduce(say: Callable[[str], None], start: Start, model: Model, mesh: Mesh
             f"environment variable NPROC is at least {4 * mesh.size} when jax starts."
         )
     scratch = not step and not config.training.init_from
-    if scratch and config.data.dataset != "shapes" and len(plan.source) < LEAST_IMAGES:
+    if scratch and not config.data.generated and len(plan.source) < LEAST_IMAGES:
         say(
             f"Training from scratch on {counted(len(plan.source), 'image')}: below some {LEAST_IMAGES:,} of them, DETR "
             "hardly learns; fine-tune a trained model instead, with configs/finetune.py."

@@ -18,7 +18,7 @@ from detr_jax.data import DataError, batches
 from detr_jax.data.batching import LoaderError
 from detr_jax.distributed import gathered, is_main, wait_for_all
 from detr_jax.evaluation.coco import Metrics
-from detr_jax.evaluation.stored import (
+from detr_jax.evaluation.detections_file import (
     DETECTIONS,
     SNAPSHOTS,
     StoredDetections,
@@ -29,7 +29,8 @@ from detr_jax.evaluation.stored import (
 from detr_jax.evaluation.validator import Validator
 from detr_jax.host_memory import keep_freed_memory
 from detr_jax.memory import OutOfMemoryError, arrays_text, does_not_fit, fitting, is_out_of_memory, on_host
-from detr_jax.sharding import create_mesh, layout, own_rows, place
+from detr_jax.sharding import create_mesh, own_rows, shard, state_shardings
+from detr_jax.structures import BatchInputs
 from detr_jax.training.best import Best
 from detr_jax.training.feed import Feed, Pace
 from detr_jax.training.introduction import introduce
@@ -41,7 +42,6 @@ from detr_jax.training.saving import has_checkpoint, restore, save
 from detr_jax.training.signals import STEPS_AHEAD, Interrupted, StopSignals
 from detr_jax.training.start import Start, prepare, read_start, start_from
 from detr_jax.training.step import (
-    DeviceBatch,
     create_state,
     create_train_step,
     outline_batch,
@@ -123,7 +123,7 @@ class Run:
         self._model = model.structure
         optimizer = create_optimizer(config.optimizer, self.total_steps, self.plan.steps_per_epoch)
         self._train_step = StepPrograms(create_train_step(self._model, optimizer, config, mesh))
-        where = layout((self._model.params, self._model.frozen), mesh, config.training.fsdp)
+        where = state_shardings((self._model.params, self._model.frozen), mesh, config.training.fsdp)
         self._validator = Validator(config, start.val_source, model.graph, mesh, where)
         check_buckets(config.model, self._validator.plan.buckets)
 
@@ -142,7 +142,7 @@ class Run:
             if self._checkpoints.latest_step is None:
                 model = with_initial_values(model, config)
                 self._state = create_state(model, optimizer, config, mesh)
-                self._frozen = place(model.frozen, where[1])
+                self._frozen = shard(model.frozen, where[1])
             else:
                 self._state, self._frozen = restore(self._checkpoints, model, optimizer, config, mesh)
         del model  # its values are in the state
@@ -241,14 +241,14 @@ class Run:
         if known:
             self._pace.add(time.monotonic() - began, received - began)
 
-    def _step_of_known_bucket(self, batch: DeviceBatch, received: float) -> dict[str, jax.Array]:
+    def _step_of_known_bucket(self, batch: BatchInputs, received: float) -> dict[str, jax.Array]:
         self._state, terms = self._train_step(self._state, self._frozen, batch)
         if not self._pending:  # the devices were idle
             jax.block_until_ready(terms)
             self._pace.alone = time.monotonic() - received
         return terms
 
-    def _step_with_compilation(self, batch: DeviceBatch) -> dict[str, jax.Array]:
+    def _step_with_compilation(self, batch: BatchInputs) -> dict[str, jax.Array]:
         with self._log.uncounted(steps=1):
             if not len(self._train_step):
                 bucket = max(self.plan.buckets, key=math.prod)
@@ -260,7 +260,7 @@ class Run:
             self._state, terms = jax.block_until_ready(self._train_step(self._state, self._frozen, batch))
         return terms
 
-    def _compile(self, batch: DeviceBatch) -> StepMemory | None:
+    def _compile(self, batch: BatchInputs) -> StepMemory | None:
         seconds, memory = self._train_step.compile(self._state, self._frozen, batch)
         height, width = batch.images.shape[1:3]
         self._log.say(f"compiled for bucket {height} x {width} in {seconds:.0f} s")

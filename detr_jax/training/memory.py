@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 
 from detr_jax.config import Config
 from detr_jax.memory import size_text
-from detr_jax.models.detr import Predictions
 from detr_jax.sharding import Tree
+from detr_jax.structures import Outputs
 from detr_jax.training.optimizer import create_optimizer
 from detr_jax.training.step import create_train_step, outline_batch, outline_model, outline_state
 
@@ -94,13 +94,13 @@ def kept_memory(config: Config, bucket: tuple[int, int]) -> int:
     model, batch = outline_model(config), outline_batch(config, bucket, 1)
 
     def backward(params: Tree, frozen: Tree, images: jax.Array, sizes: jax.Array) -> Callable:
-        def forward(params: Tree) -> Predictions:
+        def forward(params: Tree) -> Outputs:
             module = model.merge(params, frozen)
             return module(module.normalize(images, sizes), sizes, rngs=nnx.Rngs(dropout=0))
 
         return jax.vjp(forward, params)[1]  # a tree whose leaves are what it keeps
 
-    kept = jax.eval_shape(backward, model.params, model.frozen, batch.images, batch.sizes)
+    kept = jax.eval_shape(backward, model.params, model.frozen, batch.images, batch.valid_sizes)
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kept))
 
 

@@ -7,12 +7,12 @@ import jax
 import optax
 from flax import nnx
 
-from detr_jax.config import ConfigError, OptimizerConfig
+from detr_jax.config import Config, ConfigError, OptimizerConfig
 
 
-def is_trainable(config: OptimizerConfig) -> nnx.filterlib.Filter:
+def is_trainable(config: Config) -> nnx.filterlib.Filter:
     """Filter of the parameters that are trained: no frozen path, and no backbone if its learning rate is 0."""
-    frozen = config.frozen if config.backbone_learning_rate else (*config.frozen, "backbone")
+    frozen = config.frozen_paths if config.optimizer.backbone_learning_rate else (*config.frozen_paths, "backbone")
 
     def not_frozen(path: tuple, _: Any) -> bool:
         return not any(_begins_with("/".join(map(str, path)), prefix) for prefix in frozen)
@@ -25,14 +25,14 @@ def _begins_with(path: str, prefix: str) -> bool:
     return f"{path}/".startswith(prefix.rstrip("/") + "/")
 
 
-def check_frozen(config: OptimizerConfig, params: Any) -> None:
+def check_frozen(config: Config, params: Any) -> None:
     """Refuses frozen paths that name nothing among a model's pure tree of parameters, and freezing everything.
 
     Raises:
       ConfigError: naming the path, and those that there are.
     """
     paths = ["/".join(str(part.key) for part in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    for prefix in config.frozen:
+    for prefix in config.frozen_paths:
         if not any(_begins_with(path, prefix) for path in paths):
             depth = prefix.rstrip("/").count("/") + 1
             there = sorted({"/".join(path.split("/")[:depth]) for path in paths if path.count("/") >= depth - 1})
@@ -41,8 +41,8 @@ def check_frozen(config: OptimizerConfig, params: Any) -> None:
                 f"optimizer.frozen holds {prefix!r}, but no parameter's path begins so: "
                 f"there is {', '.join(close or there)}."
             )
-    if all(any(_begins_with(path, prefix) for prefix in config.frozen) for path in paths):
-        raise ConfigError(f"optimizer.frozen={config.frozen} freezes every parameter: leave some to train.")
+    if all(any(_begins_with(path, prefix) for prefix in config.frozen_paths) for path in paths):
+        raise ConfigError(f"optimizer.frozen={config.frozen_paths} freezes every parameter: leave some to train.")
 
 
 def learning_rate_schedule(

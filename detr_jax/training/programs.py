@@ -6,8 +6,9 @@ from typing import cast
 import jax
 
 from detr_jax.sharding import Tree
+from detr_jax.structures import BatchInputs
 from detr_jax.training.memory import StepMemory, program_memory
-from detr_jax.training.step import DeviceBatch, TrainState, TrainStep
+from detr_jax.training.step import TrainState, TrainStep
 
 
 class StepPrograms:
@@ -25,10 +26,10 @@ class StepPrograms:
     def __len__(self) -> int:
         return len(self._programs)
 
-    def __contains__(self, batch: DeviceBatch) -> bool:
+    def __contains__(self, batch: BatchInputs) -> bool:
         return batch.images.shape in self._programs
 
-    def compile(self, state: TrainState, frozen: Tree, batch: DeviceBatch) -> tuple[float, StepMemory | None]:
+    def compile(self, state: TrainState, frozen: Tree, batch: BatchInputs) -> tuple[float, StepMemory | None]:
         """Compiles the step for a batch, which may hold shapes alone; the seconds that took, and the memory needed."""
         started = time.monotonic()
         program = self._programs[batch.images.shape] = self._step.lower(state, frozen, batch).compile()
@@ -36,7 +37,7 @@ class StepPrograms:
         self.seconds += seconds
         return seconds, program_memory(program)
 
-    def __call__(self, state: TrainState, frozen: Tree, batch: DeviceBatch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def __call__(self, state: TrainState, frozen: Tree, batch: BatchInputs) -> tuple[TrainState, dict[str, jax.Array]]:
         """One step on a batch of a shape that it was compiled for."""
         return self._programs[batch.images.shape](state, frozen, batch)
 

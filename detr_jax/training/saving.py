@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from detr_jax.checkpoints import Checkpoints
 from detr_jax.config import Config, ConfigError, differences, from_json
-from detr_jax.sharding import Tree, layout, place
+from detr_jax.sharding import Tree, shard, state_shardings
 from detr_jax.training.step import Model, TrainState, outline_state
 
 
@@ -51,7 +51,7 @@ def restore(
     state, frozen = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,
-        layout(shapes, mesh, config.training.fsdp),
+        state_shardings(shapes, mesh, config.training.fsdp),
     )
     targets = {"params": model.whole(state.params, frozen), "optimizer": state.optimizer}
     if state.ema is not None:
@@ -59,7 +59,7 @@ def restore(
     parts = checkpoints.restore(step, targets)
     params, frozen = model.split(parts["params"])
     ema = None if state.ema is None else model.split(parts["ema"])[0]
-    return TrainState(place(np.int32(step), state.step.sharding), params, parts["optimizer"], ema), frozen
+    return TrainState(shard(np.int32(step), state.step.sharding), params, parts["optimizer"], ema), frozen
 
 
 def save(checkpoints: Checkpoints, model: Model, state: TrainState, frozen: Tree, config: Config) -> None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from detr_jax.sharding import place_rows, replicated
+from detr_jax.sharding import replicated, shard_rows
 
 STEPS_AHEAD = 2
 """Steps that the host may run ahead of the devices; each holds a batch in their memory."""
@@ -85,7 +85,7 @@ class StopSignals:
         """The highest number of a signal in any process, 0 where none came."""
         assert self._highest is not None
         own = np.full(len(self._mesh.local_devices), self.received or 0, np.int32)
-        return self._highest(place_rows(own, self._mesh))
+        return self._highest(shard_rows(own, self._mesh))
 
     def _receive(self, number: int, _: Any) -> None:
         self.received = number

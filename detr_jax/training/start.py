@@ -147,7 +147,9 @@ def settle_model(config: Config, previous: Config | None) -> tuple[Config, Impor
     data = previous.data if previous else weights.data if weights and weights.config else config.data
     if follows:
         config = dataclasses.replace(config, data=_follow_image_sizes(config, data))
-    return check(dataclasses.replace(config, model=model)), weights
+    config = dataclasses.replace(config, model=model)
+    optimizer = dataclasses.replace(config.optimizer, frozen=config.frozen_paths)
+    return check(dataclasses.replace(config, optimizer=optimizer)), weights
 
 
 def _follow_image_sizes(config: Config, there: DataConfig) -> DataConfig:

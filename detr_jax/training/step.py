@@ -14,9 +14,9 @@ from jax.typing import DTypeLike
 
 from detr_jax.config import Config
 from detr_jax.losses import Normalizers, normalizers, set_loss
-from detr_jax.matching import Targets
 from detr_jax.models.detr import DETR
-from detr_jax.sharding import Tree, layout, place, replicated, shared_out
+from detr_jax.sharding import Tree, batch_sharding, replicated, shard, state_shardings
+from detr_jax.structures import BatchInputs, Targets
 from detr_jax.training.optimizer import check_frozen, is_trainable
 
 
@@ -35,14 +35,6 @@ class TrainState(NamedTuple):
     def evaluated(self) -> Tree:
         """What validation uses: the moving average where there is one, the parameters otherwise."""
         return self.params if self.ema is None else self.ema
-
-
-class DeviceBatch(NamedTuple):
-    """The part of a batch that a training step reads. Dimensions as in `detr_jax.data.Batch`."""
-
-    images: jax.Array
-    sizes: jax.Array
-    targets: Targets
 
 
 class Model(NamedTuple):
@@ -109,8 +101,8 @@ def outline_model(config: Config) -> Model:
       ConfigError: as `create_model`.
     """
     abstract = nnx.eval_shape(lambda: DETR(config.model, rngs=nnx.Rngs(0)))
-    check_frozen(config.optimizer, nnx.as_pure(nnx.state(abstract, nnx.Param)))
-    trainable = is_trainable(config.optimizer)
+    check_frozen(config, nnx.as_pure(nnx.state(abstract, nnx.Param)))
+    trainable = is_trainable(config)
     graph = nnx.graphdef(abstract)
     params, frozen = (nnx.as_pure(state) for state in nnx.split(abstract, trainable, ...)[1:])
     return Model(graph, trainable, params, frozen)
@@ -119,7 +111,7 @@ def outline_model(config: Config) -> Model:
 def create_state(model: Model, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh) -> TrainState:
     """The state before the first step, laid out by `state_layout`."""
     where = state_layout(model, optimizer, config, mesh)
-    return jax.jit(_initial_state(optimizer, config), out_shardings=where)(place(model.params, where.params))
+    return jax.jit(_initial_state(optimizer, config), out_shardings=where)(shard(model.params, where.params))
 
 
 def outline_state(model: Model, optimizer: optax.GradientTransformation, config: Config) -> TrainState:
@@ -127,7 +119,7 @@ def outline_state(model: Model, optimizer: optax.GradientTransformation, config:
     return jax.eval_shape(_initial_state(optimizer, config), model.params)
 
 
-def outline_batch(config: Config, bucket: tuple[int, int], max_objects: int) -> DeviceBatch:
+def outline_batch(config: Config, bucket: tuple[int, int], max_objects: int) -> BatchInputs:
     """A batch of a bucket (height, width) in pixels, with shapes in place of values.
 
     Args:
@@ -138,13 +130,13 @@ def outline_batch(config: Config, bucket: tuple[int, int], max_objects: int) -> 
     def array(*shape: int, dtype: DTypeLike = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((size, *shape), dtype)
 
-    targets = Targets(array(objects, 4, dtype=jnp.float32), array(objects), array())  # type: ignore[arg-type]
-    return DeviceBatch(array(*bucket, 3, dtype=jnp.uint8), array(2), targets)  # type: ignore[arg-type]
+    targets = Targets(array(objects, 4, dtype=jnp.float32), array(objects), array())
+    return BatchInputs(array(*bucket, 3, dtype=jnp.uint8), array(2), targets)
 
 
 def state_layout(model: Model, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh) -> TrainState:
     """The sharding of each array of the state: whole on every device or, with ``training.fsdp``, shared out."""
-    return layout(outline_state(model, optimizer, config), mesh, config.training.fsdp)
+    return state_shardings(outline_state(model, optimizer, config), mesh, config.training.fsdp)
 
 
 def _initial_state(optimizer: optax.GradientTransformation, config: Config) -> Callable[[Tree], TrainState]:
@@ -159,7 +151,7 @@ def _shapes(tree: Tree) -> Tree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
-TrainStep = Callable[[TrainState, Tree, DeviceBatch], tuple[TrainState, dict[str, jax.Array]]]
+TrainStep = Callable[[TrainState, Tree, BatchInputs], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def create_train_step(model: Model, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh) -> TrainStep:
@@ -177,14 +169,14 @@ def create_train_step(model: Model, optimizer: optax.GradientTransformation, con
         return jax.lax.with_sharding_constraint(tree, everywhere) if config.training.fsdp else tree
 
     def loss_of(
-        params: Tree, frozen: Tree, batch: DeviceBatch, norms: Normalizers, key: jax.Array
+        params: Tree, frozen: Tree, batch: BatchInputs, norms: Normalizers, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         module = model.merge(gather(params), gather(frozen))
-        images = module.normalize(batch.images, batch.sizes)
-        predictions = module(images, batch.sizes, rngs=nnx.Rngs(dropout=key))
-        return set_loss(predictions, batch.targets, config.loss, mesh=mesh, norms=norms)
+        images = module.normalize(batch.images, batch.valid_sizes)
+        outputs = module(images, batch.valid_sizes, targets=batch.targets, rngs=nnx.Rngs(dropout=key))
+        return set_loss(outputs, batch.targets, config.loss, mesh=mesh, norms=norms)
 
-    def step(state: TrainState, frozen: Tree, batch: DeviceBatch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(state: TrainState, frozen: Tree, batch: BatchInputs) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(config.training.seed), state.step)
         norms = normalizers(batch.targets.count, config.model.num_queries, config.loss)
         gradient_of = jax.value_and_grad(loss_of, has_aux=True)
@@ -193,7 +185,7 @@ def create_train_step(model: Model, optimizer: optax.GradientTransformation, con
             (loss, terms), gradient = gradient_of(state.params, frozen, batch, norms, key)
         else:
 
-            def add_part(total: Tree, part: tuple[DeviceBatch, jax.Array]) -> tuple[Tree, None]:
+            def add_part(total: Tree, part: tuple[BatchInputs, jax.Array]) -> tuple[Tree, None]:
                 value = gradient_of(state.params, frozen, part[0], norms, part[1])
                 return jax.tree.map(jnp.add, total, value), None
 
@@ -219,7 +211,7 @@ def create_train_step(model: Model, optimizer: optax.GradientTransformation, con
     return jax.jit(
         step,
         donate_argnums=0,
-        in_shardings=(where, layout(model.frozen, mesh, config.training.fsdp), shared_out(mesh)),
+        in_shardings=(where, state_shardings(model.frozen, mesh, config.training.fsdp), batch_sharding(mesh)),
         out_shardings=(where, everywhere),
     )
 

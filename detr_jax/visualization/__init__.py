@@ -1,4 +1,4 @@
-"""Pictures: boxes on images, a training as an animation, attention, and the charts of a report."""
+"""Pictures of boxes and attention, animations of a training, and the charts of a report."""
 
 from detr_jax.visualization.boxes import LabelledBoxes as LabelledBoxes
 from detr_jax.visualization.boxes import comparison_sheet as comparison_sheet

@@ -1,4 +1,4 @@
-"""The same images over a training: how the object queries find their objects."""
+"""An animation of a training: the boxes of all object queries on the same images at several steps."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,26 +23,27 @@ def training_animation(
     *,
     columns: int = 4,
 ) -> None:
-    """Writes an animation with one frame a step, in which every query's box is as opaque as its score is high.
+    """Writes an animation with one frame per step. The opacity of each query's box is its score.
 
     Args:
-      path: the file to write, of one of `SUFFIXES`.
+      path: the file to write, with one of `SUFFIXES`.
       images: [H, W, 3] uint8 each.
-      steps: optimiser steps of the frames.
-      frames: for each step and image all queries' boxes, in pixels of the image, with scores.
+      steps: optimizer steps of the frames.
+      frames: for each step and image the boxes of all queries, in pixels of the image, with scores.
+      columns: images per row.
 
     Raises:
-      ValueError: there is no frame, or the file's suffix is none of `SUFFIXES`.
+      ValueError: there is no frame, or the file's suffix is not one of `SUFFIXES`.
     """
     if path.suffix.lower() not in SUFFIXES or not frames:
-        raise ValueError(f"{path} must end in one of {', '.join(SUFFIXES)}, and there must be a step to show.")
+        raise ValueError(f"{path} must end in one of {', '.join(SUFFIXES)}, and there must be at least one frame.")
     tiles = [resize_to(image, _TILE / max(image.shape[:2])) for image in images]
     sheets = [
         _frame(images, tiles, found, step, max(steps), columns) for step, found in zip(steps, frames, strict=True)
     ]
     durations = [_MILLISECONDS[1]] * len(sheets)
     durations[0], durations[-1] = _MILLISECONDS[0], _MILLISECONDS[-1]
-    if path.suffix.lower() == ".gif":  # one palette for all, so that what does not move costs nothing
+    if path.suffix.lower() == ".gif":  # with one palette for all frames, unchanged pixels take no space
         palette = sheets[-1].quantize(255, dither=Image.Dither.NONE)
         sheets = [sheet.quantize(palette=palette, dither=Image.Dither.NONE) for sheet in sheets]
     kind = {".gif": "GIF", ".webp": "WEBP"}.get(path.suffix.lower(), "PNG")

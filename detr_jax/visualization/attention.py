@@ -1,4 +1,4 @@
-"""The paper's attention pictures: the decoder's for each detected object, the encoder's for chosen points."""
+"""Pictures of attention as in the paper: decoder attention of detected objects, encoder attention of points."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -6,26 +6,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
+from detr_jax.boxes import xyxy_to_cxcywh
 from detr_jax.visualization.boxes import LabelledBoxes, class_color, clipped, draw_boxes, draw_title, resize_to
 from detr_jax.visualization.fonts import class_caption
 
-if TYPE_CHECKING:  # the results stand above their pictures
+if TYPE_CHECKING:  # results.py imports this file
     from detr_jax.results import ImageAttention, ImageDetections
 
 MOST_OBJECTS = 8
-"""The most objects that a picture shows unless it is asked for more."""
+"""The default for the largest number of objects in a picture."""
 
 _TILE = 300  # longer side of an image, in pixels
 _GAP = 8
 _TITLE = 22
-_LEAST_WIDTH = 160  # of a cell, in pixels, so that its title fits
+_LEAST_WIDTH = 160  # of a tile, in pixels, so that its title fits
 _HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], float)  # "inferno"
 
 
 def heat_map(image: np.ndarray, weights: np.ndarray, cells: tuple[float, float], scale: float = 1.0) -> Image.Image:
-    """Weights [h, w], the largest brightest, over the greys of an image [H, W, 3] uint8 enlarged by ``scale``.
+    """Draws weights [h, w] as heat over the grey levels of an image [H, W, 3] uint8 enlarged by ``scale``.
 
-    The image covers ``cells`` (height, width) of the ``h, w`` cells, from the upper left on.
+    The largest weight is the brightest. The image covers ``cells`` (height, width) of the ``h, w`` cells, starting at
+    the upper left corner.
     """
     picture = resize_to(image, scale).convert("L").convert("RGB")
     levels = Image.fromarray((weights / max(float(weights.max()), 1e-12)).astype(np.float32))
@@ -44,13 +46,13 @@ def attention_sheet(
     max_detections: int = MOST_OBJECTS,
     columns: int = 4,
 ) -> Image.Image:
-    """One picture: an image, its objects each with the decoder's attention, and points with the encoder's.
+    """Draws an image, the decoder attention of each of its objects, and the encoder attention of points.
 
     Args:
-      attention: of the image.
-      points: (x, y) in pixels of the image; by default the centres of the four objects of the highest scores.
-      max_detections: the most objects to show, those of the highest scores.
-      columns: pictures in a row.
+      attention: the attention of one image.
+      points: (x, y) in pixels of the image; by default the centres of the four highest-scoring objects.
+      max_detections: the largest number of objects to show, highest scores first.
+      columns: tiles per row.
 
     Raises:
       ValueError: a point lies outside of the image, or the model has no encoder.
@@ -91,7 +93,7 @@ def attention_sheet(
 
 
 def _centres(found: "ImageDetections") -> list[tuple[float, float]]:
-    """The centres (x, y) of objects, in pixels, moved into the image."""
+    """The centres (x, y) of objects in pixels, clipped to the image."""
     height, width = found.size
-    centres = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
+    centres = xyxy_to_cxcywh(found.boxes)[:, :2]
     return [(min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)) for x, y in centres.tolist()]

@@ -1,10 +1,10 @@
-"""Images with boxes, alone and side by side."""
+"""Images with boxes, single and side by side."""
 
 import colorsys
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
@@ -24,7 +24,8 @@ Color = tuple[int, int, int]
 """Red, green and blue in 0..255."""
 
 
-class LabelledBoxes(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class LabelledBoxes:
     """Boxes to draw. Dimension: ``n`` boxes."""
 
     boxes: np.ndarray
@@ -36,7 +37,11 @@ class LabelledBoxes(NamedTuple):
 
 
 def class_color(label: int) -> Color:
-    """The colour of a class: ten of a palette, then hues that are far from those shortly before (golden ratio)."""
+    """The colour of a class.
+
+    The first ten labels have the colours of a palette. Later labels get hues by the golden ratio, which are far from
+    the hues of the labels just before.
+    """
     if 0 <= label < len(_PALETTE):
         red, green, blue = ImageColor.getrgb(_PALETTE[label])[:3]
         return red, green, blue
@@ -47,7 +52,7 @@ def class_color(label: int) -> Color:
 
 
 def resize_to(image: np.ndarray, scale: float) -> Image.Image:
-    """An image [H, W, 3] uint8 with its sides times ``scale``, at least a pixel each; small ones keep their pixels."""
+    """Resizes an image [H, W, 3] uint8 by ``scale``, to at least one pixel. Small images keep sharp pixels."""
     height, width = image.shape[:2]
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     sharp = scale >= 2 and max(height, width) <= 128
@@ -57,18 +62,18 @@ def resize_to(image: np.ndarray, scale: float) -> Image.Image:
 def draw_boxes(
     image: np.ndarray, items: LabelledBoxes, categories: dict[int, str], *, scale: float = 1.0
 ) -> Image.Image:
-    """An image [H, W, 3] uint8, enlarged by ``scale``, with its boxes, names and scores.
+    """Draws boxes, names and scores on an image [H, W, 3] uint8 that is enlarged by ``scale``.
 
-    A box has the colour of its class. The boxes of the highest scores are drawn last. Captions lie above all boxes,
-    within the picture and, if there is room, not on one another. A name that no font can show is drawn as the number of
-    its label (`detr_jax.visualization.fonts`), and a name that is wider than the picture is cut.
+    A box has the colour of its class. The highest-scoring boxes are drawn last. Captions are drawn over all boxes and
+    inside the picture. They do not overlap if there is enough room. A name that no font can show is drawn as the
+    number of its label (`detr_jax.visualization.fonts`). A name that is wider than the picture is shortened.
     """
     picture = resize_to(image, scale)
     pen = ImageDraw.Draw(picture)
     font_size = float(np.clip(max(picture.size) / 24, 11, 24))
     thickness = 2 if max(picture.size) < 800 else 3
     scores = np.full(len(items.labels), np.nan) if items.scores is None else np.asarray(items.scores, float)
-    order = np.argsort(scores, kind="stable")
+    order = np.argsort(scores, kind="stable")  # NaN, for boxes without a score, comes last
     corners = [clipped(box, picture.size) for box in np.asarray(items.boxes, float).reshape(-1, 4) * scale]
     labels = items.labels.tolist()
     for i in order:
@@ -83,7 +88,7 @@ def draw_boxes(
 
 
 def _cut(name: str, score: str, font: Font, width: float) -> str:
-    """A caption of at most ``width`` pixels, if it can be: the name, cut if it must be, and the score."""
+    """A caption of name and score. The name is shortened, to one letter if necessary, to fit ``width`` pixels."""
     caption, kept = name + score, len(name)
     while kept > 1 and font.getlength(caption) > width:
         kept -= 1
@@ -92,7 +97,7 @@ def _cut(name: str, score: str, font: Font, width: float) -> str:
 
 
 def clipped(box: np.ndarray, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """A box [4] xyxy cut to a picture of (width, height) ``size``, all in pixels, corners in order."""
+    """Clips a box [4] xyxy to a picture of (width, height) ``size``, in pixels. Corners in the wrong order meet."""
     last = np.subtract(size, 1)
     left, top = np.clip(np.nan_to_num(box[:2]), 0, last).tolist()
     right, bottom = np.clip(np.nan_to_num(box[2:]), (left, top), last).tolist()
@@ -108,9 +113,13 @@ def _draw_caption(
     font: Font,
     taken: Sequence[tuple[int, int, int, int]],
 ) -> tuple[int, int, int, int]:
-    """Writes a caption on its colour, at the first free place of: above, inside the top, inside the bottom, below.
+    """Draws a caption on a background of its colour, at the first free position.
 
-    Returns its place in whole pixels, xyxy, as a letter between two rows of pixels would lose one of them.
+    The positions are above the box, inside it at the top, inside it at the bottom, and below it. Positions are whole
+    pixels, because letters between two rows of pixels would lose one row.
+
+    Returns:
+      The rectangle of the caption in pixels, xyxy.
     """
     left, top, right, bottom = pen.textbbox((0, 0), caption, font=font)
     left, top = math.floor(left), math.floor(top)
@@ -142,15 +151,15 @@ def comparison_sheet(
     *,
     columns: int = 3,
 ) -> None:
-    """Writes one picture of all images, each with its ground truth on the left and its predictions on the right.
+    """Writes a picture of all images, each with its ground truth on the left and its predictions on the right.
 
     Args:
-      path: the file to write; its suffix gives the format.
+      path: the file to write; its suffix determines the format.
       images: [H, W, 3] uint8 each.
       truths, predictions: boxes in pixels of the respective image.
       categories: names of the labels.
-      names: of the images, as their titles.
-      columns: pairs in a row.
+      names: names of the images, for their titles.
+      columns: pairs per row.
     """
     each = zip(images, truths, predictions, names or [""] * len(images), strict=True)
     cells = [_compared(image, truth, found, categories, name) for image, truth, found, name in each]
@@ -180,7 +189,10 @@ def sample_sheet(
     *,
     columns: int = 6,
 ) -> None:
-    """Writes one picture of all images, each with its boxes and, above it, its title; arguments as above."""
+    """Writes a picture of all images, each with its boxes and its title above it.
+
+    The arguments are the same as for `comparison_sheet`; ``items`` are the boxes of the images.
+    """
     cells = [
         [(title, _fitted(image, boxes, categories))] for title, image, boxes in zip(titles, images, items, strict=True)
     ]
@@ -188,7 +200,7 @@ def sample_sheet(
 
 
 def draw_title(pen: ImageDraw.ImageDraw, at: tuple[int, int], title: str, width: int) -> None:
-    """Writes the title of a picture in black; the middle of one that is wider than ``width`` pixels is left out."""
+    """Draws the title of a picture in black. The middle of a title wider than ``width`` pixels is omitted."""
     whole = shown = legible(title, "?")
     font = font_for(whole, _TITLE_SIZE)
     kept = len(whole)
@@ -199,12 +211,12 @@ def draw_title(pen: ImageDraw.ImageDraw, at: tuple[int, int], title: str, width:
 
 
 def _fitted(image: np.ndarray, items: LabelledBoxes, categories: dict[int, str]) -> Image.Image:
-    """An image [H, W, 3] uint8 with its boxes, as large as a sheet shows it."""
+    """An image [H, W, 3] uint8 with its boxes, in the size of a tile."""
     return draw_boxes(image, items, categories, scale=_TILE / max(image.shape[:2]))
 
 
 def _sheet(cells: Sequence[Sequence[tuple[str, Image.Image]]], columns: int) -> Image.Image:
-    """Cells of one or more titled pictures side by side, ``columns`` of them in a row."""
+    """Arranges cells in rows of ``columns`` cells. A cell is one or more titled pictures side by side."""
     columns = min(columns, max(len(cells), 1))
     side_by_side = max(map(len, cells), default=1)
     cell_width, cell_height = side_by_side * (_TILE + _MARGIN) + _MARGIN, _TILE + _TITLE + _MARGIN

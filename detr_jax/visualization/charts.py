@@ -10,7 +10,7 @@ import numpy as np
 from detr_jax.visualization.fonts import font_file
 
 Curve = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
-"""x and y of a line."""
+"""The x and y values of a line."""
 
 
 class MissingMatplotlib(ImportError):
@@ -18,7 +18,7 @@ class MissingMatplotlib(ImportError):
 
 
 def check_matplotlib() -> None:
-    """Raises `MissingMatplotlib` if it is not installed."""
+    """Raises `MissingMatplotlib` if matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingMatplotlib("A report needs matplotlib: pip install 'detr_jax[plot]'.")
 
@@ -31,7 +31,9 @@ def _draw(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with rc_context({"font.family": _families(names), "text.parse_math": False}):  # "$" is a letter of a name
+    with rc_context(
+        {"font.family": _families(names), "text.parse_math": False}
+    ):  # "$" in a name does not begin a formula
         figure = Figure(figsize=size, dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
@@ -42,7 +44,7 @@ def _draw(
 
 
 def _families(names: Iterable[str]) -> list[str]:
-    """matplotlib's own font, and those of the system that have the characters which it may lack."""
+    """matplotlib's own font, and fonts of the system for the characters that it lacks."""
     from matplotlib.font_manager import FontProperties, fontManager
 
     families = ["DejaVu Sans"]
@@ -55,9 +57,16 @@ def _families(names: Iterable[str]) -> list[str]:
 def lines(
     path: Path, title: str, curves: Mapping[str, Curve], *, x: str, y: str, log: bool = False, unit: bool = False
 ) -> None:
-    """Writes a chart of named curves; ``log`` for a logarithmic y axis, ``unit`` for axes of 0 to 1.
+    """Writes a chart of named curves. Equal curves are drawn once, with all their names.
 
-    Curves that lie on each other are one, with both names.
+    Args:
+      path: the file to write.
+      title: title of the chart.
+      curves: x and y values by name.
+      x: label of the x axis.
+      y: label of the y axis.
+      log: whether the y axis is logarithmic, if any value is above 0.
+      unit: whether the y axis goes from 0 to 1.
     """
     names: dict[tuple[tuple[float, ...], ...], list[str]] = {}
     for name, (xs, ys) in curves.items():
@@ -68,7 +77,9 @@ def lines(
 
         for (xs, ys), same in names.items():
             label = ", ".join(same)
-            label = f" {label}" if label.startswith("_") else label  # which would keep it out of the legend
+            label = (
+                f" {label}" if label.startswith("_") else label
+            )  # matplotlib's legend ignores labels that begin with _
             axes.plot(xs, ys, label=label, linewidth=1.6, marker="o" if len(xs) < 3 else None)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
@@ -87,7 +98,7 @@ def lines(
 
 
 def bars(path: Path, title: str, values: Mapping[str, float], *, x: str) -> None:
-    """Writes a chart of a horizontal bar for each name, the largest on top."""
+    """Writes a chart with one horizontal bar per name, the largest value on top."""
     names = sorted(values, key=lambda name: values[name])
 
     def paint(axes: Any) -> None:
@@ -101,7 +112,10 @@ def bars(path: Path, title: str, values: Mapping[str, float], *, x: str) -> None
 
 
 def confusion_matrix(path: Path, title: str, counts: np.ndarray, names: Sequence[str]) -> None:
-    """Writes a matrix [C + 1, C + 1] of counts, coloured by the share of its row; numbers where they fit."""
+    """Writes a picture of a matrix [C + 1, C + 1] of counts.
+
+    The colour of a cell is its share of the row. Up to 24 rows, the counts are written into the cells.
+    """
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = float(np.clip(2.5 + 0.35 * len(counts), 5, 18))
 
@@ -109,8 +123,8 @@ def confusion_matrix(path: Path, title: str, counts: np.ndarray, names: Sequence
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         axes.set_xticks(range(len(counts)), [*names, "missed"], rotation=45, ha="right", fontsize=9)
         axes.set_yticks(range(len(counts)), [*names, "no object"], fontsize=9)
-        axes.set_xlabel("found as")
-        axes.set_ylabel("is")
+        axes.set_xlabel("detected as")
+        axes.set_ylabel("true class")
         for row, column in np.argwhere(counts) if len(counts) <= 24 else ():
             color = "white" if shares[row, column] > 0.6 else "black"
             axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=9, color=color)

@@ -1,7 +1,8 @@
-"""Fonts that have the characters of a text: Pillow's own, or the first one of the system.
+"""Choice of a font that has the characters of a text: Pillow's own font, or the first suitable font of the system.
 
-Pillow's font has little more than ASCII. Other names are drawn with a font of the system (or matplotlib's). A name that
-no font can show is drawn as the number of its class, so that classes never look alike: ``#3``.
+Pillow's font has little more than ASCII. Names with other characters are drawn with a font of the system or of
+matplotlib. A name that no font can show is drawn as the number of its class, such as ``#3``, so that different classes
+never look the same.
 """
 
 import functools
@@ -17,13 +18,13 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _SUFFIXES = (".otc", ".otf", ".ttc", ".ttf")
 _STYLES = ("black", "bold", "condensed", "italic", "light", "math", "medium", "mono", "oblique", "serif", "thin")
-"""Words in the names of files that are only taken if no plain font will do."""
+"""Words in the names of font files that are used only if no plain font has the characters."""
 _PROBE_SIZE = 16  # pixels; which characters a font has does not depend on it
-_NO_CHARACTERS = ("\uffff", "\U0010ffff")  # drawn as what a font draws instead of a character that it lacks
+_NO_CHARACTERS = ("\uffff", "\U0010ffff")  # no font has these, so they show its picture for a missing character
 
 
 def legible(text: str, otherwise: str) -> str:
-    """The text on one line, if a font can show it. If none can, ``otherwise`` and what Pillow's font shows of it."""
+    """The text on one line if a font can show it, or else ``otherwise`` and the characters that Pillow's font has."""
     text = " ".join(text.encode("utf-8", "replace").decode().split())
     text = "".join(character for character in text if unicodedata.category(character) != "Cc")
     if text and font_file(text) is not None:
@@ -33,7 +34,7 @@ def legible(text: str, otherwise: str) -> str:
 
 
 def class_caption(label: int, categories: dict[int, str]) -> str:
-    """The name of a class as pictures show it: ``#3`` for a name that is empty or that no font can show."""
+    """The name of a class for a picture. An empty name, or a name that no font can show, becomes ``#3`` or similar."""
     return legible(categories.get(label, str(label)), f"#{label}")
 
 
@@ -44,9 +45,12 @@ def font_for(text: str, size: float) -> Font:
 
 @functools.lru_cache(4096)
 def font_file(text: str) -> str | None:
-    """The file of a font that has all characters of a text; empty for Pillow's own font, None if there is none.
+    """The file of a font that has all characters of a text.
 
-    Which one it is depends on the fonts that are installed; with the same fonts it is always the same.
+    The choice depends only on the text and the installed fonts.
+
+    Returns:
+      The path; empty for Pillow's own font; None if no font has all characters.
     """
     needed = sorted({character for character in text if not _is_invisible(character)})
     if all(character.isascii() for character in needed):
@@ -55,13 +59,13 @@ def font_file(text: str) -> str | None:
         try:
             if all(_has(file, character) for character in needed):
                 return file
-        except (OSError, ValueError):  # a damaged file, or a font of bitmaps in another size
+        except (OSError, ValueError):  # a damaged file, or a bitmap font of another size
             continue
     return None
 
 
 def font_folders() -> list[Path]:
-    """Where fonts usually are on Linux, macOS and Windows; matplotlib's, which come with it, are last."""
+    """The usual font folders of Linux, macOS and Windows, and last the folder of the fonts in matplotlib."""
     data = [*os.environ.get("XDG_DATA_DIRS", "").split(os.pathsep), "/usr/local/share", "/usr/share"]
     home = Path(os.path.expanduser("~"))
     folders = [Path(folder) / "fonts" for folder in dict.fromkeys(filter(None, data))]
@@ -79,7 +83,7 @@ def font_folders() -> list[Path]:
 
 @functools.cache
 def _font_files() -> tuple[str, ...]:
-    """The font files of all folders, searched once: plain ones first, then by folder and name."""
+    """The font files of all folders. Plain fonts come first; otherwise the order is by folder and name."""
     found: list[str] = []
     for folder in font_folders():
         files = (os.path.join(place, name) for place, _, names in os.walk(folder) for name in names)
@@ -93,7 +97,7 @@ def _opened(file: str, size: float) -> Font:
 
 
 def _has(file: str, character: str) -> bool:
-    """Whether a font has a glyph of its own for a character."""
+    """Whether a font has a glyph for a character."""
     if _is_invisible(character):
         return True
     font, instead = _probe(file)
@@ -105,9 +109,9 @@ def _has(file: str, character: str) -> bool:
 
 @functools.cache
 def _probe(file: str) -> tuple[Font, tuple[tuple[int, int], bytes] | None]:
-    """A font of one size without shaping, and what it draws instead of a character that it lacks.
+    """A font in one size without shaping, and the picture that it draws for a missing character.
 
-    The latter is None for "last resort" fonts, which have a picture for each block of characters.
+    The picture is None for "last resort" fonts, which draw another picture for each block of characters.
     """
     font = _opened(file, _PROBE_SIZE)
     if not isinstance(font, ImageFont.FreeTypeFont):

@@ -1,4 +1,4 @@
-"""One HTML file that holds its pictures, and needs nothing else to be read."""
+"""An HTML page that contains its pictures, so that the file can be read without any other file."""
 
 import base64
 import html
@@ -25,7 +25,15 @@ def write_page(
     numbers: Mapping[str, str],
     sections: Mapping[str, Sequence[tuple[Path, str]]],
 ) -> None:
-    """Writes a page: a title, a sentence, numbers by name, and sections of pictures (files and captions)."""
+    """Writes a page with a title, a paragraph, numbers by name, and sections of pictures with captions.
+
+    Args:
+      path: the file to write.
+      title: title of the page.
+      introduction: text below the title.
+      numbers: values as text by name, shown as boxes.
+      sections: picture files and their captions by heading.
+    """
     boxes = "".join(f"<div>{html.escape(name)}<b>{html.escape(value)}</b></div>" for name, value in numbers.items())
     parts = [f"<h1>{html.escape(title)}</h1><p>{html.escape(introduction)}</p><div class=numbers>{boxes}</div>"]
     for heading, pictures in sections.items():

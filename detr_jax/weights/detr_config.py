@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from detr_jax.config import BackboneConfig, ModelConfig
+from detr_jax.config import BackboneConfig, Block, ModelConfig, PositionEmbedding
 from detr_jax.weights.layout import Options, Shapes
 from detr_jax.weights.metadata import Metadata
 
@@ -18,7 +18,7 @@ def infer_resnet(shapes: Shapes, *, dilation: bool = False) -> BackboneConfig:
     blocks = tuple(max(1, layer_count(shapes, rf"backbone/stages/{stage}/(\d+)/")) for stage in range(stages))
     bottleneck = any(re.match(r"backbone/stages/\d+/\d+/convs/2/", path) for path in shapes)
     return BackboneConfig(
-        block="bottleneck" if bottleneck or not stages else "basic",
+        block=Block.BOTTLENECK if bottleneck or not stages else Block.BASIC,
         blocks=blocks or BackboneConfig().blocks,
         width=common_size(shapes, r"backbone/stem/.*", axis=-1, default=64),
         dilation=dilation,
@@ -37,6 +37,7 @@ def infer_detr(shapes: Shapes, metadata: Metadata, options: Options) -> ModelCon
     """`Layout.infer_config` for a DETR. The metadata's numbers of layers count more than the tensors' numbers."""
     encoder_layers = layer_count(shapes, r"encoder/layers/(\d+)/")
     decoder_layers = max(1, layer_count(shapes, r"decoder/layers/(\d+)/"))
+    learned = any(path.startswith("position_embedding/") for path in shapes)
     return ModelConfig(
         backbone=infer_resnet(shapes, dilation=options.dilation or metadata.dilation),
         num_classes=common_size(shapes, r"class_head/.*", axis=-1, default=92) - 1,
@@ -47,7 +48,7 @@ def infer_detr(shapes: Shapes, metadata: Metadata, options: Options) -> ModelCon
         decoder_layers=decoder_layers if metadata.decoder_layers is None else metadata.decoder_layers,
         feedforward_dim=common_size(shapes, r".*coder/layers/\d+/feed_forward/expand/.*", axis=-1, default=2048),
         pre_norm=any(path.startswith("encoder/norm/") for path in shapes),
-        position_embedding="learned" if any(path.startswith("position_embedding/") for path in shapes) else "sine",
+        position_embedding=PositionEmbedding.LEARNED if learned else PositionEmbedding.SINE,
         mask_padding=options.mask_padding,
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from detr_jax.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
+from detr_jax.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig, Rounding
 
 Channels = tuple[float, float, float]
 """One number per colour channel."""
@@ -123,7 +123,10 @@ class Metadata:
                 for name in ("train_short_sides", "crop_short_sides", "crop_min", "crop_max")
             }
         return DataConfig(
-            val_short_side=self.short_side, max_long_side=self.max_long_side, resize_rounding=self.rounding, **sides
+            val_short_side=self.short_side,
+            max_long_side=self.max_long_side,
+            resize_rounding=Rounding(self.rounding),
+            **sides,
         )
 
 

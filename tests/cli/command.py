@@ -1,4 +1,4 @@
-"""The ``detr-jax`` command, run inside of the tests' process."""
+"""Run ``detr-jax`` in the process of the tests."""
 
 from click.testing import CliRunner, Result
 
@@ -6,7 +6,7 @@ from detr_jax.cli import main
 
 
 def run(*arguments: object) -> Result:
-    """Runs ``detr-jax`` with these arguments; what ends it must be an exit code, never a traceback."""
+    """Runs ``detr-jax`` with these arguments. The command must end with an exit code, never with a traceback."""
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result

@@ -21,7 +21,7 @@ def folder(tmp_path, rng):
     return path
 
 
-def test_the_buckets_shown_are_those_of_the_training(folder, tmp_path):
+def test_the_training_run_uses_the_buckets_that_are_shown(folder, tmp_path):
     options = ("--config.data.num_train_buckets=5", "--config.data.num_val_buckets=2", "--config.training.epochs=4000")
     result = run("buckets", "--root", folder, *options)
     assert result.exit_code == 0, result.output
@@ -34,7 +34,7 @@ def test_the_buckets_shown_are_those_of_the_training(folder, tmp_path):
     assert shown == [bucket for plan in plans for bucket in plan.buckets]
     assert len(plans[0].buckets) == 5
     useful = useful_share(train_sizes(start.train_source, config.data), plans[0].buckets)
-    assert f"training, 12 images: {useful:.1%} useful on 5 buckets" in result.output
+    assert f"training, 12 images: {useful:.1%} useful in 5 buckets" in result.output
     assert "num_train_buckets" not in result.output
     shares = [float(share) for share in re.findall(r"\d +(\d+\.\d)%", result.output)]
     assert sum(shares) == pytest.approx(200, abs=1)
@@ -50,14 +50,14 @@ def test_a_short_run_gets_few_buckets_and_says_why(folder):
     assert "35 images" in result.output  # three steps per epoch: six validations of five images, and one at the end
 
 
-def test_memory_is_told_of_each_training_bucket(folder, monkeypatch):
+def test_the_memory_of_each_training_bucket_is_shown(folder, monkeypatch):
     asked = []
 
     def recorded(config, bucket, max_objects, mesh):
         asked.append((bucket, max_objects))
         return memory.StepMemory(state=2**20, temporary=2**22)
 
-    monkeypatch.setattr(memory, "step_memory", recorded)  # which compiles; its own test does
+    monkeypatch.setattr(memory, "step_memory", recorded)  # it compiles, as its own test does
     sizes = (
         f"--config.training.batch_size={4 * jax.device_count()}",
         f"--config.evaluation.batch_size={jax.device_count()}",
@@ -106,7 +106,7 @@ def test_the_largest_batch_that_fits_is_found(folder, monkeypatch, accumulate):
         (["--device-memory", "1GiB"], "--largest-batch"),
     ],
 )
-def test_what_is_wrong_is_told_in_a_sentence(folder, arguments, words):
+def test_wrong_arguments_end_in_one_sentence(folder, arguments, words):
     if "--root" not in arguments:
         arguments = ["--root", folder, *arguments]
     result = run("buckets", *arguments)

@@ -17,7 +17,7 @@ def folder(tmp_path, rng):
 
 
 @pytest.mark.parametrize(("suffix", "tolerance"), [("png", 0), ("jpg", 6)])
-def test_make_shapes_writes_what_is_drawn(tmp_path, rng, suffix, tolerance):
+def test_make_shapes_writes_the_drawn_images_and_objects(tmp_path, rng, suffix, tolerance):
     seed = int(rng.integers(2**31))
     options = ("--train", 7, "--val", 3, "--seed", seed, "--min-size", 20, "--max-size", 90, "--max-objects", 2)
     assert run("make-shapes", tmp_path / "new", *options, "--format", suffix).exit_code == 0
@@ -28,7 +28,8 @@ def test_make_shapes_writes_what_is_drawn(tmp_path, rng, suffix, tolerance):
         assert len(drawn) == len(written)
         assert written.categories == drawn.categories
         for index in range(len(drawn)):
-            image, objects = written[index]
+            sample = written[index]
+            image, objects = sample.image, sample.objects
             assert np.abs(image.astype(int) - drawn[index].image).mean() <= tolerance
             np.testing.assert_array_equal(objects.boxes, drawn.objects(index).boxes)
             np.testing.assert_array_equal(objects.labels, drawn.objects(index).labels)
@@ -36,7 +37,7 @@ def test_make_shapes_writes_what_is_drawn(tmp_path, rng, suffix, tolerance):
         assert areas[0] == areas[1]
 
 
-def test_make_shapes_leaves_what_is_there_alone(folder):
+def test_make_shapes_does_not_write_into_an_existing_folder(folder):
     result = run("make-shapes", folder)
     assert result.exit_code == 1
     assert "exists already" in result.output
@@ -45,28 +46,28 @@ def test_make_shapes_leaves_what_is_there_alone(folder):
     assert "--min-size=9" in result.output
 
 
-def test_sound_data_pass_with_a_picture_of_samples(folder, tmp_path):
+def test_correct_data_pass_and_samples_are_drawn(folder, tmp_path):
     result = run("check-data", "--dataset", "coco", "--root", folder, "--picture", tmp_path / "samples.png")
     assert result.exit_code == 0, result.output
     assert "train: 9 images" in result.output
     assert "val: 5 images" in result.output
-    assert result.output.count("circle") == 2  # the class table, once a split
+    assert result.output.count("circle") == 2  # in the class table, once per split
     with Image.open(tmp_path / "samples.png") as picture:
         assert picture.width > 6 * 320
         assert picture.height > 3 * 320
 
 
-def test_faults_are_told_and_end_in_1(folder):
+def test_errors_are_reported_and_the_exit_code_is_1(folder):
     (folder / "train2017" / "000003.png").write_text("no image")
     result = run("check-data", "--dataset", "coco", "--root", folder, "--picture", folder / "samples.png")
     assert result.exit_code == 1
-    assert "images that are not image files" in result.output
+    assert "files that are not images" in result.output
     assert "000003.png" in result.output
     assert "val: 5 images" in result.output
     assert run("check-data", "--dataset", "coco", "--root", folder, "--split", "val").exit_code == 0
 
 
-def test_an_annotation_file_that_cannot_be_read_leaves_the_other_split_to_be_checked(folder):
+def test_the_other_split_is_checked_if_an_annotation_file_cannot_be_read(folder):
     path = folder / "annotations/instances_train2017.json"
     path.write_text(path.read_text()[:-50])
     result = run("check-data", "--dataset", "coco", "--root", folder)
@@ -75,7 +76,7 @@ def test_an_annotation_file_that_cannot_be_read_leaves_the_other_split_to_be_che
     assert "val: 5 images" in result.output
 
 
-def test_a_configuration_and_changes_of_it_are_taken_as_by_training(folder):
+def test_a_configuration_file_and_flags_work_as_in_training(folder):
     config = ("--config", "configs/shapes.py", "--config.data.dataset=coco", f"--config.data.root={folder}")
     result = run("check-data", *config, "--config.model.num_queries=1")
     assert result.exit_code == 0
@@ -86,11 +87,13 @@ def test_a_configuration_and_changes_of_it_are_taken_as_by_training(folder):
     result = run("check-data", "--root", folder, "--config.model.num_classes=2")
     assert result.exit_code == 1
     assert "model.num_classes=2" in result.output
-    result = run("check-data", "--config", "configs/shapes.py", "--config.data.shapes.val_images=4", "--split", "val")
+    result = run(
+        "check-data", "--config", "configs/shapes.py", "--config.data.sources.shapes.val_images=4", "--split", "val"
+    )
     assert "val: 4 images" in result.output
 
 
-def test_a_fine_tuning_whose_classes_and_queries_are_not_known_yet_can_be_checked(folder):
+def test_a_configuration_without_known_classes_and_queries_can_be_checked(folder):
     result = run("check-data", "--config", "configs/finetune.py", "--root", folder, "--split", "train")
     assert result.exit_code == 0, result.output
     assert "model.num_classes=3 or more" in result.output
@@ -105,7 +108,7 @@ def test_a_fine_tuning_whose_classes_and_queries_are_not_known_yet_can_be_checke
         (["--dataset", "yolo"], "data.root is empty"),
         (["here", "there"], "unexpected extra argument (there)"),
         (["here", "--root", "there"], "Give the data set once"),
-        (["--dataset", "tfds"], "data.tfds_name"),
+        (["--dataset", "tfds"], "data.sources.tfds.name"),
         (["--dataset", "voc", "--root", "nowhere"], "data.root=nowhere"),
         (["--bogus"], "--bogus"),
         (["--config.data.rot=x"], "data.root"),
@@ -113,20 +116,20 @@ def test_a_fine_tuning_whose_classes_and_queries_are_not_known_yet_can_be_checke
         (["--config", "README.md"], "README.md"),
     ],
 )
-def test_bad_arguments_end_in_a_sentence(arguments, words):
+def test_wrong_arguments_end_in_one_sentence(arguments, words):
     result = run("check-data", *arguments)
     assert result.exit_code in (1, 2)
     assert words in result.output
     assert "Traceback" not in result.output
 
 
-def test_a_folder_of_another_kind_than_given_is_named_by_its_kind(folder):
+def test_the_error_names_the_kind_of_the_folder_if_another_kind_is_given(folder):
     result = run("check-data", "--dataset", "voc", folder)
     assert result.exit_code == 1
     assert "it looks like coco: set data.dataset=coco." in result.output
 
 
-def test_truth_is_written_as_an_instances_json(folder):
+def test_make_shapes_writes_an_instances_json(folder):
     content = json.loads((folder / "annotations/instances_val2017.json").read_text())
     assert [image["file_name"] for image in content["images"]] == [f"{index:06d}.png" for index in range(5)]
     assert {one["category_id"] for one in content["annotations"]} <= {one["id"] for one in content["categories"]}

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,14 +12,14 @@ from detr_jax.checkpoints import Checkpoints
 from detr_jax.cli import main
 from detr_jax.config import to_json
 from detr_jax.data import open_source
+from detr_jax.evaluation.detections_file import StoredDetections, read_detections, snapshot_steps, write_detections
 from detr_jax.evaluation.report import _training_charts, read_run
-from detr_jax.evaluation.stored import StoredDetections, read_detections, snapshot_steps, write_detections
 from detr_jax.models import DETR
 from tests.tiny import tiny_config
 
 
 def _detections(rng, source, images, step):
-    """Random answers of 5 queries."""
+    """Random detections of 5 queries."""
     corner = rng.uniform(0, 12, (images, 5, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(4, 12, (images, 5, 2))], axis=2).astype(np.float32)
     scores, labels = rng.random((images, 5)).astype(np.float32), rng.integers(0, 3, (images, 5)).astype(np.int32)
@@ -27,7 +28,7 @@ def _detections(rng, source, images, step):
 
 @pytest.fixture
 def workdir(tmp_path, rng):
-    """What a run of the tiny configuration leaves, without a training."""
+    """A workdir like one of a run of the tiny configuration, but without training."""
     config = tiny_config()
     source = open_source(config, "val")
     (tmp_path / "config.json").write_text(to_json(config))
@@ -43,7 +44,7 @@ def _run(*arguments):
     return CliRunner().invoke(main, ["plot", *map(str, arguments)])
 
 
-def test_the_report_is_png_files_and_one_page_that_needs_nothing_else(workdir):
+def test_the_report_consists_of_png_files_and_one_self_contained_page(workdir):
     result = _run(workdir)
     assert result.exit_code == 0, result.output
     report = workdir / "report"
@@ -51,7 +52,7 @@ def test_the_report_is_png_files_and_one_page_that_needs_nothing_else(workdir):
     assert {"loss.png", "ap.png", "precision_recall.png", "confusion.png", "class_ap.png", "worst_01.png"} <= names
     page = (report / "index.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert len(sources) == len(names)  # every picture, and an empty icon
+    assert len(sources) == len(names)  # all pictures, and an empty icon
     assert all(source.startswith("data:") for source in sources)
     assert not re.search(r"https?://|<script|@import|url\(", page)
 
@@ -69,7 +70,7 @@ def test_metrics_that_are_not_defined_are_not_drawn(workdir, monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
-def test_an_animation_has_a_frame_a_snapshot(workdir, suffix):
+def test_an_animation_has_one_frame_per_snapshot(workdir, suffix):
     result = _run(workdir, "--animation", workdir / f"a.{suffix}")
     assert result.exit_code == 0, result.output
     with Image.open(workdir / f"a.{suffix}") as picture:
@@ -96,14 +97,14 @@ def test_attention_of_an_image_is_drawn(tmp_path, rng, rngs):
     assert "none.png does not exist" in result.output
 
 
-def test_bad_input_is_one_sentence(workdir, tmp_path):
+def test_wrong_input_ends_in_one_sentence(workdir, tmp_path):
     for arguments, words in [
         ((tmp_path / "nothing",), "config.json"),
         ((workdir, "--animation", "a.mp4"), ".gif"),
-        ((workdir, "--attention", "a.png", "--animation", "a.gif"), "give one of them"),
-        ((workdir, "--animation", "a.gif", "--out", "b.gif"), "leave --out away"),
-        ((workdir, "--point", "1", "2"), "--point is for --attention=IMAGE alone"),
-        ((workdir, "--threshold", "0.1"), "--threshold is for --attention=IMAGE alone"),
+        ((workdir, "--attention", "a.png", "--animation", "a.gif"), "give only one of them"),
+        ((workdir, "--animation", "a.gif", "--out", "b.gif"), "remove --out"),
+        ((workdir, "--point", "1", "2"), "--point is only for --attention=IMAGE"),
+        ((workdir, "--threshold", "0.1"), "--threshold is only for --attention=IMAGE"),
         ((workdir, "--attention", "a.png", "--out", "a.xyz"), "--out=a.xyz must end in"),
     ]:
         result = _run(*arguments)
@@ -111,10 +112,9 @@ def test_bad_input_is_one_sentence(workdir, tmp_path):
         assert words in result.output
         assert "Traceback" not in result.output
     found = read_detections(workdir / "detections.npz")
-    for ids, words in [(found.image_ids + 1, "which is not in the data set"), (found.image_ids[:-1], "lacks image")]:
-        write_detections(
-            workdir / "detections.npz", StoredDetections(found.step, ids, *(x[: len(ids)] for x in found[2:]))
-        )
+    other, fewer = replace(found, image_ids=found.image_ids + 1), found.first(len(found.image_ids) - 1)
+    for changed, words in [(other, "which is not in the data set"), (fewer, "lacks image")]:
+        write_detections(workdir / "detections.npz", changed)
         result = _run(workdir)
         assert result.exit_code == 1
         assert words in result.output
@@ -122,14 +122,15 @@ def test_bad_input_is_one_sentence(workdir, tmp_path):
     assert "delete it" in _run(workdir).output
 
 
-def test_detections_come_back_as_they_were_written(tmp_path, rng):
+def test_detections_are_read_as_they_were_written(tmp_path, rng):
     found = _detections(rng, open_source(tiny_config(), "val"), 3, 7)
     write_detections(tmp_path / "a.npz", found)
-    for a, b in zip(read_detections(tmp_path / "a.npz"), found, strict=True):
-        np.testing.assert_array_equal(a, b)
+    read = asdict(read_detections(tmp_path / "a.npz"))
+    for name, values in asdict(found).items():
+        np.testing.assert_array_equal(read[name], values, err_msg=name)
 
 
-def test_snapshots_are_denser_in_the_beginning():
+def test_snapshots_are_denser_at_the_beginning():
     steps = sorted(snapshot_steps(5000, 32))
     assert (steps[0], steps[1], steps[-1], len(steps)) == (0, 5, 5000, 32)
     assert (np.diff(np.diff(steps)) >= -1).all()

@@ -1,4 +1,4 @@
-"""``detr-jax train``, ``evaluate`` and ``predict``, with one trained model."""
+"""``detr-jax train``, ``evaluate`` and ``predict`` with one trained model."""
 
 import json
 import os
@@ -26,8 +26,8 @@ from tests.tiny import tiny_config
 
 def get_config():
     config = tiny_config()
-    config.data.shapes.train_images, config.data.shapes.val_images = 256, 200
-    config.data.shapes.min_size, config.data.shapes.max_objects = 32, 1
+    config.data.sources["shapes"].train_images, config.data.sources["shapes"].val_images = 256, 200
+    config.data.sources["shapes"].min_size, config.data.sources["shapes"].max_objects = 32, 1
     config.model.dropout, config.evaluation.every_epochs = 0.0, 0
     config.optimizer.learning_rate = config.optimizer.backbone_learning_rate = 3e-3
     config.training.steps, config.training.checkpoint_every, config.training.log_every = 120, 1000, 60
@@ -54,7 +54,7 @@ def one_device(monkeypatch):
     monkeypatch.setattr("detr_jax.sharding.jax.devices", lambda: jax.local_devices()[:1])
 
 
-def test_evaluate_repeats_what_the_training_logged_to_the_last_digit(workdir, tmp_path, one_device):
+def test_evaluate_gives_the_logged_metrics_to_the_last_digit(workdir, tmp_path, one_device):
     result = run("evaluate", workdir, "--json", tmp_path / "numbers.json")
     assert result.exit_code == 0, result.output
     numbers = json.loads((tmp_path / "numbers.json").read_text())
@@ -66,8 +66,8 @@ def test_evaluate_repeats_what_the_training_logged_to_the_last_digit(workdir, tm
     assert "circle" in result.stdout
 
 
-def test_evaluate_judges_other_data_and_the_plain_parameters(workdir, tmp_path, one_device):
-    shapes = load_config(workdir).data.shapes
+def test_evaluate_accepts_other_data_and_params_without_ema(workdir, tmp_path, one_device):
+    shapes = load_config(workdir).data.sources["shapes"]
     write_coco(ShapesConfig(**{**vars(shapes), "train_images": 1}), tmp_path / "coco")
     logged = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
     result = run("evaluate", workdir, "--root", tmp_path / "coco", "--json", tmp_path / "same.json")
@@ -87,7 +87,9 @@ def test_evaluate_judges_other_data_and_the_plain_parameters(workdir, tmp_path, 
     assert result.stdout.splitlines()[0] == "AP     no such objects"
     numbers = json.loads((tmp_path / "none.json").read_text())
     assert {value for name, value in numbers.items() if name != "step"} == {None}
-    result = run("evaluate", workdir, "--no-ema", "--config.data.shapes.val_images=8", "--json", tmp_path / "few.json")
+    result = run(
+        "evaluate", workdir, "--no-ema", "--config.data.sources.shapes.val_images=8", "--json", tmp_path / "few.json"
+    )
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "few.json").read_text()) != logged
 
@@ -102,14 +104,14 @@ def test_evaluate_judges_other_data_and_the_plain_parameters(workdir, tmp_path, 
         (["--json", "nowhere/numbers.json"], "nowhere/numbers.json cannot be written"),
     ],
 )
-def test_evaluate_refuses_in_a_sentence(workdir, arguments, words, one_device):
+def test_evaluate_ends_in_one_sentence_on_wrong_input(workdir, arguments, words, one_device):
     result = run("evaluate", workdir, *arguments)
     assert result.exit_code == 1
     assert words in result.stderr
 
 
 @pytest.mark.parametrize("command", [["evaluate"], ["predict", "--out"]])
-def test_what_is_no_checkpoint_is_refused(tmp_path, command):
+def test_a_folder_that_is_not_a_checkpoint_is_refused(tmp_path, command):
     rest = [tmp_path / "out", tmp_path / "nowhere", "image.png"] if "predict" in command else [tmp_path / "nowhere"]
     result = run(*command, *rest)
     assert result.exit_code == 1
@@ -118,7 +120,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, command):
 
 
 def _save_shapes(folder, rng, count):
-    """Images of shapes as files, by name."""
+    """Writes image files of shapes."""
     folder.mkdir()
     shapes = ShapesDataset(
         ShapesConfig(val_images=count, min_size=20, max_size=32, seed=int(rng.integers(2**31))), "val"
@@ -128,7 +130,7 @@ def _save_shapes(folder, rng, count):
     return [folder / f"{index}.png" for index in range(count)]
 
 
-def test_predict_has_memory_kept_before_it_starts_jax(workdir, tmp_path, rng, monkeypatch):
+def test_predict_configures_memory_before_jax_starts(workdir, tmp_path, rng, monkeypatch):
     calls = []
     started = jax.default_backend
     monkeypatch.setattr(host_memory, "keep_freed_memory", lambda: calls.append("keep"))
@@ -139,7 +141,7 @@ def test_predict_has_memory_kept_before_it_starts_jax(workdir, tmp_path, rng, mo
     assert "start" in calls
 
 
-def test_predict_writes_each_image_once_in_order_with_a_picture(workdir, tmp_path, rng):
+def test_predict_lists_each_image_once_in_order_and_draws_it(workdir, tmp_path, rng):
     files = _save_shapes(tmp_path / "photos", rng, 5)
     (tmp_path / "photos" / "notes.txt").write_text("no image")
     other = _save_shapes(tmp_path / "other", rng, 1)
@@ -171,11 +173,11 @@ def test_predict_writes_each_image_once_in_order_with_a_picture(workdir, tmp_pat
 
 
 def _rows(out):
-    """What predictions.json lists of each image."""
+    """The detections of each image in predictions.json."""
     return [entry["detections"] for entry in json.loads((out / "predictions.json").read_text())]
 
 
-def test_predict_keeps_the_classes_and_the_number_that_are_wanted_in_short_numbers(workdir, tmp_path, rng):
+def test_predict_keeps_the_requested_classes_and_number_and_rounds_its_numbers(workdir, tmp_path, rng):
     files, out = _save_shapes(tmp_path / "photos", rng, 3), tmp_path / "out"
     wanted = {0, 2}
     found = [one.only(wanted, max_detections=2) for one in Detector.from_checkpoint(workdir).predict(files, 0)]
@@ -195,7 +197,7 @@ def test_predict_keeps_the_classes_and_the_number_that_are_wanted_in_short_numbe
     assert "no class 'sqare' (did you mean 'square'?). It has: 0 circle, 1 square, 2 triangle." in result.stderr
 
 
-def test_predict_prepares_images_as_fields_of_data_say(workdir, tmp_path, rng):
+def test_predict_prepares_images_by_the_fields_of_data(workdir, tmp_path, rng):
     files, out = _save_shapes(tmp_path / "photos", rng, 2), tmp_path / "out"
     arguments = ("predict", workdir, *files, "--out", out, "--threshold", 0, "--no-pictures")
     changes = ("--config.data.val_short_side=16", "--config.data.val_buckets", "((32, 32),)")
@@ -244,7 +246,7 @@ def test_classes_are_found_by_name_and_by_label():
 
 @pytest.fixture
 def odd_files(tmp_path, rng):
-    """Good and bad images; the good ones' names begin with good."""
+    """Good and bad image files. The names of the good files begin with "good"."""
     folder = tmp_path / "odd"
     files = _save_shapes(folder, rng, 2)
     for index, file in enumerate(files):
@@ -260,26 +262,26 @@ def odd_files(tmp_path, rng):
     return folder
 
 
-def test_predict_names_what_it_cannot_read_and_does_the_others(workdir, odd_files, tmp_path):
+def test_predict_reports_unreadable_files_and_processes_the_others(workdir, odd_files, tmp_path):
     empty, missing, out = tmp_path / "empty", tmp_path / "missing.jpg", tmp_path / "out"
     result = run("predict", workdir, missing, empty, odd_files, "no/*.png", "a" * 300, "--out", out)
     assert result.exit_code == 1
     done = [Path(entry["file"]).name for entry in json.loads((out / "predictions.json").read_text())]
     assert done == ["good-moving.gif", "good-panorama.png", "good-pixel.png", "good0.png", "good1.png"]
     assert len(list(out.glob("*.png"))) == 5
-    told = result.stderr.splitlines()
+    lines = result.stderr.splitlines()
     for words in (
         f"{missing} does not exist.",
         f"The folder {empty} and its folders hold no image",
         "No file matches no/*.png.",
         f"{'a' * 300} cannot be read (File name too long).",
         "truncated.jpg cannot be decoded (image file is truncated",
-        "text.jpg cannot be opened (no format of images is recognised)",
+        "text.jpg cannot be opened (the image format is not recognised)",
         "good-moving.gif: has several frames or pages, of which the first was taken.",
         "good-panorama.png: is larger than every bucket",
         "good-pixel.png: is only a few pixels large",
     ):
-        assert len([line for line in told if words in line]) == 1, words
+        assert len([line for line in lines if words in line]) == 1, words
     assert "found in 5 images; 2 could not be read; see" in result.stdout
     before = {file: file.read_bytes() for file in out.iterdir()}
     result = run("predict", workdir, odd_files / "text.jpg", "--out", out)
@@ -290,7 +292,7 @@ def test_predict_names_what_it_cannot_read_and_does_the_others(workdir, odd_file
     assert run("predict", workdir, odd_files / "good-moving.gif", "--out", out).exit_code == 0
 
 
-def test_an_interrupted_predict_keeps_what_it_found(workdir, tmp_path, rng, monkeypatch):
+def test_an_interrupted_predict_keeps_its_results(workdir, tmp_path, rng, monkeypatch):
     files, stream = _save_shapes(tmp_path / "photos", rng, 4), Detector.stream
 
     def interrupted(*arguments):
@@ -307,7 +309,7 @@ def test_an_interrupted_predict_keeps_what_it_found(workdir, tmp_path, rng, monk
     assert all(entry.keys() == {"file", "width", "height", "detections"} for entry in entries)
 
 
-def test_predict_never_writes_over_its_images_and_can_leave_pictures_out(workdir, tmp_path, rng):
+def test_predict_never_overwrites_its_images_and_can_omit_pictures(workdir, tmp_path, rng):
     folder = tmp_path / "photos"
     (file,) = _save_shapes(folder, rng, 1)
     before = file.read_bytes()
@@ -320,7 +322,7 @@ def test_predict_never_writes_over_its_images_and_can_leave_pictures_out(workdir
     other = tmp_path / "other"
     other.mkdir()
     (other / file.name).write_bytes(b"somebody's own")
-    for _ in range(2):  # the second time over the pictures of the first
+    for _ in range(2):  # the second run overwrites the pictures of the first
         assert run("predict", workdir, folder, "--out", other).exit_code == 0
         assert {path.name for path in other.iterdir()} == {file.name, f"{file.stem}-2.png", "predictions.json"}
     assert (other / file.name).read_bytes() == b"somebody's own"
@@ -334,7 +336,7 @@ def test_a_checkpoint_without_class_names_is_read(workdir, tmp_path):
     assert Detector.from_checkpoint(tmp_path / "old").class_names == {}
 
 
-def test_train_refuses_in_a_sentence(tmp_path):
+def test_train_ends_in_one_sentence_on_wrong_input(tmp_path):
     (tmp_path / "config.py").write_text(CONFIG)
     result = run("train", "--config", tmp_path / "config.py", "--config.loss.matcher=best")
     assert result.exit_code == 1

@@ -1,4 +1,4 @@
-"""Boxes written in each form: the right form is doubted never, another form is named."""
+"""Boxes in each form: the correct form is never doubted, and another form is recognised."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def boxes(rng):
     return np.concatenate([low, np.maximum(high - low, 1)], axis=1), sizes
 
 
-def test_sound_boxes_are_not_doubted_even_if_some_pass_their_image(rng, boxes):
+def test_correct_boxes_are_not_doubted_even_if_some_reach_beyond_their_image(rng, boxes):
     xywh, sizes = boxes
     assert doubt_about_boxes(xywh, sizes) is None
     assert normalized_boxes(xywh, sizes) is None
@@ -29,7 +29,7 @@ def test_sound_boxes_are_not_doubted_even_if_some_pass_their_image(rng, boxes):
         (lambda b: np.concatenate([b[:, :2] + b[:, 2:] / 2, b[:, 2:]], axis=1), ["centre and size", "[cx, cy,"]),
     ],
 )
-def test_other_forms_are_named(boxes, form, words):
+def test_boxes_in_another_form_are_recognised(boxes, form, words):
     xywh, sizes = boxes
     doubt = doubt_about_boxes(form(xywh), sizes)
     assert all(word in doubt.sentence for word in words)

@@ -1,4 +1,4 @@
-"""The number of buckets against its definition, and for runs of known kinds."""
+"""The number of buckets against its definition, and for typical runs."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def counts(config, train, val):
     return config.data.num_train_buckets, config.data.num_val_buckets
 
 
-def test_the_number_is_that_of_the_least_padding_and_compilation_together(rng):
+def test_the_number_minimises_padding_and_compilation_together(rng):
     for _ in range(50):
         padded = np.sort(rng.integers(1e5, 2e6, rng.integers(1, 13)))[::-1].astype(float)
         images = int(10 ** rng.uniform(0, 6))
@@ -44,7 +44,7 @@ def test_the_number_is_that_of_the_least_padding_and_compilation_together(rng):
     assert count_that_pays(np.array([5e5, 5e5, 5e5]), 10**9) == 1, "no bucket is compiled that saves nothing"
 
 
-def test_the_images_of_a_run_are_those_of_its_steps_and_validations():
+def test_the_images_of_a_run_are_counted_over_its_steps_and_validations():
     config = Config(training=TrainingConfig(batch_size=8, epochs=50))
     assert images_trained(config, 205) == 50 * 25 * 8
     assert images_validated(config, 87, 205) == 50 * 87
@@ -59,7 +59,7 @@ def test_the_images_of_a_run_are_those_of_its_steps_and_validations():
 
 
 def test_few_images_of_one_size_get_few_buckets():
-    """As BCCD, 205 images for training and 87 for validation, fine-tuned over tens of epochs."""
+    """BCCD is such a data set: 205 training and 87 validation images, fine-tuned over tens of epochs."""
     config = finetune.get_config()
     train, val = source_of([(480, 640)] * 205), source_of([(480, 640)] * 87)
     for config.training.epochs in (10, 30, 50):
@@ -69,7 +69,7 @@ def test_few_images_of_one_size_get_few_buckets():
         assert len(train_buckets(train, settle_train_buckets(config, train).data, 32)) == number
 
 
-def test_more_images_and_longer_runs_get_more_buckets_up_to_the_most(rng):
+def test_more_images_and_longer_runs_get_more_buckets_up_to_the_limit(rng):
     train, val = photographs(rng, 2000), photographs(rng, 500)
     config = coco.get_config()
     numbers = []
@@ -84,12 +84,12 @@ def test_more_images_and_longer_runs_get_more_buckets_up_to_the_most(rng):
 
 
 def test_a_long_run_on_many_images_gets_all_buckets(rng):
-    """As COCO: 118,287 images over 300 epochs, with sizes enough for six buckets in validation."""
+    """COCO is such a run: 118,287 images over 300 epochs, with enough sizes for six validation buckets."""
     sizes = rng.integers(240, 641, (118_287, 2))
     assert counts(coco.get_config(), source_of(sizes), source_of(sizes[:5000])) == (12, 6)
 
 
-def test_given_buckets_are_left_as_they_are():
+def test_configured_buckets_are_not_changed():
     config = Config(data=DataConfig(train_buckets=((64, 64),), val_buckets=((64, 64),)))
     source = source_of([(480, 640)] * 3)
     assert settle_train_buckets(config, source) == config
@@ -97,7 +97,7 @@ def test_given_buckets_are_left_as_they_are():
 
 
 @pytest.mark.parametrize("steps", [1, 10**6])
-def test_a_rare_large_image_fits_whatever_the_number(rng, steps):
+def test_a_rare_large_image_fits_with_any_number_of_buckets(rng, steps):
     sizes = rng.integers(40, 80, (500, 2))
     sizes[int(rng.integers(500))] = (70, 900)
     data = DataConfig(train_short_sides=(), crop_short_sides=(), val_short_side=0)

@@ -1,4 +1,4 @@
-"""Buckets against brute force, and what they waste on COCO-like sizes."""
+"""Buckets against brute force, and their padding on COCO-like sizes."""
 
 import itertools
 
@@ -50,13 +50,13 @@ def test_the_bucket_is_the_smallest_that_holds_the_image(size, expected):
 
 
 def padded_area(sizes, buckets):
-    """By definition, image by image."""
+    """The padded area by definition, image by image."""
     buckets = [bucket_for(tuple(size), buckets) for size in sizes.tolist()]
     return sum(height * width for height, width in buckets)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_buckets_are_nearly_the_best_of_all(rng, count):
+def test_buckets_are_close_to_the_optimum_of_brute_force(rng, count):
     sizes = rng.integers(1, 100, (60, 2)) // rng.integers(1, 4, (60, 1)) + 1
     found = choose_buckets(sizes, count, stride=16)
     assert len(found) <= count
@@ -70,13 +70,13 @@ def test_buckets_are_nearly_the_best_of_all(rng, count):
     assert padded_area(sizes, found) <= 1.02 * best
 
 
-def test_useful_pixels_are_those_of_images_over_those_of_their_buckets(rng):
+def test_the_useful_share_is_pixels_of_images_over_pixels_of_their_buckets(rng):
     sizes = rng.integers(1, 97, (50, 2))
     expected = sizes.prod(axis=1).sum() / padded_area(sizes, BUCKETS)
     assert useful_share(sizes, BUCKETS) == pytest.approx(expected, rel=1e-12)
 
 
-def test_sizes_that_must_be_held_are_held_and_sides_are_multiples(rng):
+def test_required_sizes_fit_and_sides_are_multiples_of_the_stride(rng):
     sizes = rng.integers(40, 200, (300, 2))
     rare = [(500, 90), (70, 333)]
     found = choose_buckets(sizes, 6, stride=24, must_hold=rare)
@@ -86,7 +86,7 @@ def test_sizes_that_must_be_held_are_held_and_sides_are_multiples(rng):
     assert found == choose_buckets(sizes, 6, stride=24, must_hold=rare)
 
 
-def test_few_distinct_sizes_get_a_bucket_each_and_no_more():
+def test_few_distinct_sizes_get_one_bucket_each():
     sizes = np.array([[30, 60], [60, 30], [31, 62], [64, 64]])
     assert choose_buckets(sizes, 8, stride=32) == [(32, 64), (64, 32), (64, 64)]
     assert choose_buckets(sizes[:1], 8, stride=32) == [(32, 64)]
@@ -102,7 +102,7 @@ def test_very_many_distinct_sizes_are_searched_on_a_coarser_grid(rng):
     assert all(max(bucket) < 6016 for bucket in found), "no bucket is larger than what it holds"
 
 
-def test_padded_pixels_of_each_number_of_buckets_are_nearly_those_of_the_buckets_that_are_chosen(rng):
+def test_padded_pixels_for_each_number_of_buckets_are_close_to_the_chosen_buckets(rng):
     sizes = rng.integers(1, 300, (200, 2))
     rare = [(500, 90), (70, 333)]
     found = padded_pixels(sizes, 6, stride=16, must_hold=rare)
@@ -113,15 +113,15 @@ def test_padded_pixels_of_each_number_of_buckets_are_nearly_those_of_the_buckets
     assert (found <= 1.2 * np.array(chosen)).all(), "at most 1.12 in 400 draws"
 
 
-def test_padded_pixels_end_when_every_size_has_its_bucket():
+def test_padded_pixels_stop_when_every_size_has_its_bucket():
     sizes = np.array([[30, 60]] * 3 + [[60, 30]])
     found = padded_pixels(sizes, 8, stride=32)
     assert 2 <= len(found) <= 3, "the first bucket of the search held both"
     assert found.tolist() == [64 * 64, 32 * 64, 32 * 64][: len(found)]
 
 
-def test_training_sizes_are_those_of_the_augmentation(rng, source):
-    """Mean height, width and area agree with fresh draws, within the error of the sample."""
+def test_training_sizes_are_distributed_as_the_augmentation(rng, source):
+    """Mean height, width and area agree with fresh draws within the sampling error."""
     config = DataConfig()
     sample = train_sizes(source, config)
     sizes = np.tile(source.sizes, (100, 1))
@@ -139,7 +139,7 @@ def test_training_buckets_hold_all_augmentations_and_waste_little(rng, source, c
     assert len(buckets) == count
     sizes = np.tile(source.sizes, (50, 1))
     fresh = train_geometries(sizes, rng.random((len(sizes), DRAWS)), config).size
-    assert useful_share(fresh, buckets) > least  # raises no error: each is held
+    assert useful_share(fresh, buckets) > least  # raises an error if an image does not fit
 
 
 def test_validation_buckets_waste_little(source):
@@ -150,7 +150,7 @@ def test_validation_buckets_waste_little(source):
     assert useful_share(sizes, buckets) > 0.94
 
 
-def test_given_buckets_are_used_as_they_are(source):
+def test_configured_buckets_are_used_unchanged(source):
     config = DataConfig(train_buckets=((1344, 1344), (64, 64)), val_buckets=((32, 32),))
     assert train_buckets(source, config, 32) == [(64, 64), (1344, 1344)]
     assert val_buckets(source, config, 32) == [(32, 32)]

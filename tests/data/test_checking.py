@@ -1,4 +1,4 @@
-"""A data set in which everything is wrong that can be: the report tells each fault, with its number."""
+"""The report of a data set with every kind of fault lists each fault with its number."""
 
 import json
 
@@ -32,7 +32,7 @@ def _change(folder, change):
     path.write_text(json.dumps(content))
 
 
-def test_a_sound_data_set_has_no_faults_and_its_numbers_are_right(folder):
+def test_a_correct_data_set_has_no_faults_and_its_numbers_are_right(folder):
     source = _open(folder)
     report = check_source(source, QUERIES, threads=2)
     truth = source.ground_truth()
@@ -64,7 +64,7 @@ def test_the_histogram_counts_every_image_once(folder):
         assert sum(map(int, row[1:])) == ((report.sizes[:, 0] >= low) & (report.sizes[:, 0] <= high)).sum()
 
 
-def test_every_fault_is_counted_and_named_and_nothing_stops_the_check(folder):
+def test_every_fault_is_counted_with_an_example_and_none_stops_the_check(folder):
     images = folder / "train2017"
 
     def damage(content):
@@ -80,7 +80,7 @@ def test_every_fault_is_counted_and_named_and_nothing_stops_the_check(folder):
             {**good, "id": 9005, "image_id": 10, "bbox": [1, 1, 5, 5], "category_id": 9},
             {**good, "id": 9005, "image_id": 10, "bbox": [1, 1, 5, 5]},
             {**good, "id": 9006, "image_id": 99, "bbox": [1, 1, 5, 5]},
-            {**good, "id": 9007, "image_id": 70, "bbox": [1, 1, 5, 5]},  # its image is refused, which was told
+            {**good, "id": 9007, "image_id": 70, "bbox": [1, 1, 5, 5]},  # its image is refused and already counted
         ]
         content["categories"].append({"id": 0, "name": "again"})
 
@@ -92,22 +92,22 @@ def test_every_fault_is_counted_and_named_and_nothing_stops_the_check(folder):
     Image.new("RGB", (5, 6)).save(images / "000005.png")
     report = check_source(_open(folder), QUERIES)
     assert dict(report.faults.errors) == {
-        "categories with the id of another": 1,
-        "images with the id of another": 1,
+        "duplicate category ids": 1,
+        "duplicate image ids": 1,
         "images whose file_name is missing or of the wrong type": 1,
         "images that are not JSON objects": 1,
         "boxes that are not four finite numbers": 1,
         "annotations of an unknown category": 1,
-        "annotations with the id of another": 1,
+        "duplicate annotation ids": 1,
         "annotations of an image that is not listed": 1,
         "images that are missing": 1,
         "images that are truncated or damaged": 1,
-        "images that are not image files, or of an unknown kind": 2,
+        "files that are not images, or images of an unknown format": 2,
         "images of another size than annotated": 2,
     }
     assert dict(report.faults.counts) == {
         "boxes without area were dropped from training; COCO's official evaluation keeps them": 1,
-        "boxes wholly outside of their image were dropped from training; COCO's official evaluation keeps them": 1,
+        "boxes entirely outside of their image were dropped from training; COCO's official evaluation keeps them": 1,
         "boxes that reach outside of their image were clipped": 1,
     }
     text = "\n".join(report.lines())
@@ -125,7 +125,7 @@ def test_every_fault_is_counted_and_named_and_nothing_stops_the_check(folder):
     assert len(report.sizes) == 30
 
 
-def test_surplus_objects_and_empty_images_are_told(folder):
+def test_surplus_objects_and_empty_images_are_reported(folder):
     def crowd(content):
         content["annotations"] = [
             {"id": i + 1, "image_id": 4, "category_id": 1, "bbox": [i, i, 4, 4], "area": 16, "iscrowd": 0}

@@ -12,7 +12,7 @@ def test_the_table_of_a_data_set_counts_its_objects(rng):
     assert class_table(source) == [(0, "circle", counted[0]), (1, "square", counted[1]), (2, "triangle", counted[2])]
 
 
-def test_classes_are_shown_one_a_line_with_their_numbers_where_given():
+def test_classes_are_shown_one_per_line_with_their_numbers_if_given():
     lines = format_classes(COCO_CLASSES).splitlines()
     assert lines[0].split() == ["1", "person"]
     assert lines[-1].split() == ["90", "toothbrush"]

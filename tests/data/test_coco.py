@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detr_jax.config import Config, DataConfig
+from detr_jax.config import CocoFiles, Config, DataConfig
 from detr_jax.data import CocoDataset, DataError, open_source
 
 
 @pytest.fixture
 def content():
-    """Two images of 30 x 40 (height x width) with an ordinary box, a crowd, and none."""
+    """Two images of 30 x 40 pixels (height x width): one with a box and a crowd, one without objects."""
     return {
         "images": [
             {"id": 7, "file_name": "a.png", "height": 30, "width": 40},
@@ -26,7 +26,7 @@ def content():
 
 @pytest.fixture
 def write(tmp_path, content, rng):
-    """Writes the content as a data set and opens it."""
+    """A function that writes the content as a data set and opens it."""
     pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
     (tmp_path / "images").mkdir()
     for name in ("a.png", "b.png"):
@@ -40,9 +40,10 @@ def write(tmp_path, content, rng):
     return open_dataset
 
 
-def test_boxes_become_corners_crowds_are_left_out_and_empty_images_stay(write):
+def test_boxes_become_corners_crowds_are_dropped_and_empty_images_stay(write):
     dataset = write()
-    image, objects = dataset[0]
+    sample = dataset[0]
+    image, objects = sample.image, sample.objects
     np.testing.assert_array_equal(image, write.pixels)
     np.testing.assert_array_equal(objects.boxes, [[4, 5, 14, 25]])
     np.testing.assert_array_equal(objects.labels, [18])
@@ -54,7 +55,7 @@ def test_boxes_become_corners_crowds_are_left_out_and_empty_images_stay(write):
     assert not dataset.faults.counts
 
 
-def test_doubtful_boxes_are_clipped_or_dropped_counted_and_named(write, content):
+def test_boxes_beyond_their_image_are_clipped_or_dropped_and_counted(write, content):
     for i, box in enumerate(([5, 5, 0, 3], [50, 5, 4, 4], [30, 20, 20, 20], [38.5, 5, 1.9, 3], [5, 5, -2, 3])):
         content["annotations"].append(
             {"id": 100 + i, "image_id": 3, "category_id": 1, "bbox": box, "area": 9, "iscrowd": 0}
@@ -112,7 +113,7 @@ def _delete(*path):
         (_delete("categories"), ["instances.json", "categories"]),
     ],
 )
-def test_wrong_annotations_are_refused_in_one_sentence(write, content, change, words):
+def test_wrong_annotations_are_refused_with_one_sentence(write, content, change, words):
     change(content)
     with pytest.raises(DataError) as error:
         write()
@@ -121,13 +122,13 @@ def test_wrong_annotations_are_refused_in_one_sentence(write, content, change, w
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '"text"', "\x00\xff"])
-def test_a_file_that_is_no_instances_json_is_refused(tmp_path, text):
+def test_a_file_that_is_not_an_instances_json_is_refused(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(DataError, match=r"x\.json"):
         CocoDataset(tmp_path, tmp_path / "x.json")
 
 
-def test_names_and_areas_that_are_missing_are_filled_in_for_the_evaluation(write, content):
+def test_missing_names_and_areas_are_filled_in_for_the_evaluation(write, content):
     del content["categories"][0]["name"], content["annotations"][0]["area"]
     dataset = write()
     truth = dataset.ground_truth()
@@ -136,7 +137,7 @@ def test_names_and_areas_that_are_missing_are_filled_in_for_the_evaluation(write
     assert "annotation 1" in dataset.faults.sentences()[0]
 
 
-def test_missing_folder_and_files_are_named(write, tmp_path):
+def test_errors_name_the_missing_folder_and_files(write, tmp_path):
     dataset = write()
     with pytest.raises(DataError, match="nowhere"):
         CocoDataset(tmp_path / "nowhere", tmp_path / "instances.json")
@@ -147,7 +148,7 @@ def test_missing_folder_and_files_are_named(write, tmp_path):
         dataset[0]
 
 
-def test_undecodable_and_truncated_images_are_named(write, tmp_path, rng):
+def test_errors_name_undecodable_and_truncated_images(write, tmp_path, rng):
     dataset = write()
     path = tmp_path / "images" / "a.png"
     path.write_bytes(path.read_bytes()[:200])
@@ -168,15 +169,18 @@ def test_an_image_of_another_size_than_annotated_is_refused(write, tmp_path):
 def test_open_source_follows_the_official_layout_and_checks_the_classes(write, tmp_path):
     write()
     config = Config(
-        data=DataConfig(root=str(tmp_path), train_images="images", train_annotations=str(tmp_path / "instances.json"))
+        data=DataConfig(
+            root=str(tmp_path),
+            sources={"coco": CocoFiles(train_images="images", train_annotations=str(tmp_path / "instances.json"))},
+        )
     )
     assert len(open_source(config, "train")) == 2
     with pytest.raises(DataError, match=r"has no split to evaluate on: set --config\.data\.val_share"):
         open_source(config, "val")
-    config.data.val_annotations = "other.json"
-    with pytest.raises(DataError, match=r"other\.json does not exist: correct data\.val_annotations"):
+    config.data.sources["coco"].val_annotations = "other.json"
+    with pytest.raises(DataError, match=r"other\.json does not exist: correct data\.sources\.coco\.val_annotations"):
         open_source(config, "val")
-    config.data.val_annotations = ""
+    config.data.sources["coco"].val_annotations = ""
     config.model.num_classes = 18
     with pytest.raises(DataError, match=r"category 18 \('dog'\).*num_classes=18.*19"):
         open_source(config, "train")

@@ -8,7 +8,7 @@ racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwi
 dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop, mouse, remote, keyboard,
 cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear, hair drier,
 toothbrush
-"""  # the categories of the official instances_train2017.json, in its order
+"""  # the categories of the official instances_train2017.json, in their order
 
 
 def test_coco_has_80_classes_with_ids_up_to_90():

@@ -1,4 +1,4 @@
-"""Damaged annotation files: each gives one clear sentence or a right data set, and nothing else."""
+"""Damaged annotation files: each gives one clear error message or a correct data set."""
 
 import copy
 import json
@@ -106,7 +106,7 @@ def _damaged(rng) -> bytes:
 
 
 def _as_numbers(content):
-    """The content with whole numbers that are written as texts or decimals, and texts in boxes, as numbers."""
+    """The content in which ids, sizes and boxes that are written as texts or decimals are numbers."""
     for item in [*content["images"], *content["annotations"], *content["categories"]]:
         for key in ("id", "image_id", "category_id", "height", "width"):
             if isinstance(item.get(key), str | float):
@@ -117,7 +117,7 @@ def _as_numbers(content):
 
 
 def _recounted(content):
-    """Labels and clipped boxes by image, from the definition, in float64."""
+    """Labels and clipped boxes of each image by definition, in float64."""
     found = {image["id"]: [] for image in content["images"]}
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     for one in content["annotations"]:
@@ -135,7 +135,8 @@ def _check_right(source, content):
     listed = {category["id"] for category in content["categories"]}
     assert source.categories.keys() == listed
     for index, (height, width) in enumerate(source.sizes.tolist()):
-        boxes, labels = source.objects(index)
+        objects = source.objects(index)
+        boxes, labels = objects.boxes, objects.labels
         assert np.isfinite(boxes).all()
         assert (boxes[:, :2] >= 0).all()
         assert (boxes[:, 2:] <= [width, height]).all()
@@ -148,14 +149,14 @@ def _check_right(source, content):
 
 
 def _opened(path, **options) -> tuple[CocoDataset | None, str]:
-    """The data set, or what it is refused with; no other exception is let pass."""
+    """The data set and its error message, one of which is empty. Other exceptions fail the test."""
     try:
         return CocoDataset(path.parent, path, **options), ""
     except DataError as error:
         return None, str(error)
 
 
-def test_a_thousand_damaged_files_each_give_a_sentence_or_a_right_data_set(tmp_path, rng):
+def test_a_thousand_damaged_files_each_give_an_error_message_or_a_correct_data_set(tmp_path, rng):
     path = tmp_path / "instances.json"
     refused, read = 0, 0
     for _ in range(1000):
@@ -175,14 +176,14 @@ def test_a_thousand_damaged_files_each_give_a_sentence_or_a_right_data_set(tmp_p
             if read % 20 == 0:
                 assert CocoEvaluator(source.ground_truth()).metrics()["AP"] in (-1, 0)
         source, sentence = _opened(path, strict=False)
-        refusals = ("cannot be read as JSON", "has no list", "is not a text in UTF-8")
+        refusals = ("cannot be read as JSON", "has no list", "is not text in UTF-8")
         assert source is not None or any(words in sentence for words in refusals), data
     assert refused > 300
     assert read > 100
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", "9" * 5000, "[" * 100_000, '"' + "\\ud800" * 3 + '"'])
-def test_values_that_json_allows_and_pixels_do_not_are_refused(tmp_path, rng, value):
+def test_values_that_are_valid_json_but_not_valid_pixels_are_refused(tmp_path, rng, value):
     content = _content(rng)
     content["annotations"][0]["area"] = "HERE"
     (tmp_path / "instances.json").write_text(json.dumps(content).replace('"HERE"', value))

@@ -1,4 +1,4 @@
-"""Folders as COCO and tools that export its form write them: every box, label and name is as written."""
+"""Folders of COCO and of tools that export its form: every box, label and name is read as written."""
 
 import gzip
 import json
@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detr_jax.config import Config, DataConfig
+from detr_jax.config import CocoFiles, Config, DataConfig
 from detr_jax.data import DataError, find_layout, open_source, open_splits
 
 NAMES = ("cat", "Hund ü", "traffic light")
 
 
 def _split(rng, number, *, first_image=1, first_category=1, name="{}.jpg", text_ids=False):
-    """Images and an instances form; ``name`` makes a file name of a number."""
+    """A random instances form. ``name`` is the format of the file names."""
     images, annotations = [], []
     for k in range(number):
         height, width = rng.integers(40, 90, 2).tolist()
@@ -39,7 +39,7 @@ def _split(rng, number, *, first_image=1, first_category=1, name="{}.jpg", text_
 
 
 def _write(root, rng, file, folder, content, *, place=None):
-    """The JSON, and its images in a folder under the names that ``place`` makes of theirs."""
+    """Writes the JSON, and its images into a folder. ``place`` converts their names in the JSON to paths."""
     for image in content["images"]:
         path = root / folder / (place(image["file_name"]) if place else image["file_name"])
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def _write(root, rng, file, folder, content, *, place=None):
 
 
 def official(root, rng):
-    """cocodataset.org: two folders, and annotations with the year; with other tasks' files next to them."""
+    """cocodataset.org: two image folders, and annotation files with the year, next to the files of other tasks."""
     splits = {split: _split(rng, n, name=f"{{:0>12}}{n}.jpg") for split, n in (("train", 7), ("val", 4))}
     for split, content in splits.items():
         _write(root, rng, f"annotations/instances_{split}2017.json", f"{split}2017", content)
@@ -68,7 +68,7 @@ def official_below_images(root, rng):
 
 
 def roboflow(root, rng):
-    """A folder per split with its images and JSON, ids from 0, and category 0 for the group, of a class's name."""
+    """A folder per split with images and JSON. Ids start at 0, and category 0 is a group named like a class."""
     splits = {}
     for split, folder, number in (("train", "train", 7), ("val", "valid", 3), ("test", "test", 2)):
         content = _split(rng, number, first_image=0, name=f"{split}{{}}_jpg.rf.{'ab' * 16}.jpg")
@@ -80,7 +80,7 @@ def roboflow(root, rng):
 
 
 def cvat(root, rng):
-    """One task: annotations/instances_default.json and images/, in sub-folders; attributes in every annotation."""
+    """One task: annotations/instances_default.json and sub-folders of images/. Every annotation has attributes."""
     content = _split(rng, 9, name="cam 1/photo ({}).png")
     for one in content["annotations"]:
         one["attributes"] = {"occluded": False, "rotation": 0.0}
@@ -96,7 +96,7 @@ def datumaro(root, rng):
 
 
 def label_studio(root, rng):
-    """result.json and images/, ids from 0, file names with the folder and, of older versions, a backslash."""
+    """result.json and images/. Ids start at 0. File names have the folder and, in older versions, a backslash."""
     content = _split(rng, 8, first_image=0, first_category=0, name="images\\a1b2c3d4-{}.jpg")
     for one in content["annotations"]:
         one["ignore"] = 0
@@ -105,7 +105,7 @@ def label_studio(root, rng):
 
 
 def labelme2coco(root, rng):
-    """annotations.json, JPEGImages/ in the file names, ids from 0, next to the pictures of its visualisation."""
+    """annotations.json with JPEGImages/ in the file names and ids from 0, next to pictures of its visualisation."""
     content = _split(rng, 8, first_image=0, first_category=0, name="JPEGImages/{}.jpg")
     _write(root, rng, "annotations.json", "", content)
     (root / "Visualization").mkdir()
@@ -119,7 +119,7 @@ def fiftyone(root, rng):
 
 
 def via(root, rng):
-    """VGG's annotator: the JSON among the images, and image ids of annotations as texts."""
+    """The VGG image annotator: the JSON is among the images, and the annotations have image ids as texts."""
     content = _split(rng, 8, text_ids=True)
     _write(root, rng, "via_export_coco.json", ".", content)
     return {"all": content}
@@ -134,7 +134,9 @@ def _check(source, content):
     assert source.categories == names
     assert source.image_ids.tolist() == list(sizes)
     for index, image_id in enumerate(sizes):
-        image, (boxes, labels) = source[index]
+        sample = source[index]
+        image = sample.image
+        boxes, labels = sample.objects.boxes, sample.objects.labels
         assert list(image.shape[:2]) == sizes[image_id]
         mine = [one for one in content["annotations"] if int(one["image_id"]) == image_id]
         assert labels.tolist() == [one["category_id"] for one in mine]
@@ -143,7 +145,7 @@ def _check(source, content):
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_every_box_label_and_name_is_as_written(tmp_path, rng, writer):
+def test_every_box_label_and_name_is_read_as_written(tmp_path, rng, writer):
     splits = writer(tmp_path, rng)
     data = DataConfig(root=str(tmp_path))
     config = Config(data=data)
@@ -166,14 +168,14 @@ def test_every_box_label_and_name_is_as_written(tmp_path, rng, writer):
         _check(open_source(config, "val"), splits["test"])
 
 
-def test_a_folder_that_is_not_a_data_set_is_refused_with_what_it_holds(tmp_path):
+def test_the_error_lists_the_content_of_a_folder_that_is_not_a_data_set(tmp_path):
     (tmp_path / "results.json").write_text('[{"image_id": 1}]')
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(DataError, match=r"not recognised as a data set \(it holds notes\.txt, results\.json\)"):
         find_layout(DataConfig(root=str(tmp_path)))
 
 
-def test_two_files_for_one_split_are_refused_until_one_is_named(tmp_path, rng):
+def test_two_files_for_one_split_are_refused_until_one_is_chosen(tmp_path, rng):
     for year in (2014, 2017):
         content = _split(rng, 4, name=f"{year}_{{}}.jpg")
         _write(tmp_path, rng, f"annotations/instances_train{year}.json", f"train{year}", content)
@@ -184,10 +186,10 @@ def test_two_files_for_one_split_are_refused_until_one_is_named(tmp_path, rng):
     _check(open_source(Config(data=data), "train"), content)
 
 
-def test_images_that_are_nowhere_are_named(tmp_path, rng):
+def test_the_error_names_images_that_do_not_exist(tmp_path, rng):
     _write(tmp_path, rng, "annotations/instances_train.json", "elsewhere", _split(rng, 3, name="x{}.jpg"))
     with pytest.raises(DataError, match=r"images of .*instances_train\.json were not found \(it lists 'x0\.jpg'"):
         find_layout(DataConfig(root=str(tmp_path)))
     file = "annotations/instances_train.json"
-    data = DataConfig(root=str(tmp_path), train_images="elsewhere", train_annotations=file)
+    data = DataConfig(root=str(tmp_path), sources={"coco": CocoFiles(train_images="elsewhere", train_annotations=file)})
     assert len(open_source(Config(data=data), "train")) == 3

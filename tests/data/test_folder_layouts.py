@@ -1,4 +1,4 @@
-"""What annotation tools export is recognised, and read as plain parsing reads it."""
+"""The exports of annotation tools are recognised, and read with the same result as by plain parsing."""
 
 import xml.etree.ElementTree as ElementTree
 
@@ -9,16 +9,16 @@ from detr_jax.config import Config, DataConfig
 from detr_jax.data import find_layout, open_splits
 from detr_jax.data.voc import VocDataset, recognise_voc
 from detr_jax.data.yolo import YoloDataset, recognise_yolo
-from tests.data import exports
+from tests.data import annotation_exporters
 
 
 @pytest.fixture
 def splits(rng):
-    return {"train": exports.draw(rng, 5, "t"), "val": exports.draw(rng, 3, "v")}
+    return {"train": annotation_exporters.draw(rng, 5, "t"), "val": annotation_exporters.draw(rng, 3, "v")}
 
 
 def _plain_yolo(root):
-    """Class and box xywh in pixels of each row, by the image's stem."""
+    """The class and box (xywh in pixels) of each row, by the stem of the image."""
     found = {}
     for image in [*root.rglob("*.jpg"), *root.rglob("*.png"), *root.rglob("*.JPG")]:
         labels = image.with_suffix(".txt")
@@ -29,12 +29,12 @@ def _plain_yolo(root):
         for row in labels.read_text().split("\n")[:-1]:
             label, cx, cy, w, h = map(float, row.split(" "))
             box = [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height]
-            found[image.stem].append((exports.NAMES[int(label)], box))
+            found[image.stem].append((annotation_exporters.NAMES[int(label)], box))
     return found
 
 
 def _plain_voc(root, first):
-    """The same of XML files, of which the pixel at the image's corner is numbered ``first``."""
+    """The same for XML files. ``first`` is the number of the pixel at the image's corner."""
     found = {}
     for path in root.rglob("*.xml"):
         things = []
@@ -73,19 +73,19 @@ def _check(root, found, counts, opened, expected):
         assert [box for _, box in read[stem]] == [pytest.approx(box, abs=1e-6) for _, box in things]
 
 
-@pytest.mark.parametrize("export", exports.YOLO)
-def test_what_tools_export_as_yolo_is_recognised_and_read_as_plain_parsing_reads_it(tmp_path, splits, export):
+@pytest.mark.parametrize("export", annotation_exporters.YOLO)
+def test_yolo_exports_are_recognised_and_read_as_by_plain_parsing(tmp_path, splits, export):
     root = tmp_path / "my set"
     counts = export(root, splits)
     _check(root, recognise_yolo(root), counts, YoloDataset, _plain_yolo(root))
     assert recognise_voc(root) is None
 
 
-@pytest.mark.parametrize("export", exports.VOC)
-def test_what_tools_export_as_voc_is_recognised_and_read_as_plain_parsing_reads_it(tmp_path, splits, export):
+@pytest.mark.parametrize("export", annotation_exporters.VOC)
+def test_voc_exports_are_recognised_and_read_as_by_plain_parsing(tmp_path, splits, export):
     root = tmp_path / "my set"
     counts = export(root, splits)
-    first = 0 if export in (exports.cvat_voc, exports.datumaro_voc) else 1
+    first = 0 if export in (annotation_exporters.cvat_voc, annotation_exporters.datumaro_voc) else 1
     _check(root, recognise_voc(root), counts, VocDataset, _plain_voc(root, first))
     assert recognise_yolo(root) is None
 
@@ -102,8 +102,11 @@ def test_folders_of_other_kinds_are_not_recognised(tmp_path):
     assert recognise_voc(tmp_path / "none") is None
 
 
-@pytest.mark.parametrize("export", [exports.label_studio_yolo, exports.plain_voc, exports.one_folder_voc])
-def test_a_data_set_without_splits_is_shared_out_by_file_names_with_the_same_classes(tmp_path, splits, export):
+@pytest.mark.parametrize(
+    "export",
+    [annotation_exporters.label_studio_yolo, annotation_exporters.plain_voc, annotation_exporters.one_folder_voc],
+)
+def test_a_data_set_without_splits_is_divided_by_file_names_with_the_same_classes(tmp_path, splits, export):
     export(tmp_path, splits)
     config = Config(data=DataConfig(root=str(tmp_path), val_share=0.3))
     config.model.num_classes = 0

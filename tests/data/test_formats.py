@@ -1,14 +1,14 @@
-"""Every reader says the same of the same data."""
+"""The readers of all formats agree on the same data."""
 
 import pickle
 
 import numpy as np
 import pytest
 
-from detr_jax.config import Config, DataConfig, ShapesConfig
+from detr_jax.config import Config, DataConfig, ShapesConfig, TfdsConfig
 from detr_jax.data import ShapesDataset, open_source
 from detr_jax.data.shapes import write_coco
-from tests.data import formats
+from tests.data import dataset_writers
 
 NAMES = ["circle", "square", "triangle"]
 
@@ -25,18 +25,18 @@ def coco(tmp_path, shapes):
 
 
 def _yolo(coco, root):
-    formats.write_yolo(coco, root, data=f"path: .\ntrain: images/train\nval: images/val\nnames: {NAMES}\n")
+    dataset_writers.write_yolo(coco, root, data=f"path: .\ntrain: images/train\nval: images/val\nnames: {NAMES}\n")
     return DataConfig(dataset="yolo", root=str(root))
 
 
 def _voc(coco, root):
-    formats.write_voc(coco, root, names=NAMES)
+    dataset_writers.write_voc(coco, root, names=NAMES)
     return DataConfig(dataset="voc", root=str(root))
 
 
 def _tfds(coco, root):
-    formats.TinyDetection(coco=coco, names=NAMES, data_dir=root).download_and_prepare()
-    return DataConfig(dataset="tfds", root=str(root), tfds_name="tiny_detection")
+    dataset_writers.TinyDetection(coco=coco, names=NAMES, data_dir=root).download_and_prepare()
+    return DataConfig(dataset="tfds", root=str(root), sources={"tfds": TfdsConfig(name="tiny_detection")})
 
 
 def _coco(coco, _):
@@ -44,18 +44,20 @@ def _coco(coco, _):
 
 
 @pytest.mark.parametrize("convert", [_coco, _yolo, _voc, _tfds])
-def test_images_boxes_and_labels_come_back_as_they_were_drawn(coco, shapes, tmp_path, convert):
+def test_images_boxes_and_labels_are_read_as_they_were_drawn(coco, shapes, tmp_path, convert):
     config = Config(data=convert(coco, tmp_path / "converted"))
     for split in ("train", "val"):
         drawn = ShapesDataset(shapes, split)
-        source = pickle.loads(pickle.dumps(open_source(config, split)))  # as worker processes get it
+        source = pickle.loads(pickle.dumps(open_source(config, split)))  # worker processes get a pickle
         assert source.categories == drawn.categories
         assert not source.faults.counts
         assert source.max_objects == max(len(drawn.objects(index).labels) for index in range(len(drawn)))
         by_pixels = {drawn[index].image.tobytes(): index for index in range(len(drawn))}
         assert len(source) == len(drawn) == len(set(source.image_ids))
         for index in range(len(source)):
-            image, (boxes, labels) = source[index]
+            sample = source[index]
+            image = sample.image
+            boxes, labels = sample.objects.boxes, sample.objects.labels
             expected = by_pixels.pop(image.tobytes())
             np.testing.assert_array_equal(source.sizes[index], drawn.sizes[expected])
             np.testing.assert_allclose(boxes, drawn.objects(expected).boxes, atol=1e-3)
@@ -75,7 +77,7 @@ def test_a_root_relative_to_the_working_folder_is_read(coco, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("convert", [_coco, _yolo, _voc, _tfds])
-def test_the_evaluation_gets_the_same_truth(coco, shapes, tmp_path, convert):
+def test_the_evaluation_gets_the_same_ground_truth(coco, shapes, tmp_path, convert):
     source = open_source(Config(data=convert(coco, tmp_path / "converted")), "val")
     truth = source.ground_truth()
     assert [image["id"] for image in truth["images"]] == list(source.image_ids)

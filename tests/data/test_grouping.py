@@ -1,4 +1,4 @@
-"""Groupings against brute force, and that no image is favoured."""
+"""Groupings against brute force. All images are used equally often."""
 
 import collections
 import itertools
@@ -13,7 +13,7 @@ BUCKETS = [(32, 64), (64, 32), (64, 64), (96, 64), (96, 96)]
 
 
 def group(sizes, buckets, batch_size, rng):
-    """The batches as pairs of bucket and indices."""
+    """The batches as pairs of a bucket and indices."""
     bucket_of, images = grouping.group(sizes, buckets, batch_size, rng)
     return [(buckets[bucket], batch) for bucket, batch in zip(bucket_of, images, strict=True)]
 
@@ -28,22 +28,22 @@ def padded_area(batches, batch_size):
 
 
 def least_padded_area(sizes, batch_size):
-    """Over all multisets of buckets that can hold the images, by Hall's condition on every set of buckets."""
+    """The minimum over all multisets of buckets that hold the images, by Hall's condition on every set of buckets."""
     holds = (np.array(BUCKETS) >= sizes[:, None]).all(-1)
     subsets = np.array(list(itertools.product([False, True], repeat=len(BUCKETS))))
-    wanted = (holds[:, None] <= subsets).all(-1).sum(0)  # images that fit only buckets of the set
+    demand = (holds[:, None] <= subsets).all(-1).sum(0)  # images that fit only buckets of the set
     areas = np.prod(BUCKETS, axis=1)
     best = np.inf
     steps = len(sizes) // batch_size
     for chosen in itertools.combinations_with_replacement(range(len(BUCKETS)), steps):
         numbers = np.bincount(chosen, minlength=len(BUCKETS))
-        if (subsets @ numbers * batch_size >= wanted).all():
+        if (subsets @ numbers * batch_size >= demand).all():
             best = min(best, numbers @ areas * batch_size)
     return best
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
-def test_groups_are_full_hold_their_images_once_and_waste_the_least(rng, batch_size):
+def test_groups_are_full_contain_each_image_once_and_have_the_least_padding(rng, batch_size):
     for _ in range(3):
         sizes = rng.integers(10, 97, (batch_size * 6, 2))
         batches = group(sizes, BUCKETS, batch_size, rng)
@@ -55,8 +55,8 @@ def test_groups_are_full_hold_their_images_once_and_waste_the_least(rng, batch_s
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8, 32])
-def test_groups_waste_as_little_as_the_integer_program_also_if_it_is_not_needed(rng, batch_size, monkeypatch):
-    """From few batches of a bucket to many. Neither may miss the least padding by more than half a percent."""
+def test_groups_have_as_little_padding_as_the_integer_program(rng, batch_size, monkeypatch):
+    """With few and with many batches per bucket, both are within half a percent of the least padding."""
     needed = []
     program = grouping._best_shares
     monkeypatch.setattr(grouping, "_best_shares", lambda *args: needed.append(args) or program(*args))
@@ -75,7 +75,7 @@ def test_groups_waste_as_little_as_the_integer_program_also_if_it_is_not_needed(
     assert len(needed) == calls, "so many images need no integer program"
 
 
-def test_distinct_rows_are_those_of_numpy(rng):
+def test_distinct_rows_equal_numpys_unique(rng):
     for columns in (1, 5, 8, 9, 70):
         rows = rng.random((300, columns)) < rng.random()
         rows[150:] = rows[:150]
@@ -85,7 +85,7 @@ def test_distinct_rows_are_those_of_numpy(rng):
         np.testing.assert_array_equal(found_index, index.ravel())
 
 
-def test_what_is_left_of_the_division_is_left_out_evenly(rng):
+def test_dropped_images_are_chosen_evenly(rng):
     sizes = rng.integers(10, 97, (23, 2))
     left_out = collections.Counter()
     for _ in range(120):
@@ -96,7 +96,7 @@ def test_what_is_left_of_the_division_is_left_out_evenly(rng):
     assert max(abs(left_out[i] - expected) for i in range(23)) < 5 * np.sqrt(expected)
 
 
-def test_which_images_meet_and_in_which_order_batches_come_is_random(rng):
+def test_the_images_of_a_batch_and_the_order_of_the_batches_are_random(rng):
     sizes = np.array([[20, 60]] * 12 + [[60, 20]] * 12)
     partners = {frozenset(images) for _ in range(20) for _, images in group(sizes, BUCKETS, 3, rng)}
     assert len(partners) > 60
@@ -112,7 +112,7 @@ def test_the_same_generator_gives_the_same_groups(rng):
         np.testing.assert_array_equal(images, same_images)
 
 
-def test_shapes_without_a_common_bucket_fill_up_with_their_own_images(rng):
+def test_shapes_without_a_common_bucket_fill_their_batches_with_their_own_images(rng):
     sizes = np.array([[20, 60]] * 7 + [[60, 20]] * 5)
     batches = group(sizes, BUCKETS[:2], 4, rng)
     assert len(batches) == 3
@@ -121,7 +121,7 @@ def test_shapes_without_a_common_bucket_fill_up_with_their_own_images(rng):
         assert (sizes[images] <= bucket).all()
 
 
-def test_all_images_come_once_and_in_order_where_nothing_may_be_missed(rng):
+def test_group_all_uses_each_image_once_and_in_order(rng):
     sizes = rng.integers(10, 97, (50, 2))
     batches = group_all(sizes, BUCKETS, 8)
     assert sorted(np.concatenate([images for _, images in batches])) == list(range(50))

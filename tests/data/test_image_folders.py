@@ -1,4 +1,4 @@
-"""Everything in a folder is read, or named."""
+"""Every file in a folder is read or counted."""
 
 import os
 
@@ -21,7 +21,7 @@ def _touch(root, *names):
         (root / name).write_text("x")
 
 
-def test_files_come_in_order_of_their_parts(tmp_path):
+def test_files_are_sorted_by_the_components_of_their_paths(tmp_path):
     _touch(tmp_path, "b.jpg", "a/z.jpg", "a-b/c.jpg", "a/b/d.jpg", "a.jpg")
     assert list_folder(tmp_path).files == ["a/b/d.jpg", "a/z.jpg", "a-b/c.jpg", "a.jpg", "b.jpg"]
     assert list_folder(tmp_path, below=False).files == ["a.jpg", "b.jpg"]
@@ -38,7 +38,7 @@ def test_links_are_followed_once_also_in_a_circle(tmp_path):
     os.symlink(tmp_path / "gone.jpg", root / "gone.jpg")
     folder = list_folder(root)
     assert folder.files == ["a/1.jpg", "b/2.jpg", "b/deep/3.jpg", "gone.jpg"]
-    assert sorted(os.path.relpath(path, root) for path in folder.again) == [
+    assert sorted(os.path.relpath(path, root) for path in folder.duplicates) == [
         "0_again", "3 again.jpg", "a/circle", "same.jpg",
     ]  # fmt: skip
     faults = Faults("it")
@@ -46,7 +46,7 @@ def test_links_are_followed_once_also_in_a_circle(tmp_path):
     assert list(faults.counts.values()) == [4]
 
 
-def test_what_systems_leave_is_ignored_and_counted(tmp_path):
+def test_files_of_operating_systems_are_ignored_and_counted(tmp_path):
     _touch(
         tmp_path, "a.jpg", "._a.jpg", ".DS_Store", "Thumbs.db", "__MACOSX/a.jpg", ".ipynb_checkpoints/a.jpg", "notes"
     )
@@ -58,7 +58,7 @@ def test_what_systems_leave_is_ignored_and_counted(tmp_path):
     assert "Thumbs.db" in faults.sentences()[0]
 
 
-def test_kinds_of_images_that_pillow_does_not_read_are_named(tmp_path):
+def test_images_of_formats_that_pillow_does_not_read_are_counted(tmp_path):
     _touch(tmp_path, "a.HEIC", "b.cr2", "c.svg", "d.txt", "e.pdf")
     folder = list_folder(tmp_path)
     assert images_in(folder) == []
@@ -74,7 +74,7 @@ def test_kinds_of_images_that_pillow_does_not_read_are_named(tmp_path):
         ("bmp", "BMP"), ("tif", "TIFF"), ("tiff", "TIFF"), ("webp", "WEBP"), ("jp2", "JPEG2000"), ("avif", "AVIF"),
     ],
 )  # fmt: skip
-def test_every_kind_of_image_that_pillow_reads_is_read_with_its_labels(tmp_path, suffix, kind):
+def test_every_image_format_that_pillow_reads_is_read_with_its_labels(tmp_path, suffix, kind):
     if suffix in ("avif", "jp2") and not features.check({"avif": "avif", "jp2": "jpg_2000"}[suffix]):
         assert f".{suffix}" not in image_suffixes()
         return
@@ -87,7 +87,7 @@ def test_every_kind_of_image_that_pillow_reads_is_read_with_its_labels(tmp_path,
     assert source[0].image.shape == (30, 40, 3)
 
 
-def test_a_sub_folder_is_found_in_any_case_and_in_its_own_first(tmp_path):
+def test_a_sub_folder_is_found_in_any_case_and_the_exact_case_comes_first(tmp_path):
     _touch(tmp_path, "Labels/a", "other/a", "labeltxt")
     assert subfolder(tmp_path, "labels", "other") == tmp_path / "Labels"
     assert subfolder(tmp_path, "labelTxt") is None
@@ -101,7 +101,7 @@ LABELS = "0 0.5 0.5 0.5 0.5\n"
 
 @pytest.fixture
 def root(tmp_path):
-    """Three images with a label each, in images/ and labels/."""
+    """Three images in images/, each with a label file in labels/."""
     for name in ("a", "b", "c"):
         _image(tmp_path / "images" / f"{name}.jpg")
         _touch(tmp_path, f"labels/{name}.txt")
@@ -116,7 +116,7 @@ def _objects(root):
 
 
 @pytest.mark.parametrize("name", ["Labels", "LABELS", "labelTxt", "label", "annotations", "images", "images/labels"])
-def test_labels_are_found_in_folders_of_other_names(root, name):
+def test_labels_are_found_in_folders_with_other_names(root, name):
     for path in sorted((root / "labels").iterdir()):
         (root / name).mkdir(exist_ok=True, parents=True)
         path.rename(root / name / path.name)
@@ -124,13 +124,13 @@ def test_labels_are_found_in_folders_of_other_names(root, name):
     assert _objects(root) == (3, {})
 
 
-def test_labels_are_found_in_place_of_any_folder_below_the_root(root):
+def test_a_label_folder_may_replace_any_folder_below_the_root(root):
     (root / "images").rename(root / "pictures")
     (root / "data.yaml").write_text("train: pictures\nnames: [cat]\n")
     assert _objects(root) == (3, {})
 
 
-def test_label_files_without_an_image_are_counted_with_their_names(root):
+def test_label_files_without_an_image_are_counted_by_name(root):
     (root / "images" / "b.jpg").rename(root / "images" / "b.heic")
     (root / "images" / "c.jpg").unlink()
     _touch(root, "labels/deep/d.txt", "labels/classes.txt")
@@ -138,19 +138,19 @@ def test_label_files_without_an_image_are_counted_with_their_names(root):
     assert count == 1
     assert counts == {
         "label files without an image were ignored": 2,
-        "images of kinds that the installed Pillow does not read were ignored": 1,
+        "images of formats that the installed Pillow does not read were ignored": 1,
     }
 
 
 def test_label_files_are_found_in_another_case_or_with_the_suffix_of_the_image(root):
     (root / "labels" / "a.txt").rename(root / "labels" / "A.txt")
     (root / "labels" / "b.txt").rename(root / "labels" / "b.jpg.txt")
-    assert _objects(root) == (3, {"label files whose names differ from the image's in case or suffix were read": 2})
+    assert _objects(root) == (3, {"label files whose names differ in case or suffix from the image were read": 2})
 
 
-def test_two_images_of_one_name_do_not_share_labels(root):
+def test_two_images_with_the_same_name_do_not_share_labels(root):
     _image(root / "images" / "a.png")
-    with pytest.raises(DataError, match=r"a\.jpg and another image.*a\.txt: rename one"):
+    with pytest.raises(DataError, match=r"a\.jpg and another image.*a\.txt: rename or remove one"):
         YoloDataset(root / "data.yaml", "train")
     (root / "labels" / "a.txt").write_text("\n")
     assert _objects(root)[0] == 2
@@ -158,11 +158,11 @@ def test_two_images_of_one_name_do_not_share_labels(root):
 
 def test_images_without_any_label_folder_are_refused(root):
     (root / "labels").rename(root / "somewhere")
-    with pytest.raises(DataError, match=r"no label file for any of the 3 images.*labels/a\.txt"):
+    with pytest.raises(DataError, match=r"none of the 3 images has a label file.*labels/a\.txt"):
         YoloDataset(root / "data.yaml", "train")
 
 
-def test_an_images_folder_without_images_says_what_is_there(root):
+def test_the_error_lists_the_content_of_an_images_folder_without_images(root):
     for path in sorted((root / "images").iterdir()):
         path.rename(path.with_suffix(".xyz"))
     with pytest.raises(DataError, match=r"names no image under 'train' \(its files end in \.xyz\)"):

@@ -21,7 +21,7 @@ def folder(tmp_path):
         (lambda name: f"images\\{name}".replace("/", "\\"), "first folder"),
     ],
 )
-def test_names_of_another_machine_are_found(folder, written, change):
+def test_file_names_of_another_machine_are_found(folder, written, change):
     names = ["a.jpg", "sub/b.jpg", "sub/deep/c d.jpg"]
     faults = Faults("x")
     given = [written(name) for name in names]
@@ -31,14 +31,14 @@ def test_names_of_another_machine_are_found(folder, written, change):
     assert all(change in kind for kind in faults.counts)
 
 
-def test_addresses_and_folders_of_another_machine_are_left_out_if_the_name_is_there(folder):
+def test_addresses_and_folders_of_another_machine_are_ignored_if_the_file_exists(folder):
     faults = Faults("x")
     given = ["https://example.org/x/a.jpg?download=1", r"C:\data\a.jpg", "../../upload/4/a.jpg", "/mnt/set/a.jpg"]
     assert list(ImagePaths(folder).found(given, faults)) == ["a.jpg"] * 4
     assert sum(faults.counts.values()) == 4
 
 
-def test_a_name_that_is_nowhere_stays_for_the_message_and_absolute_paths_are_kept(folder):
+def test_names_that_are_not_found_and_absolute_paths_are_kept(folder):
     faults = Faults("x")
     there = str(folder / "sub" / "b.jpg")
     assert list(ImagePaths(folder).found(["gone.jpg", there], faults)) == ["gone.jpg", there]

@@ -1,4 +1,4 @@
-"""Each kind of image file against pixels made by hand, and damaged files."""
+"""Every image format against pixels made by hand, and damaged files."""
 
 import io
 import struct
@@ -34,7 +34,7 @@ def encoded(picture, form="PNG", **options):
 
 
 def photograph(rng, height, width, **options):
-    """A JPEG of smooth colours, so that compression changes little, and its pixels as Pillow decodes them."""
+    """A JPEG of smooth colours, which compression changes little, and its pixels as Pillow decodes them."""
     coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
     content = encoded(coarse.resize((width, height), Image.Resampling.BICUBIC), "JPEG", quality=90, **options)
     return content, np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
@@ -57,7 +57,7 @@ def test_grey_and_black_and_white_images_have_three_equal_channels(pixels):
 
 
 @pytest.mark.parametrize("transparency", [None, 3, bytes([0, 100, 255])])
-def test_palettes_are_looked_up_and_their_transparency_is_left_out(rng, transparency):
+def test_palettes_become_colours_without_their_transparency(rng, transparency):
     palette = rng.integers(0, 256, (256, 3), dtype=np.uint8)
     indices = rng.integers(0, 256, (30, 40), dtype=np.uint8)
     picture = Image.fromarray(indices, "P")
@@ -69,7 +69,7 @@ def test_palettes_are_looked_up_and_their_transparency_is_left_out(rng, transpar
     assert not said
 
 
-def test_transparency_is_left_out(rng, pixels):
+def test_transparency_is_dropped(rng, pixels):
     alpha = rng.integers(0, 256, (30, 40, 1), dtype=np.uint8)
     np.testing.assert_array_equal(read_image(encoded(np.concatenate([pixels, alpha], axis=-1))), pixels)
     grey = np.concatenate([pixels[..., :1], alpha], axis=-1)
@@ -97,11 +97,11 @@ def test_sixteen_bits_are_scaled_to_eight(rng, form):
 
 
 @pytest.mark.parametrize("bits", [9, 12])
-def test_significant_bits_of_a_png_change_nothing_as_its_levels_are_scaled_to_16_bits(rng, bits):
+def test_significant_bits_of_a_png_change_nothing_because_its_levels_are_scaled_to_16_bits(rng, bits):
     content = encoded(rng.integers(0, 2**16, (30, 40)).astype(np.uint16))
     chunk = b"sBIT" + bytes([bits])
     chunk = struct.pack(">I", 1) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    marked = content[:33] + chunk + content[33:]  # behind the header
+    marked = content[:33] + chunk + content[33:]  # after the header
     np.testing.assert_array_equal(read_image(marked), read_image(content))
 
 
@@ -126,7 +126,7 @@ def test_a_tiff_may_state_its_highest_level(rng):
     np.testing.assert_array_equal(read_image(content)[..., 0], np.rint(levels * 0.255))
 
 
-def test_levels_of_unknown_range_are_refused_by_name(rng):
+def test_the_error_names_an_image_with_levels_of_unknown_range(rng):
     for levels in (rng.integers(0, 256, (4, 4)).astype(np.int32), rng.random((4, 4)).astype(np.float32)):
         with pytest.raises(DataError, match=r"odd\.tif has (32-bit|decimal) levels .* set data\.max_level"):
             read_image(encoded(levels, "TIFF"), "odd.tif")
@@ -135,7 +135,7 @@ def test_levels_of_unknown_range_are_refused_by_name(rng):
 
 
 @pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_of_an_animation_the_first_frame_is_read(form):
+def test_the_first_frame_of_an_animation_is_read(form):
     frames = [Image.new("RGB", (40, 30), color) for color in ("red", "lime", "blue")]
     options = {"lossless": True} if form == "WEBP" else {}
     found = read_image(encoded(frames[0], form, save_all=True, append_images=frames[1:], **options))
@@ -143,7 +143,7 @@ def test_of_an_animation_the_first_frame_is_read(form):
     assert (found == [255, 0, 0]).all()
 
 
-ROTATED = {  # what a viewer shows, by the EXIF specification
+ROTATED = {  # the image that a viewer shows, by the EXIF specification
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -157,7 +157,7 @@ ROTATED = {  # what a viewer shows, by the EXIF specification
 
 @pytest.mark.parametrize("orientation", ROTATED)
 @pytest.mark.parametrize("height", [48, 64])
-def test_the_rule_says_whether_an_orientation_in_exif_is_applied(rng, orientation, height):
+def test_the_rule_decides_if_an_exif_orientation_is_applied(rng, orientation, height):
     exif = Image.Exif()
     exif[0x0112] = orientation
     content, stored = photograph(rng, height, 64, exif=exif)
@@ -186,7 +186,7 @@ def test_another_size_than_annotated_is_refused_before_a_pixel_is_decoded(pixels
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"])
-def test_truncated_files_are_named(rng, tmp_path, form):
+def test_the_error_names_a_truncated_file(rng, tmp_path, form):
     noise = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
     content = encoded(noise, form)
     path = tmp_path / "cut.image"
@@ -197,47 +197,47 @@ def test_truncated_files_are_named(rng, tmp_path, form):
 
 
 def test_images_of_too_many_pixels_are_refused_before_they_take_memory(monkeypatch):
-    """A PNG of zeros is a thousand times smaller than its pixels."""
+    """The file of a PNG of zeros is a thousand times smaller than its pixels."""
     ignore_pillow_warnings()
     bomb = encoded(Image.new("L", (12_000, 12_000)), compress_level=1)
-    with pytest.raises(DataError, match=r"bomb\.png has 12000 x 12000 pixels, more than the limit"):
+    with pytest.raises(DataError, match=r"bomb\.png has 12000 x 12000 pixels, which is more than the limit"):
         read_image(bomb, "bomb.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)  # Pillow itself refuses twice the limit
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)  # Pillow itself refuses only twice the limit
     with pytest.raises(DataError, match=r"bomb\.png cannot be decoded"):
         read_image(encoded(Image.new("L", (200, 200))), "bomb.png")
 
 
-def test_a_missing_file_and_a_folder_are_named(tmp_path):
+def test_the_error_names_a_missing_file_and_a_folder(tmp_path):
     with pytest.raises(DataError, match=r"none\.jpg does not exist"):
         read_image(tmp_path / "none.jpg")
     with pytest.raises(DataError, match="cannot be decoded"):
         read_image(tmp_path)
 
 
-def test_scaled_decoding_never_goes_below_the_size_needed_and_shows_the_same_picture(rng):
+def test_scaled_decoding_gives_the_same_picture_and_never_less_than_the_minimum_size(rng):
     content, stored = photograph(rng, 300, 401)
     small = Image.fromarray(stored).resize((40, 30), Image.Resampling.BILINEAR)
-    for least, expected, extent in (
+    for min_size, expected, extent in (
         ((150, 200), (150, 201), (150, 200.5)),
         ((151, 200), (300, 401), (300, 401)),
         ((30, 40), (38, 51), (37.5, 50.125)),
     ):
-        picture = decode(content, size=(300, 401), least=least)
+        picture = decode(content, size=(300, 401), min_size=min_size)
         assert (picture.height, picture.width) == expected
         assert covered(picture, (300, 401)) == extent
         found = picture.resize((40, 30), Image.Resampling.BILINEAR, box=(0, 0, extent[1], extent[0]))
         assert np.abs(np.asarray(found, float) - np.asarray(small)).mean() < 1.5
-    png = decode(encoded(stored), size=(300, 401), least=(30, 40))
+    png = decode(encoded(stored), size=(300, 401), min_size=(30, 40))
     assert png.size == (401, 300)
     exif = Image.Exif()
     exif[0x0112] = 6
     content, stored = photograph(rng, 300, 400, exif=exif)
-    rotated = decode(content, size=(400, 300), least=(20, 15))
+    rotated = decode(content, size=(400, 300), min_size=(20, 15))
     np.testing.assert_array_equal(np.asarray(rotated), np.rot90(stored, -1))
 
 
 def mutated(rng, content):
-    """The bytes of a file after one of the accidents that happen to files, or several."""
+    """The bytes of a file after one or more random kinds of damage."""
     data = bytearray(content)
     for _ in range(rng.integers(1, 4)):
         kind, place = rng.integers(6), int(rng.integers(len(data)))
@@ -254,7 +254,7 @@ def mutated(rng, content):
             markers = [at for at in range(len(data) - 1) if data[at] == 0xFF and data[at + 1] not in (0, 0xFF)]
             if markers:
                 data[rng.choice(markers) + 1] = rng.integers(0xC0, 0xFF)
-        elif kind == 4:  # the header tells another size
+        elif kind == 4:  # the header has another size
             at = data.find(b"\xff\xc0")
             if 0 <= at < len(data) - 9:
                 data[at + 5 : at + 9] = rng.integers(0, 256, 4, dtype=np.uint8).tobytes()
@@ -271,7 +271,7 @@ def test_a_thousand_damaged_jpegs_give_an_image_of_the_right_size_or_an_error(rn
     originals = [photograph(rng, 60, 80, **one)[0] for one in options]
     images, sentences = 0, []
     with warnings.catch_warnings(record=True) as said:
-        ignore_pillow_warnings()  # which pytest has undone
+        ignore_pillow_warnings()  # pytest resets the filters
         for number in range(1000):
             content = mutated(rng, originals[number % len(originals)])
             try:

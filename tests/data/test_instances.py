@@ -1,4 +1,4 @@
-"""The arrays of a data set against the annotations, item by item."""
+"""The arrays of a data set against its annotations, item by item."""
 
 import pickle
 import subprocess
@@ -53,13 +53,14 @@ def _check(instances, content, ids, label_of=lambda label: label):
     assert instances.image_ids.tolist() == ids
     assert list(instances.file_names) == [f"{i} ü.jpg" for i in ids]
     for index, image_id in enumerate(ids):
-        boxes, labels = instances.objects(index)
+        objects = instances.objects(index)
+        boxes, labels = objects.boxes, objects.labels
         wanted = _objects(content, image_id, label_of)
         assert labels.tolist() == [label for label, _ in wanted]
         assert boxes.tolist() == [box for _, box in wanted]
 
 
-def test_objects_are_those_of_each_image(content):
+def test_each_image_has_its_own_objects(content):
     instances = check_instances(content, Faults("x"))
     _check(instances, content, [image["id"] for image in content["images"]])
 
@@ -80,7 +81,7 @@ def test_a_selection_and_new_labels_keep_the_rest(content, rng):
         assert found["category_id"] == new[one["category_id"]]
 
 
-def test_the_official_truth_has_all_boxes_and_another_only_what_is_trained_on(content):
+def test_the_official_ground_truth_has_all_boxes_and_the_other_only_trained_boxes(content):
     official = check_instances(content, Faults("x"), official=True).ground_truth()["annotations"]
     assert [one["bbox"] for one in official] == [one["bbox"] for one in content["annotations"]]
     own = check_instances(content, Faults("x")).ground_truth()["annotations"]
@@ -94,7 +95,7 @@ def test_the_official_truth_has_all_boxes_and_another_only_what_is_trained_on(co
         assert found["area"] == ((x1 - x0) * (y1 - y0) if cut else one["area"])
 
 
-def test_texts_are_packed_and_come_back(rng):
+def test_packed_texts_are_unpacked_unchanged(rng):
     texts = ["".join(map(chr, rng.integers(32, 0x2000, rng.integers(0, 9)))) for _ in range(50)] + ["\udce9", ""]
     packed = PackedTexts(texts)
     assert list(packed) == texts

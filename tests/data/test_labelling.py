@@ -1,4 +1,4 @@
-"""Labels of data sets that a trained model has seen before, or not."""
+"""Labels of data sets for a trained model, which may know their classes or not."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ OBJECT = "<object><name>{}</name><bndbox><xmin>3</xmin><ymin>3</ymin><xmax>20</x
 
 @pytest.fixture
 def folder(tmp_path):
-    """Writes a VOC folder with one image for each list of class names."""
+    """A function that writes a VOC folder with one image for each list of class names."""
 
     def write(name, *images):
         root = tmp_path / name
@@ -50,14 +50,14 @@ def test_classes_of_a_folder_get_the_labels_of_the_model_by_their_names(folder):
     assert unknown_classes(source, trained) is None
 
 
-def test_a_class_that_the_model_does_not_know_comes_behind_its_own_and_is_named(folder):
+def test_a_class_that_is_new_to_the_model_gets_the_next_label_and_is_reported(folder):
     trained = TrainedLabels({0: "RBC", 1: "WBC"}, {})
     source = open_source(folder("more", ["Alga", "WBC"]), "val", trained=trained)
     assert source.categories == {2: "Alga", 1: "WBC"}
     assert "not trained on 'Alga'" in unknown_classes(source, trained)
 
 
-def test_a_run_whose_labels_mean_something_else_now_is_refused(folder):
+def test_a_run_is_refused_if_its_labels_have_changed_their_meaning(folder):
     config = folder("some", ["RBC", "WBC"])
     train, _ = open_splits(config, trained=None)
     check_same_classes(train, TrainedLabels({0: "RBC", 1: "wbc", 2: "gone"}, {}))

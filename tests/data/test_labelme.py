@@ -1,4 +1,4 @@
-"""Folders of labelme against the shapes that were written."""
+"""Labelme folders against the written shapes."""
 
 import json
 import math
@@ -15,7 +15,7 @@ NAMES = ("Katze ü", "dog", "traffic light")
 
 
 def _shape(rng, height, width):
-    """A shape of a random kind, and the box xyxy that it spans."""
+    """A shape of a random kind and its bounding box xyxy in pixels."""
     x, y = rng.uniform(12, [width - 12, height - 12])
     kind = rng.choice(["rectangle", "polygon", "circle"])
     if kind == "circle":
@@ -30,7 +30,7 @@ def _shape(rng, height, width):
 
 
 def _write(rng, folder, number, *, image_folder=None, written=lambda name: name):
-    """Images with JSON files, and the objects of each by the image's name."""
+    """Writes images with JSON files. Returns the objects of each image by its name."""
     image_folder = image_folder or folder
     truth = {}
     for folder_ in (folder, image_folder):
@@ -58,7 +58,9 @@ def _check(source, truth):
     assert len(source) == len(truth)
     names = sorted({label for objects in truth.values() for label, _ in objects})
     for index in range(len(source)):
-        image, (boxes, labels) = source[index]
+        sample = source[index]
+        image = sample.image
+        boxes, labels = sample.objects.boxes, sample.objects.labels
         wanted = truth[source.file_name(index).rsplit("/", 1)[-1]]
         assert image.shape[:2] == tuple(source.sizes[index])
         assert [source.categories[label] for label in labels.tolist()] == [label for label, _ in wanted]
@@ -78,7 +80,7 @@ def test_a_folder_of_images_and_json_files_is_recognised_and_read(tmp_path, rng)
     assert train.categories == val.categories
 
 
-def test_json_files_in_a_folder_of_their_own_name_their_images(tmp_path, rng):
+def test_json_files_in_a_separate_folder_are_matched_by_their_image_path(tmp_path, rng):
     truth = _write(
         rng, tmp_path / "labels", 5, image_folder=tmp_path / "images", written=lambda name: f"..\\images\\{name}"
     )
@@ -95,7 +97,7 @@ def test_splits_are_folders_and_share_the_classes(tmp_path, rng):
     assert train.categories == val.categories
 
 
-def test_what_is_not_used_is_counted_and_damage_is_an_error(tmp_path, rng):
+def test_unused_shapes_are_counted_and_damaged_files_are_errors(tmp_path, rng):
     _write(rng, tmp_path, 3)
     (tmp_path / "photo 0.png").unlink()
     (tmp_path / "photo 1.json").unlink()
@@ -105,7 +107,7 @@ def test_what_is_not_used_is_counted_and_damage_is_an_error(tmp_path, rng):
     (tmp_path / "other.json").write_text('{"a": 1}')
     source = LabelmeDataset(tmp_path, "all")
     assert sorted(source.faults.counts.values()) == [1, 1]
-    assert source.faults.notes == {"images have no JSON file, and so no objects": 1}
+    assert source.faults.notes == {"images have no JSON file, so they have no objects": 1}
     content["shapes"][0]["points"] = [["x", 2]]
     (tmp_path / "photo 2.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"photo 2\.json is not a labelme file"):

@@ -1,4 +1,4 @@
-"""Labels of category ids, by hand and with random ids."""
+"""Labels of category ids, for known data sets and for random ids."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def test_ids_of_common_data_sets_are_the_labels():
         assert label_map(ids) is None
 
 
-def test_sparse_ids_are_counted_from_0_over_both_splits(rng):
+def test_sparse_ids_get_labels_from_0_over_both_splits(rng):
     ids = np.unique(rng.integers(0, 2**52, 7)).tolist()
     train, val = ids[:5], ids[3:]
     found = label_map(train, val)
@@ -20,7 +20,7 @@ def test_sparse_ids_are_counted_from_0_over_both_splits(rng):
     assert label_map(val, train) == found
 
 
-def test_a_model_keeps_its_labels_and_new_ids_come_behind_them(rng):
+def test_a_model_keeps_its_labels_and_new_ids_get_the_next_ones(rng):
     ids = sorted(rng.choice(10**9, 6, replace=False).tolist())
     known = dict(enumerate(ids[::2]))
     found = label_map(ids, known=known)

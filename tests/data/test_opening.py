@@ -1,4 +1,4 @@
-"""Splits that are opened together, compared, and cut from one list; fields that have no effect."""
+"""Splits are opened together, compared, and divided from one list. Fields without effect are refused."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detr_jax.config import Config, ConfigError, DataConfig
+from detr_jax.config import CocoFiles, Config, ConfigError, DataConfig
 from detr_jax.data import DataError, open_source, open_splits
 from detr_jax.data.labels import TrainedLabels
 from detr_jax.data.opening import open_to_check, share_of
@@ -25,7 +25,7 @@ def _form(names, number, prefix, size=(40, 60)):
 
 @pytest.fixture
 def write(tmp_path, rng):
-    """Writes a COCO folder from the forms of its splits."""
+    """A function that writes a COCO folder from the instances forms of its splits."""
 
     def write(**splits):
         for split, form in splits.items():
@@ -57,7 +57,7 @@ def test_other_differences_of_the_splits_are_noted(write):
     notes = "\n".join(source.faults.note_sentences())
     assert "'Traffic-Light' and 'traffic light'" in notes
     assert "objects here and none in the training split: 2 ('dog'; 'cat')" in notes
-    assert "images are of another size" in notes
+    assert "images have another size" in notes
     assert not source.faults.errors
 
 
@@ -67,7 +67,7 @@ def test_images_in_both_splits_are_noted(write, tmp_path):
     config = write(train=train, valid=val)
     _, source = open_splits(config)
     assert sum(number for kind, number in source.faults.notes.items() if "in the training split too" in kind) == 0
-    config.data.train_images = config.data.val_images = "."
+    config.data.sources["coco"] = CocoFiles(train_images=".", val_images=".")
     for form, split in ((train, "train"), (val, "valid")):
         for image in form["images"]:
             image["file_name"] = f"{split}/{image['file_name']}".replace("valid/../", "")
@@ -92,7 +92,7 @@ def test_sparse_ids_get_the_same_labels_in_both_splits(write):
         open_source(config, "train", trained=TrainedLabels({}, {}))
 
 
-def test_a_share_of_the_images_is_held_out_by_the_names_of_their_files(write, tmp_path):
+def test_a_share_of_the_images_is_held_out_by_their_file_names(write, tmp_path):
     config = write(train=_form({1: "x"}, 60, "a"))
     with pytest.raises(DataError, match=r"no split to evaluate on: set --config\.data\.val_share=0\.2"):
         open_splits(config)
@@ -110,12 +110,12 @@ def test_a_share_of_the_images_is_held_out_by_the_names_of_their_files(write, tm
     assert names["v"] <= {val.file_name(i) for i in range(len(val))}, "the same images although there are more"
 
 
-def test_shares_are_even(rng):
+def test_the_held_out_share_is_even(rng):
     numbers = np.array([share_of(f"{k}.jpg") for k in rng.integers(0, 10**9, 2000)])
     assert np.abs(np.histogram(numbers, 10, (0, 1))[0] - 200).max() < 70
 
 
-def test_a_split_without_an_object_is_an_error_unless_it_is_meant(write):
+def test_a_split_without_objects_is_an_error_unless_it_is_allowed(write):
     crowds = _form({1: "x"}, 3, "v")
     for one in crowds["annotations"]:
         one["iscrowd"] = 1
@@ -129,26 +129,30 @@ def test_a_split_without_an_object_is_an_error_unless_it_is_meant(write):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"yolo_file": "x.yaml"}, "data.yolo_file='x.yaml' has no effect with data.dataset='coco'"),
-        ({"voc_one_based": "true"}, "data.voc_one_based='true' has no effect"),
-        ({"tfds_name": "voc"}, "data.tfds_name='voc' has no effect"),
-        ({"val_split": "valid", "val_annotations": "valid/x.json"}, "data.val_split='valid' has no effect"),
+        ({"sources.yolo.file": "x.yaml"}, "data.sources.yolo.file='x.yaml' has no effect with data.dataset='coco'"),
+        ({"sources.voc.one_based": "true"}, "data.sources.voc.one_based='true' has no effect"),
+        ({"sources.tfds.name": "voc"}, "data.sources.tfds.name='voc' has no effect"),
+        (
+            {"val_split": "valid", "sources.coco.val_annotations": "valid/x.json"},
+            "data.val_split='valid' has no effect",
+        ),
         ({"val_split": "valid", "val_share": 0.2}, "data.val_share=0.2 has no effect"),
-        ({"val_split": "none"}, "has no split 'none': set data.val_split to one that there is (train, valid)"),
+        ({"val_split": "none"}, "has no split 'none': set data.val_split to an existing split (train, valid)"),
     ],
 )
 @pytest.mark.parametrize("dataset", ["auto", "coco"])
 def test_fields_that_have_no_effect_are_refused(write, changes, words, dataset):
     config = write(train=_form({1: "x"}, 4, "t"), valid=_form({1: "x"}, 3, "v"))
     config.data.dataset = dataset
-    for name, value in changes.items():
-        setattr(config.data, name, value)
+    for path, value in changes.items():
+        *section, name = path.split(".")
+        setattr(config.data.sources[section[1]] if section else config.data, name, value)
     with pytest.raises((ConfigError, DataError)) as error:
         open_source(config, "val")
     assert words in str(error.value)
 
 
-def test_a_share_that_is_not_needed_is_named(write):
+def test_a_held_out_share_without_effect_is_reported(write):
     config = write(train=_form({1: "x"}, 4, "t"), valid=_form({1: "x"}, 3, "v"))
     config.data.val_share = 0.5
     train, val = open_splits(config)
@@ -156,7 +160,7 @@ def test_a_share_that_is_not_needed_is_named(write):
     assert "data.val_share=0.5 has no effect, as the data set has the split 'valid'" in val.faults.note_sentences()[0]
 
 
-def test_faults_of_a_data_set_that_is_parted_are_said_once(write):
+def test_faults_of_a_divided_data_set_are_reported_once(write):
     form = _form({1: "x"}, 12, "a")
     for one in form["annotations"]:
         one["bbox"] = [1, 1, 300, 9]
@@ -183,7 +187,7 @@ def test_images_that_no_annotations_list_are_noted(write, tmp_path):
 @pytest.mark.parametrize(
     ("place", "words"), [("x.json", "is a file: give the folder"), ("up", "/up/deep is one: give that")]
 )
-def test_a_root_next_to_a_data_set_is_refused_with_what_is_near(write, tmp_path, place, words):
+def test_the_error_suggests_a_data_set_near_a_wrong_root(write, tmp_path, place, words):
     config = write(train=_form({1: "x"}, 2, "t"))
     (tmp_path / "x.json").touch()
     (tmp_path / "up" / "deep").mkdir(parents=True)

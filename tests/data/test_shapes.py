@@ -1,4 +1,4 @@
-"""The embedded data set: what is drawn, what is said of it, and that it follows from its seed."""
+"""The shapes data set: drawn pixels, boxes and labels, all of which follow from the seed."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,8 @@ def config(rng):
 def test_boxes_are_tight_to_the_drawn_pixels(config):
     dataset = ShapesDataset(config, "train")
     for index in range(len(dataset)):
-        image, masks, (boxes, labels) = dataset.draw(index)
+        image, masks, objects = dataset.draw(index)
+        boxes, labels = objects.boxes, objects.labels
         assert masks.shape == (len(boxes), *image.shape[:2])
         assert len(labels) == len(boxes)
         for mask, box in zip(masks, boxes, strict=True):
@@ -77,7 +78,7 @@ def test_sizes_vary_within_their_limits_and_are_those_of_the_images(config):
         assert image.dtype == np.uint8
 
 
-def test_numbers_of_objects_reach_from_none_to_the_limit_with_all_labels(config):
+def test_numbers_of_objects_range_from_0_to_the_limit_with_all_labels(config):
     dataset = ShapesDataset(ShapesConfig(**{**vars(config), "train_images": 200}), "train")
     objects = [dataset[index].objects for index in range(len(dataset))]
     assert {len(one.labels) for one in objects} == {0, 1, 2, 3, 4}
@@ -86,14 +87,15 @@ def test_numbers_of_objects_reach_from_none_to_the_limit_with_all_labels(config)
     assert np.bincount(labels).min() > 0.2 * len(labels)
 
 
-def test_no_objects_where_none_are_allowed(config):
+def test_images_have_no_objects_if_none_are_allowed(config):
     dataset = ShapesDataset(ShapesConfig(**{**vars(config), "max_objects": 0}), "val")
-    _, (boxes, labels) = dataset[0]
+    sample = dataset[0]
+    boxes, labels = sample.objects.boxes, sample.objects.labels
     assert boxes.shape == (0, 4)
     assert labels.shape == (0,)
 
 
-def test_ground_truth_says_what_the_samples_say(config):
+def test_the_ground_truth_equals_the_samples(config):
     dataset = ShapesDataset(config, "val")
     truth = dataset.ground_truth()
     assert [image["id"] for image in truth["images"]] == list(dataset.image_ids)
@@ -101,7 +103,8 @@ def test_ground_truth_says_what_the_samples_say(config):
     assert [one["id"] for one in truth["annotations"]] == list(range(1, len(truth["annotations"]) + 1))
     for index, image in enumerate(truth["images"]):
         assert (image["height"], image["width"]) == tuple(dataset.sizes[index])
-        _, masks, (boxes, labels) = dataset.draw(index)
+        _, masks, objects = dataset.draw(index)
+        boxes, labels = objects.boxes, objects.labels
         mine = [one for one in truth["annotations"] if one["image_id"] == image["id"]]
         assert [one["category_id"] for one in mine] == labels.tolist()
         assert [one["area"] for one in mine] == masks.sum(axis=(1, 2)).tolist()
@@ -112,7 +115,7 @@ def test_ground_truth_says_what_the_samples_say(config):
 
 
 @pytest.mark.parametrize("kind", SHAPE_KINDS)
-def test_each_kind_is_drawn_as_its_geometry_says(config, kind):
+def test_each_kind_is_drawn_by_its_geometry(config, kind):
     config = ShapesConfig(**{**vars(config), "kinds": (kind,), "max_objects": 1, "min_size": 160, "max_size": 200})
     dataset = ShapesDataset(config, "val")
     assert dataset.categories == {0: kind}
@@ -149,8 +152,8 @@ def test_the_smallest_images_can_be_drawn(config, size):
         assert masks.any(axis=(1, 2)).all()
 
 
-def test_it_is_opened_by_name_and_checked_against_the_number_of_classes(config):
-    data = DataConfig(dataset="shapes", shapes=config)
+def test_the_data_set_is_opened_by_name_and_checked_against_the_number_of_classes(config):
+    data = DataConfig(dataset="shapes", sources={"shapes": config})
     source: Source = open_source(Config(data=data, model=ModelConfig(num_classes=3)), "val")
     assert len(source) == 40
     with pytest.raises(DataError, match=r"category 2 \('triangle'\).*num_classes=2.*set it to 3"):

@@ -16,7 +16,7 @@ from detr_jax.data.coco_classes import COCO_CLASSES
 from detr_jax.data.shapes import write_coco
 from detr_jax.data.tfds import TfdsDataset
 from detr_jax.data.voc import VOC_CLASSES
-from tests.data import formats
+from tests.data import dataset_writers
 
 NAMES = ["circle", "square", "triangle"]
 
@@ -30,12 +30,12 @@ def coco(tmp_path, rng):
 
 @pytest.fixture
 def prepared(coco, tmp_path):
-    formats.TinyDetection(coco=coco, names=NAMES, data_dir=tmp_path / "tfds").download_and_prepare()
+    dataset_writers.TinyDetection(coco=coco, names=NAMES, data_dir=tmp_path / "tfds").download_and_prepare()
     return tmp_path / "tfds"
 
 
 def _instances(rng, labels, images=5):
-    """An instances form of random boxes, at least one of each label, with areas that are not whole."""
+    """An instances form of random boxes, at least one per label, with fractional areas."""
     sizes = rng.integers(40, 90, (images, 2)).tolist()
     form = {"images": [], "annotations": [], "categories": []}
     for index, (height, width) in enumerate(sizes):
@@ -59,7 +59,7 @@ def _instances(rng, labels, images=5):
 
 @pytest.fixture
 def official(tmp_path, rng, monkeypatch):
-    """coco/2017, prepared by TFDS's own builder from an instances JSON with the official categories, and that JSON."""
+    """coco/2017, prepared by TFDS's own builder from an instances JSON with the official categories, and this JSON."""
     content = _instances(rng, list(COCO_CLASSES))
     content["categories"] = [{"id": label, "name": name} for label, name in COCO_CLASSES.items()]
     (tmp_path / "annotations").mkdir()
@@ -72,7 +72,9 @@ def official(tmp_path, rng, monkeypatch):
     def splits(self, _):
         return {"validation": self._generate_examples(str(tmp_path), str(tmp_path), "val2017", "bboxes", None)}
 
-    monkeypatch.setattr(tfds_coco, "tf", types.SimpleNamespace(int64=np.int64))  # the one thing it wants TensorFlow for
+    monkeypatch.setattr(
+        tfds_coco, "tf", types.SimpleNamespace(int64=np.int64)
+    )  # the builder needs TensorFlow only for this
     monkeypatch.setattr(tfds_coco.Coco, "_split_generators", splits)
     builder = tfds_coco.Coco(config="2017", data_dir=tmp_path / "tfds", file_format="array_record")
     builder.download_and_prepare()
@@ -86,7 +88,7 @@ def _by_image(content):
     return {image_id: sorted(items) for image_id, items in found.items()}
 
 
-def test_labels_of_coco_are_the_raw_ids_of_the_official_annotations(official):
+def test_labels_of_coco_are_the_ids_of_the_official_annotations(official):
     root, content = official
     source = TfdsDataset(root, "coco/2017", "validation")
     assert source.categories == COCO_CLASSES
@@ -119,13 +121,13 @@ def test_coco_can_be_evaluated_against_its_official_annotations(official, tmp_pa
         TfdsDataset(root, "coco/2017", "validation", annotation_file=path)
 
 
-def test_voc_counts_pixels_from_1_and_leaves_difficult_objects_out(coco, tmp_path, monkeypatch):
+def test_voc_counts_pixels_from_1_and_drops_difficult_objects(coco, tmp_path, monkeypatch):
     names = ["aeroplane", "sofa", "tvmonitor"]
     devkit = tmp_path / "VOCdevkit" / "VOC2007"
-    truth = formats.read_coco(coco, "train")
+    truth = dataset_writers.read_coco(coco, "train")
     difficult = {one["id"] for one in truth["annotations"][::3]}
-    formats.write_voc(coco, devkit, names=names, difficult=difficult)
-    for path in devkit.glob("Annotations/*.xml"):  # the builder reads more of an object than detection needs
+    dataset_writers.write_voc(coco, devkit, names=names, difficult=difficult)
+    for path in devkit.glob("Annotations/*.xml"):  # the builder needs more fields of an object than detection
         path.write_text(path.read_text().replace("<difficult>", "<pose>Left</pose><truncated>0</truncated><difficult>"))
     for path in devkit.glob("JPEGImages/*.png"):
         path.rename(path.with_suffix(".jpg"))
@@ -139,8 +141,9 @@ def test_voc_counts_pixels_from_1_and_leaves_difficult_objects_out(coco, tmp_pat
     source = TfdsDataset(tmp_path / "tfds", "voc/2007", "train")
     assert source.categories == dict(enumerate(VOC_CLASSES))
     index_of = {image["file_name"]: index for index, image in enumerate(source.ground_truth()["images"])}
-    for image, annotations in formats.objects_of(truth):
-        boxes, labels = source.objects(index_of[f"train_{image['file_name'].replace('.png', '.jpg')}"])
+    for image, annotations in dataset_writers.objects_of(truth):
+        objects = source.objects(index_of[f"train_{image['file_name'].replace('.png', '.jpg')}"])
+        boxes, labels = objects.boxes, objects.labels
         kept = [one for one in annotations if one["id"] not in difficult]
         assert [source.categories[label] for label in labels] == [names[one["category_id"]] for one in kept]
         expected = np.array([one["bbox"] for one in kept]).reshape(-1, 4)
@@ -149,10 +152,12 @@ def test_voc_counts_pixels_from_1_and_leaves_difficult_objects_out(coco, tmp_pat
     assert sum(one["iscrowd"] for one in source.ground_truth()["annotations"]) == len(difficult)
 
 
-def test_crowds_are_kept_for_the_evaluation_alone(coco, tmp_path):
-    content = formats.read_coco(coco, "val")
+def test_crowds_are_kept_only_for_the_evaluation(coco, tmp_path):
+    content = dataset_writers.read_coco(coco, "val")
     crowd = {one["id"] for one in content["annotations"][::2]}
-    formats.TinyDetection(coco=coco, names=NAMES, crowd=crowd, data_dir=tmp_path / "tfds").download_and_prepare()
+    dataset_writers.TinyDetection(
+        coco=coco, names=NAMES, crowd=crowd, data_dir=tmp_path / "tfds"
+    ).download_and_prepare()
     source = TfdsDataset(tmp_path / "tfds", "tiny_detection:1.0.0", "validation")
     truth = source.ground_truth()["annotations"]
     assert sum(one["iscrowd"] for one in truth) == len(crowd)
@@ -166,7 +171,7 @@ def test_reading_needs_no_tensorflow(prepared):
     assert "tensorflow" not in sys.modules
 
 
-def test_what_cannot_be_read_is_named_with_what_would_help(prepared, coco, tmp_path):
+def test_errors_name_what_cannot_be_read_and_the_remedy(prepared, coco, tmp_path):
     with pytest.raises(
         DataError, match=r"No data set coco/2017 is prepared .*tfds build coco/2017 .*detr_jax\[tensorflow\]"
     ):
@@ -176,7 +181,7 @@ def test_what_cannot_be_read_is_named_with_what_would_help(prepared, coco, tmp_p
     version = prepared / "tiny_detection" / "1.0.0"
     for configuration in ("one", "two"):
         shutil.copytree(version, prepared / "several" / configuration / "1.0.0")
-    with pytest.raises(DataError, match="say which of several/one, several/two"):
+    with pytest.raises(DataError, match="set it to one of several/one, several/two"):
         TfdsDataset(prepared, "several", "train")
     info = version / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
@@ -185,7 +190,7 @@ def test_what_cannot_be_read_is_named_with_what_would_help(prepared, coco, tmp_p
 
 
 class TinyLabels(tensorflow_datasets.core.GeneratorBasedBuilder):
-    """Numbers."""
+    """A TFDS data set of numbers without boxes."""
 
     VERSION = tensorflow_datasets.core.Version("1.0.0")
 
@@ -202,5 +207,5 @@ class TinyLabels(tensorflow_datasets.core.GeneratorBasedBuilder):
 
 def test_data_without_boxes_is_refused(tmp_path):
     TinyLabels(data_dir=tmp_path, file_format="array_record").download_and_prepare()
-    with pytest.raises(DataError, match=r"no detection data set \(it has label\)"):
+    with pytest.raises(DataError, match=r"not a detection data set \(it has label\)"):
         TfdsDataset(tmp_path, "tiny_labels", "train")

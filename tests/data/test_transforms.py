@@ -1,4 +1,4 @@
-"""Geometries against the paper's rules, and that boxes stay on their pixels."""
+"""Geometries against the paper's rules. Boxes stay on their pixels."""
 
 from fractions import Fraction
 
@@ -13,7 +13,6 @@ from detr_jax.data.transforms import (
     DRAWS,
     Crop,
     Geometry,
-    apply,
     largest_sizes,
     resized,
     train_geometries,
@@ -21,13 +20,14 @@ from detr_jax.data.transforms import (
     val_geometry,
 )
 from detr_jax.models import normalize_images
+from tests.data.transformed import apply
 
 BELOW_ONE = np.nextafter(1.0, 0.0)
 
 
 @pytest.fixture
 def small():
-    """The paper's augmentation at a fifth of its size."""
+    """The paper's augmentation at a fifth of its sizes."""
     return DataConfig(
         train_short_sides=(96, 112, 128, 144, 160),
         crop_short_sides=(80, 100, 120),
@@ -43,7 +43,7 @@ def train_geometry(size, draws, config):
 
 
 def resized_by_definition(size, short_side, limit=None):
-    """The spec's rule in exact arithmetic: the bound short side is rounded, the long side truncated."""
+    """The specification in exact arithmetic: the limited short side is rounded, the long side is truncated."""
     short, long = sorted(size)
     if limit is not None and Fraction(long, short) * short_side > limit:
         short_side = round(Fraction(limit * short, long))
@@ -74,8 +74,8 @@ def test_resizing_follows_its_definition_for_random_sizes(rng, limit):
         assert tuple(size) == resized_by_definition((height, width), short_side, limit), (height, width, short_side)
 
 
-def test_the_long_side_passes_its_limit_only_by_the_rounding(rng):
-    """Spec section 10: up to 1344 at extreme aspects."""
+def test_the_long_side_exceeds_its_limit_only_by_rounding(rng):
+    """Extreme aspects reach up to 1344 pixels (specification, section 10)."""
     sizes = rng.integers(30, 2000, (2000, 2))
     longest = resized(sizes[sizes.max(axis=1) < 25 * sizes.min(axis=1)], 800, 1333).max()
     assert 1333 < longest <= 1344 + 16
@@ -152,7 +152,7 @@ def test_extreme_draws_reach_the_bounds_of_a_crop(draw, at_end):
 
 
 def geometry_by_definition(size, draws, config):
-    """The augmentation of one image in plain Python, each number from its own draw."""
+    """The augmentation of one image in plain Python. Each number has its own draw."""
 
     def integer(low, high, draw):
         return low + int(draw * (high - low + 1))
@@ -180,8 +180,8 @@ def geometry_by_definition(size, draws, config):
     [{}, {"train_short_sides": ()}, {"crop_short_sides": ()}, {"flip": False, "max_long_side": 900}],
     ids=["paper", "crop-only", "no-crop", "no-flip"],
 )
-def test_geometries_of_many_images_are_those_of_the_definition_one_by_one(rng, fields):
-    """Photographs of common and of random sizes, squares and extreme aspects, with draws at both ends."""
+def test_geometries_of_many_images_equal_the_definition_image_by_image(rng, fields):
+    """Images of common and random sizes, squares and extreme aspects, with draws at both ends of their range."""
     config = DataConfig(**fields)
     sizes = np.concatenate(
         [rng.choice([[480, 640], [427, 640], [640, 480], [500, 500]], 150), rng.integers(1, 3000, (150, 2))]
@@ -198,7 +198,7 @@ def test_geometries_of_many_images_are_those_of_the_definition_one_by_one(rng, f
 
 
 def plain_augmentation(size, rng):
-    """The original's, as its classes do it one after another: the final size, and the crop with what it is cut from."""
+    """The augmentation of the PyTorch code, step by step: the final size, and the crop in its image."""
 
     def random_resize(size, sides, limit=None):
         return resized_by_definition(size, int(rng.choice(sides)), limit)
@@ -206,17 +206,17 @@ def plain_augmentation(size, rng):
     scales = range(480, 801, 32)
     if rng.random() < 0.5:
         return random_resize(size, scales, 1333), None
-    whole = random_resize(size, (400, 500, 600))
-    width = int(rng.integers(384, min(whole[1], 600), endpoint=True))
-    height = int(rng.integers(384, min(whole[0], 600), endpoint=True))
-    top = int(rng.integers(0, whole[0] - height, endpoint=True))
-    left = int(rng.integers(0, whole[1] - width, endpoint=True))
-    return random_resize((height, width), scales, 1333), (*whole, top, left, height, width)
+    resized = random_resize(size, (400, 500, 600))
+    width = int(rng.integers(384, min(resized[1], 600), endpoint=True))
+    height = int(rng.integers(384, min(resized[0], 600), endpoint=True))
+    top = int(rng.integers(0, resized[0] - height, endpoint=True))
+    left = int(rng.integers(0, resized[1] - width, endpoint=True))
+    return random_resize((height, width), scales, 1333), (*resized, top, left, height, width)
 
 
 @pytest.mark.parametrize("size", [(480, 640), (640, 427), (333, 900)])
-def test_the_augmentation_is_distributed_as_a_plain_one(rng, size):
-    """Kolmogorov and Smirnov's test of every number of it."""
+def test_the_augmentation_has_the_distribution_of_a_plain_implementation(rng, size):
+    """Every number passes the test of Kolmogorov and Smirnov."""
     config = DataConfig()
     geometries = list(train_geometries(np.tile(size, (4000, 1)), rng.random((4000, DRAWS)), config))
     ours = [(g.size, None if g.crop is None else (*g.crop_from, *g.crop)) for g in geometries]
@@ -249,11 +249,11 @@ def test_a_crop_lies_within_the_resized_image(rng, small):
     [{}, {"max_long_side": 200}, {"train_short_sides": ()}, {"crop_short_sides": ()}],
     ids=["paper", "tight-limit", "no-resizing", "no-crop"],
 )
-def test_no_geometry_is_larger_than_the_sizes_foretold(rng, small, fields):
-    """A bucket for each of `largest_sizes` is room enough for every augmentation."""
+def test_no_geometry_is_larger_than_the_predicted_sizes(rng, small, fields):
+    """Buckets of `largest_sizes` hold every augmentation."""
     config = DataConfig(**{**vars(small), **fields})
     sizes = rng.integers(60, 400, (2000, 2))
-    sizes[::10] //= rng.integers(1, 30, (200, 2))  # long and thin ones too
+    sizes[::10] //= rng.integers(1, 30, (200, 2))  # with long and thin images
     sizes = np.maximum(sizes, 1)
     found, largest = train_geometries(sizes, rng.random((2000, DRAWS)), config).size, largest_sizes(sizes, config)
     held = (found[:, None] <= largest).all(axis=-1).any(axis=-1)
@@ -261,7 +261,7 @@ def test_no_geometry_is_larger_than_the_sizes_foretold(rng, small, fields):
 
 
 def picture_with_rectangles(rng, height, width):
-    """A black image with a bright rectangle in each channel, and their boxes; label = channel."""
+    """A black image with a bright rectangle in each channel, and their boxes. A label is the number of its channel."""
     image, boxes = np.zeros((height, width, 3), np.uint8), []
     for channel in range(3):
         y0, y1 = np.sort(rng.choice(height // 20, 2, replace=False)) * 20 + rng.integers(0, 20)
@@ -276,7 +276,8 @@ def test_boxes_stay_on_their_pixels_through_every_geometry(rng, small):
     for height, width in rng.integers(120, 300, (60, 2)).tolist():
         image, objects = picture_with_rectangles(rng, height, width)
         geometry = train_geometry((height, width), rng.random(DRAWS), small)
-        transformed, (boxes, labels) = apply(geometry, image, objects)
+        transformed, moved = apply(geometry, image, objects)
+        boxes, labels = moved.boxes, moved.labels
         assert transformed.shape == (*geometry.size, 3)
         assert transformed.dtype == np.uint8
         assert boxes.dtype == np.float32
@@ -284,7 +285,7 @@ def test_boxes_stay_on_their_pixels_through_every_geometry(rng, small):
         assert (boxes <= np.tile(geometry.size[::-1], 2) + 1e-3).all()
         for box, label in zip(boxes, labels, strict=True):
             if min(box[2] - box[0], box[3] - box[1]) < 4:
-                continue  # a sliver that a crop has left may be too thin to see
+                continue  # the remaining sliver of a cropped object may be too thin to see
             y, x = np.nonzero(transformed[..., label] >= 128)
             np.testing.assert_allclose([x.min(), y.min(), x.max() + 1, y.max() + 1], box, atol=1.5)
             seen += 1
@@ -295,11 +296,11 @@ def test_boxes_stay_on_their_pixels_through_every_geometry(rng, small):
 
 def test_a_flip_mirrors_image_and_boxes(rng):
     image, objects = picture_with_rectangles(rng, 100, 140)
-    flipped, (boxes, labels) = apply(Geometry(True, None, None, (100, 140)), image, objects)
+    flipped, mirrored = apply(Geometry(True, None, None, (100, 140)), image, objects)
     np.testing.assert_array_equal(flipped, image[:, ::-1])
     x0, y0, x1, y1 = objects.boxes.T
-    np.testing.assert_array_equal(boxes, np.stack([140 - x1, y0, 140 - x0, y1], axis=1))
-    np.testing.assert_array_equal(labels, objects.labels)
+    np.testing.assert_array_equal(mirrored.boxes, np.stack([140 - x1, y0, 140 - x0, y1], axis=1))
+    np.testing.assert_array_equal(mirrored.labels, objects.labels)
 
 
 def test_a_crop_clips_boxes_and_drops_those_outside():
@@ -312,7 +313,7 @@ def test_a_crop_clips_boxes_and_drops_those_outside():
     np.testing.assert_array_equal(objects.labels, [7, 9])
 
 
-def test_an_image_without_objects_stays_without(rng, small):
+def test_an_image_without_objects_stays_without_objects(rng, small):
     empty = Objects(np.zeros((0, 4), np.float32), np.zeros(0, np.int32))
     image = np.zeros((150, 200, 3), np.uint8)
     for draws in rng.random((10, DRAWS)):
@@ -320,7 +321,7 @@ def test_an_image_without_objects_stays_without(rng, small):
         assert objects.boxes.shape == (0, 4)
 
 
-def test_the_inputs_of_a_transform_are_left_alone(rng, small):
+def test_a_transform_does_not_change_its_inputs(rng, small):
     image, objects = picture_with_rectangles(rng, 150, 200)
     before = image.copy(), objects.boxes.copy()
     for draws in rng.random((10, DRAWS)):
@@ -330,7 +331,7 @@ def test_the_inputs_of_a_transform_are_left_alone(rng, small):
 
 
 def triangle_weights(length, new_length):
-    """Weights [new_length, length] of antialiased linear resampling: a triangle as wide as the pixels it averages."""
+    """Weights [new_length, length] of antialiased linear resampling: triangles as wide as the averaged pixels."""
     scale = length / new_length
     reach = max(scale, 1.0)
     centers = (np.arange(new_length) + 0.5) * scale
@@ -340,8 +341,8 @@ def triangle_weights(length, new_length):
 
 
 @pytest.mark.parametrize(("height", "width"), [(97, 210), (300, 133), (640, 200)])
-def test_validation_pixels_are_the_antialiased_bilinear_ones_normalised(rng, height, width):
-    """Rows and columns averaged by numpy in float64; PIL rounds to whole levels after each of the two."""
+def test_validation_pixels_are_antialiased_bilinear_and_normalised(rng, height, width):
+    """Numpy averages rows and columns in float64. Pillow rounds to integers after each of the two."""
     rough = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     smooth = np.linspace(0, 255, height * width * 3).reshape(height, width, 3).astype(np.uint8)
     for image in (rough, smooth):

@@ -9,7 +9,7 @@ from detr_jax.evaluation.coco import CocoEvaluator
 
 
 def _xml(*objects, size=(30, 40)):
-    """``objects`` are (name, xmin, ymin, xmax, ymax[, difficult])."""
+    """The text of a VOC file. ``objects`` are (name, xmin, ymin, xmax, ymax[, difficult])."""
     text = "".join(
         f"<object><name>{name}</name><difficult>{int(bool(difficult))}</difficult><bndbox><xmin>{x0}</xmin>"
         f"<ymin>{y0}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox>"
@@ -22,7 +22,7 @@ def _xml(*objects, size=(30, 40)):
 
 @pytest.fixture
 def root(tmp_path, rng):
-    """The official layout: 2008_01 and 2008_02 to train on, 2008_03 to validate on, of 30 x 40 (height x width)."""
+    """The official layout with images of 30 x 40 pixels (height x width): two for training, 2008_03 for validation."""
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (tmp_path / folder).mkdir(parents=True)
     objects = {
@@ -38,7 +38,7 @@ def root(tmp_path, rng):
     return tmp_path
 
 
-def test_corners_count_pixels_from_1_and_are_included(root):
+def test_corners_are_pixels_counted_from_1_and_included(root):
     train, val = VocDataset(root, "train"), VocDataset(root, "val")
     np.testing.assert_array_equal(train[0].objects.boxes, [[0, 0, 40, 30]])
     np.testing.assert_array_equal(val[0].objects.boxes, [[2, 3, 3, 4]])
@@ -55,7 +55,7 @@ def test_difficult_objects_are_neither_trained_on_nor_evaluated(root):
     difficult = [one for one in truth["annotations"] if one["iscrowd"]]
     assert [one["bbox"] for one in difficult] == [[4, 5, 6, 7]]
     evaluator = CocoEvaluator(truth)
-    boxes = np.array([[[0, 0, 40, 30], [4, 5, 10, 12], [4, 5, 10, 11]]])  # the latter two meet the difficult one
+    boxes = np.array([[[0, 0, 40, 30], [4, 5, 10, 12], [4, 5, 10, 11]]])  # the last two overlap the difficult object
     labels = np.array([[VOC_CLASSES.index("sofa"), VOC_CLASSES.index("person"), VOC_CLASSES.index("person")]])
     evaluator.add([1], boxes, np.array([[0.5, 0.9, 0.8]]), labels)
     metrics = evaluator.metrics()
@@ -70,8 +70,8 @@ def test_other_names_are_sorted_over_all_splits(root):
     assert val.objects(0).labels.tolist() == [3, 0]
 
 
-@pytest.mark.parametrize("layout", ["beside", "folders"])
-def test_images_with_xml_files_beside_them_are_read(root, layout):
+@pytest.mark.parametrize("layout", ["next to", "folders"])
+def test_images_with_xml_files_next_to_them_are_read(root, layout):
     target = root / "plain" / "valid"
     if layout == "folders":
         (target / "JPEGImages").mkdir(parents=True)
@@ -91,7 +91,7 @@ def test_images_with_xml_files_beside_them_are_read(root, layout):
         VocDataset(root / "plain", "tost")
 
 
-def test_a_size_that_is_missing_comes_from_the_image(root):
+def test_a_missing_size_is_read_from_the_image(root):
     for size in (None, (0, 0)):
         (root / "Annotations/2008_01.xml").write_text(_xml(("sofa", 1, 1, 40, 30), size=size))
         source = VocDataset(root, "train")
@@ -109,7 +109,7 @@ def test_a_size_that_is_missing_comes_from_the_image(root):
         (_xml().replace("</annotation>", "<object><name>cat</name></object></annotation>"), "bndbox=[None, None"),
     ],
 )
-def test_a_wrong_file_is_named(root, text, words):
+def test_the_error_names_a_wrong_file(root, text, words):
     (root / "Annotations/2008_01.xml").write_text(text)
     with pytest.raises(DataError) as error:
         VocDataset(root, "train")
@@ -121,7 +121,7 @@ def test_a_wrong_file_is_named(root, text, words):
     assert len(source) == 2
 
 
-def test_missing_files_and_splits_are_named(root):
+def test_errors_name_missing_files_and_splits(root):
     with pytest.raises(DataError, match=r"no split 'test' \(ImageSets/Main has train, val\)"):
         VocDataset(root, "test")
     (root / "Annotations/2008_01.xml").unlink()
@@ -159,7 +159,7 @@ def test_boxes_beyond_the_image_are_clipped_and_counted(root):
         ("sub dir/my photo 0.JPG\nmy photo 1\n", ["sub dir/my photo 0", "my photo 1"]),
     ],
 )
-def test_lists_are_read_as_tools_write_them(root, lines, expected):
+def test_lists_are_read_as_annotation_tools_write_them(root, lines, expected):
     for name in ("my photo 1", "sub dir/my photo 0"):
         for folder, suffix in (("JPEGImages", "JPG"), ("Annotations", "XML")):
             (root / folder / "sub dir").mkdir(exist_ok=True)
@@ -193,19 +193,19 @@ def test_a_flag_that_not_every_line_has_is_part_of_the_name(root):
         (
             [(1, 1, 40, 30), (11, 6, 20, 15)],
             False,
-            "edges, counted from 0 (data.voc_one_based=false",
+            "edges, counted from 0 (data.sources.voc.one_based is false",
             [[1, 1, 40, 30], [11, 6, 20, 15]],
         ),
         (
             [(0, 0, 40, 30), (11, 6, 20, 15)],
             None,
-            "edges, counted from 0 (1 of 2 boxes begin at 0",
+            "edges, counted from 0 (1 of 2 boxes start at 0",
             [[0, 0, 40, 30], [11, 6, 20, 15]],
         ),
         (
             [(0, 0, 40, 30), (11, 6, 20, 15)],
             True,
-            "pixels, counted from 1 and included (data.voc_one_based=true",
+            "pixels, counted from 1 and included (data.sources.voc.one_based is true",
             [[0, 0, 40, 30], [10, 5, 20, 15]],
         ),
         (
@@ -225,10 +225,10 @@ def test_a_flag_that_not_every_line_has_is_part_of_the_name(root):
             None,
             "pixels, counted from 1",
             [[0, 0, 40, 30]],
-        ),  # a slip without area is no sign
+        ),  # a box without area, a mistake of an annotator, is not a sign
     ],
 )
-def test_corners_are_pixels_from_1_or_edges_as_all_of_them_show(root, corners, one_based, meant, expected):
+def test_all_corners_together_decide_between_pixels_from_1_and_edges(root, corners, one_based, meant, expected):
     for path in (root / "Annotations").iterdir():
         path.write_text(_xml())
     (root / "Annotations/2008_01.xml").write_text(_xml(*(("sofa", *four) for four in corners)))
@@ -237,7 +237,7 @@ def test_corners_are_pixels_from_1_or_edges_as_all_of_them_show(root, corners, o
     assert source.understood.startswith(f"corners are {meant}")
 
 
-def test_a_few_fractions_do_not_make_edges_of_the_official_files(root):
+def test_a_few_fractions_do_not_turn_official_corners_into_edges(root):
     things = [("sofa", 1 + index % 5, 2, 20, 25) for index in range(99)]
     (root / "Annotations/2008_01.xml").write_text(_xml(*things, ("sofa", "45.70000076293945", 2, 46, 9), size=(90, 90)))
     source = VocDataset(root, "train")
@@ -246,7 +246,7 @@ def test_a_few_fractions_do_not_make_edges_of_the_official_files(root):
     np.testing.assert_allclose(source.objects(0).boxes[0], [0, 1, 20, 25])
 
 
-def test_corners_in_the_wrong_order_are_exchanged_unless_they_are_many(root):
+def test_corners_in_the_wrong_order_are_swapped_unless_there_are_many(root):
     good = [("sofa", 2, 3, 30, 20)] * 30
     (root / "Annotations/2008_01.xml").write_text(_xml(*good, ("sofa", 30, 20, 2, 3)))
     source = VocDataset(root, "train")
@@ -268,7 +268,7 @@ def test_corners_in_the_wrong_order_are_exchanged_unless_they_are_many(root):
         ("<robndbox><cx>20</cx><cy>15</cy><w>10</w><h>4</h><angle>1.5707963</angle></robndbox>", [18, 10, 22, 20]),
     ],
 )
-def test_objects_without_a_box_get_that_around_their_outline(root, shape, expected):
+def test_objects_without_a_box_get_the_bounding_box_of_their_shape(root, shape, expected):
     thing = f"<object><name>cat</name>{shape}</object></annotation>"
     (root / "Annotations/2008_01.xml").write_text(_xml(("cat", 1, 1, 5, 5)).replace("</annotation>", thing))
     source = VocDataset(root, "train")
@@ -326,7 +326,7 @@ def _plain(folder, images, **descriptions):
     return [name for index, name in enumerate(names) if len(source.objects(index).labels)], source.faults.counts
 
 
-def test_the_file_name_in_an_xml_file_decides_between_images_of_one_name(tmp_path):
+def test_the_file_name_in_an_xml_file_decides_between_images_with_the_same_stem(tmp_path):
     images = ["a.jpg", "a.png", "b.jpg"]
     assert _plain(tmp_path / "1", images, a="a.jpg", b="b.jpg")[0] == ["a.jpg", "b.jpg"]
     assert _plain(tmp_path / "2", images, a="C:\\set\\A.PNG", b="old.jpg")[0] == ["a.png", "b.jpg"]
@@ -343,10 +343,10 @@ def test_an_xml_file_of_another_name_belongs_to_the_image_that_it_names(tmp_path
     }
     found, counts = _plain(tmp_path / "2", ["a.jpg", "b.jpg"], a="b.jpg", b="b.jpg")
     assert found == ["a.jpg", "b.jpg"]
-    assert list(counts.values()) == [1]  # a.xml names b.jpg, and is that of a.jpg
+    assert list(counts.values()) == [1]  # a.xml names b.jpg, but belongs to a.jpg
 
 
-def test_images_and_classes_in_sub_folders_and_behind_links_are_read(tmp_path):
+def test_images_and_classes_in_sub_folders_and_links_are_read(tmp_path):
     store = tmp_path / "store"
     assert _plain(store, ["a.jpg", "sub/b.jpg"], a="a.jpg", b="b.jpg")[0] == ["a.jpg", "sub/b.jpg"]
     (store / "sub" / "b.xml").write_text(_xml(("bolt", 1, 1, 5, 5)))

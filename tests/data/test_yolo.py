@@ -10,7 +10,7 @@ from detr_jax.data import DataError, YoloDataset, find_layout, open_source
 
 @pytest.fixture
 def root(tmp_path, rng):
-    """Two training images of 30 x 40 (height x width), the second without labels, and one to validate on."""
+    """Two training images of 30 x 40 pixels (height x width), the second without labels, and a validation image."""
     for split, names in (("train", ("b", "a")), ("val", ("c",))):
         for name in names:
             path = tmp_path / "images" / split / f"{name}.png"
@@ -38,7 +38,9 @@ def test_rows_become_boxes_in_pixels_and_images_without_a_label_file_have_none(r
     assert [image["file_name"] for image in source.ground_truth()["images"]] == [
         str(root / "images" / "train" / name) for name in ("a.png", "b.png")
     ]
-    image, (boxes, labels) = source[0]
+    sample = source[0]
+    image = sample.image
+    boxes, labels = sample.objects.boxes, sample.objects.labels
     assert image.shape == (30, 40, 3)
     np.testing.assert_allclose(boxes, [[15, 9, 25, 21], [0, 0, 20, 30]], atol=1e-5)
     assert labels.tolist() == [1, 0]
@@ -117,7 +119,7 @@ def test_a_rotation_in_exif_is_applied_as_the_labels_expect(root, rng, orientati
         ("0 20 15 10 12", "in 0..1 of the image, not in pixels"),
     ],
 )
-def test_a_wrong_row_is_named_with_its_file(root, row, words):
+def test_the_error_names_a_wrong_row_and_its_file(root, row, words):
     with pytest.raises(DataError) as error:
         _label(root, f"0 0.5 0.5 0.5 0.5\n{row}\n")
     assert words in str(error.value)
@@ -127,7 +129,7 @@ def test_a_wrong_row_is_named_with_its_file(root, row, words):
     assert len(source.objects(0).labels) == 1
 
 
-def test_doubtful_rows_are_mended_and_counted(root):
+def test_unusual_rows_are_fixed_and_counted(root):
     source = _label(root, "0 0.5 0.5 0.5 0.5\n0 0.5 0.5 0.5 0.5\n1 0.5 0.5 0 0.5\n1 1.0 0.5 0.5 0.5\n")
     assert sorted(source.faults.counts.values()) == [1, 1, 1]
     np.testing.assert_allclose(source.objects(0).boxes, [[10, 7.5, 30, 22.5], [30, 7.5, 40, 22.5]])
@@ -147,7 +149,7 @@ def test_doubtful_rows_are_mended_and_counted(root):
         ("names: {0: cat, 00: dog}\n", "with one number twice"),
         ("names: {0: cat, 1: }\n", "names with 1: ''"),
         ("names: [cat, [dog]]\n", "names with 1: ['dog']"),
-        ("names:\n  0: cat\n  0: dog\n", "gives '0' twice, again in line 3"),
+        ("names:\n  0: cat\n  0: dog\n", "has '0' twice, the second time in line 3"),
         ("names: [cat, dog]\nnc: 3\n", "nc=3, but 2 names"),
         ("names: [cat, dog]\nnc: two\n", "nc='two': it must be the number of classes"),
         ("names: [cat, dog]\nkpt_shape: [17, 4]\n", "kpt_shape=['17', '4']"),
@@ -155,11 +157,11 @@ def test_doubtful_rows_are_mended_and_counted(root):
         ("names: [cat, dog]\nval: images/val\n", "names no images under 'train' (splits: val)"),
         ("names: [cat, dog]\ntrain: [[5]]\n", "train=[['5']]"),
         ("names:\n\t0: cat\n", "indent it with spaces, not with tabs"),
-        ("names: [cat, dog]\ntrain: pictures\n", "train: pictures, and there is no"),
+        ("names: [cat, dog]\ntrain: pictures\n", "train: pictures, but "),
         ("names: [cat, dog]\ntrain: labels\n", "names no image under 'train'"),
     ],
 )
-def test_a_wrong_data_file_is_refused_in_one_sentence(root, text, words):
+def test_a_wrong_data_file_is_refused_with_one_sentence(root, text, words):
     (root / "data.yaml").write_text(text)
     with pytest.raises(DataError) as error:
         YoloDataset(root / "data.yaml", "train")
@@ -168,21 +170,21 @@ def test_a_wrong_data_file_is_refused_in_one_sentence(root, text, words):
     assert "\n" not in str(error.value)
 
 
-def test_images_that_cannot_be_opened_are_named(root):
+def test_the_error_names_images_that_cannot_be_opened(root):
     (root / "images" / "train" / "b.png").write_text("no image")
     with pytest.raises(DataError, match=r"b\.png cannot be opened"):
         YoloDataset(root / "data.yaml", "train")
     assert len(YoloDataset(root / "data.yaml", "train", strict=False)) == 1
 
 
-def test_images_that_cannot_be_opened_are_left_out_of_training_where_errors_are_skipped(root):
+def test_training_drops_images_that_cannot_be_opened_if_errors_are_skipped(root):
     (root / "images" / "train" / "b.png").write_text("no image")
     data = DataConfig(dataset="yolo", root=str(root), on_error="skip", max_skipped=0.5)
     source = open_source(Config(data=data), "train")
     assert [source.file_name(index) for index in range(len(source))] == [str(root / "images" / "train" / "a.png")]
-    (told,) = source.faults.sentences()
-    assert "images without a readable header were dropped: 1" in told
-    assert "b.png" in told
+    (sentence,) = source.faults.sentences()
+    assert "images without a readable header were dropped: 1" in sentence
+    assert "b.png" in sentence
     data.max_skipped = 0.49
     with pytest.raises(DataError, match=r"1 of 2 training images cannot be opened.*data\.max_skipped=0\.49.*b\.png"):
         open_source(Config(data=data), "train")
@@ -195,8 +197,8 @@ def test_images_that_cannot_be_opened_are_left_out_of_training_where_errors_are_
 def test_it_is_opened_by_name(root):
     config = Config(data=DataConfig(dataset="yolo", root=str(root)))
     assert len(open_source(config, "train")) == 2
-    config.data.yolo_file = "other.yaml"
-    with pytest.raises(DataError, match=r"other\.yaml does not exist.*data\.yolo_file"):
+    config.data.sources["yolo"].file = "other.yaml"
+    with pytest.raises(DataError, match=r"other\.yaml does not exist.*data\.sources\.yolo\.file"):
         open_source(config, "val")
 
 
@@ -212,7 +214,7 @@ def test_it_is_opened_by_name(root):
         (None, ["0", "1"]),
     ],
 )
-def test_names_are_the_texts_that_are_written(root, names, expected):
+def test_class_names_are_read_as_written(root, names, expected):
     (root / "classes.txt").write_text("stop sign\r\ncat\r\n")
     _write(root, names=names, nc=None if names else 2)
     assert YoloDataset(root / "data.yaml", "val").categories == dict(enumerate(expected))
@@ -231,7 +233,7 @@ def test_names_are_the_texts_that_are_written(root, names, expected):
         ({"train": "absolute.txt"}, 1),
     ],
 )
-def test_paths_of_other_systems_and_machines_are_found_below_the_file(root, fields, counted):
+def test_paths_of_other_systems_and_machines_are_found_near_the_data_file(root, fields, counted):
     (root / "list.txt").write_bytes(b"\xef\xbb\xbf.\\images\\train\\a.png\r\n.\\images\\train\\b.png\r\n")
     (root / "absolute.txt").write_text("/content/set/images/train/a.png\n/content/set/images/train/b.png\n")
     _write(root, **fields)
@@ -240,13 +242,13 @@ def test_paths_of_other_systems_and_machines_are_found_below_the_file(root, fiel
     assert sum(source.faults.counts.values()) == counted
 
 
-def test_a_folder_of_another_machine_is_not_taken_for_one_that_holds_all_splits(root):
+def test_a_folder_of_another_machine_is_not_mistaken_for_the_folder_of_all_splits(root):
     _write(root, path=None, train="/content/set/train/images")
-    with pytest.raises(DataError, match=r"train: /content/set/train/images, and there is no"):
+    with pytest.raises(DataError, match=r"train: /content/set/train/images, but .*does not exist"):
         YoloDataset(root / "data.yaml", "train")
 
 
-def test_every_split_that_the_file_names_is_opened(root):
+def test_every_split_of_the_data_file_is_opened(root):
     _write(root, val=None, valid="images/val", test="images/train", night="images/val")
     data = root / "data.yaml"
     assert [len(YoloDataset(data, split)) for split in ("train", "val", "valid", "validation", "test")] == [
@@ -267,10 +269,10 @@ def test_label_files_with_a_byte_order_mark_are_read(root, encoding):
     assert len(YoloDataset(root / "data.yaml", "train").objects(0).labels) == 2
 
 
-def test_a_folder_that_data_yaml_names_and_that_is_gone_is_named(root):
+def test_the_error_names_a_missing_folder_of_data_yaml(root):
     shutil.rmtree(root / "images" / "val")
     config = Config(data=DataConfig(root=str(root)))
-    assert "val: images/val, which is not there" in find_layout(config.data).sentence
+    assert "val: images/val, which does not exist" in find_layout(config.data).sentence
     assert len(open_source(config, "train")) == 2
     with pytest.raises(DataError, match=r"data\.yaml has val: images/val"):
         open_source(config, "val")

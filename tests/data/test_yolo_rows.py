@@ -1,4 +1,4 @@
-"""The form of YOLO's rows is that which all rows show."""
+"""The form of YOLO rows follows from all rows of a data set together."""
 
 import numpy as np
 import pytest
@@ -69,14 +69,14 @@ UNCLEAR = {
 }
 
 
-def _conclude(rows, key_points=None, task="", wanted="auto"):
+def _conclude(rows, key_points=None, task="", requested="auto"):
     labels = parse_labels("".join(f"0 {' '.join(f'{value:.17g}' for value in row)}\n" for row in rows), {})
     assert not labels.faults
-    return labels.rows, conclude(labels.rows, key_points=key_points, task=task, wanted=wanted)
+    return labels.rows, conclude(labels.rows, key_points=key_points, task=task, requested=requested)
 
 
 def _bounds(row):
-    """cxcywh of a box or of a polygon, by definition."""
+    """The cxcywh bounds of a box or polygon, by definition."""
     if len(row) < 6:
         return row[:4]
     corners = np.array(row[: len(row) // 2 * 2]).reshape(-1, 2)
@@ -84,7 +84,7 @@ def _bounds(row):
 
 
 @pytest.mark.parametrize("name", BOXES)
-def test_boxes_with_more_numbers_behind_them_are_boxes(rng, name):
+def test_boxes_with_additional_numbers_are_boxes(rng, name):
     rows = [BOXES[name](rng) for _ in range(200)]
     parsed, form = _conclude(rows)
     assert form.kind == "box", form.reason
@@ -93,7 +93,7 @@ def test_boxes_with_more_numbers_behind_them_are_boxes(rng, name):
 
 
 @pytest.mark.parametrize("name", POLYGONS)
-def test_polygons_are_their_bounding_boxes(rng, name):
+def test_polygons_give_their_bounding_boxes(rng, name):
     rows = [POLYGONS[name](rng) for _ in range(200)]
     parsed, form = _conclude(rows)
     assert form.kind == "polygon", form.reason
@@ -102,26 +102,26 @@ def test_polygons_are_their_bounding_boxes(rng, name):
 
 
 @pytest.mark.parametrize("name", UNCLEAR)
-def test_rows_that_more_than_one_form_fits_are_not_guessed(rng, name):
+def test_rows_that_fit_several_forms_are_ambiguous_unless_one_is_requested(rng, name):
     rows = [UNCLEAR[name](rng) for _ in range(50)]
     assert _conclude(rows)[1].kind == ""
-    parsed, form = _conclude(rows, wanted="box")
+    parsed, form = _conclude(rows, requested="box")
     np.testing.assert_allclose(boxes_of(parsed, form), [row[:4] for row in rows])
 
 
-def test_one_row_of_key_points_and_one_polygon_are_not_guessed():
+def test_one_row_of_key_points_is_ambiguous_and_one_polygon_is_recognised():
     assert _conclude([[0.5, 0.5, 0.3, 0.3, 0.4, 0.4, 0.6, 0.6]])[1].kind == ""
     assert _conclude([[0.1, 0.1, 0.9, 0.1, 0.9, 0.9, 0.5, 0.7]])[1].kind == "polygon"
 
 
-def test_the_data_file_decides_before_the_rows(rng):
+def test_the_data_file_has_precedence_over_the_rows(rng):
     rows = [_pose(rng, 2, 2) for _ in range(2)]
     assert _conclude(rows)[1].kind == ""
     assert _conclude(rows, key_points=(2, 2))[1].kind == "box"
     assert not _conclude(rows, key_points=(3, 2))[1].fits(8)
     assert _conclude(rows, task="segment")[1].kind == "polygon"
-    assert _conclude(rows, task="segment", wanted="box")[1].kind == "box"
-    assert _conclude(rows, key_points=(2, 2), wanted="polygon")[1].kind == "polygon"
+    assert _conclude(rows, task="segment", requested="box")[1].kind == "box"
+    assert _conclude(rows, key_points=(2, 2), requested="polygon")[1].kind == "polygon"
 
 
 @pytest.mark.parametrize(
@@ -135,11 +135,11 @@ def test_the_data_file_decides_before_the_rows(rng):
         ("1;0.5;0.25;0.125;0.375", "rows separated by semicolons were read"),
         ("1 0,5 0,25 0,125 0,375", "rows with decimal commas were read"),
         ("1;0,5;0,25;0,125;0,375", "rows with decimal commas were read"),
-        ("stop sign 0.5 0.25 0.125 0.375", "rows that give the name of their class were read"),
-        ("1 0.5 0.25 -0.125 0.375", "boxes of negative width or height were read as of positive"),
+        ("stop sign 0.5 0.25 0.125 0.375", "rows with the name of their class were read"),
+        ("1 0.5 0.25 -0.125 0.375", "boxes with negative width or height were read with positive sides"),
     ],
 )
-def test_rows_written_in_other_ways_are_read_and_counted(line, oddity):
+def test_unusual_spellings_of_rows_are_read_and_counted(line, oddity):
     labels = parse_labels(line, {"stop sign": 1})
     assert not labels.faults
     assert list(labels.oddities) == ([oddity] if oddity else [])
@@ -149,14 +149,14 @@ def test_rows_written_in_other_ways_are_read_and_counted(line, oddity):
 @pytest.mark.parametrize(
     "line", ["cat 0.5 0.5 0.1 0.1", "1 0.5 0.5 inf 0.1", "x", "1.5 0.5 0.5 0.1 0.1", "{}", ";", "-"]
 )
-def test_what_is_no_row_is_named(line):
+def test_a_line_that_is_not_a_row_is_an_error(line):
     labels = parse_labels(f"\n{line}\n", {"dog": 0})
     assert labels.faults == [(2, line)]
 
 
 @pytest.fixture
 def root(tmp_path):
-    """Two splits of an image each, 40 x 30 (width x height)."""
+    """Two splits with one image each, of 30 x 40 pixels (height x width)."""
     for split in ("train", "val"):
         for kind in ("images", "labels"):
             (tmp_path / kind / split).mkdir(parents=True)
@@ -170,10 +170,12 @@ def _write(root, split, rows):
     (root / "labels" / split / "a.txt").write_text(text)
 
 
-def test_a_split_whose_rows_leave_the_form_open_follows_the_other_splits(root, rng):
+def test_a_split_with_ambiguous_rows_takes_the_form_of_the_other_splits(root, rng):
     rows = [[0.5, 0.5, 0.3, 0.3, 0.4, 0.4, 0.6, 0.6]]
     _write(root, "val", rows)
-    with pytest.raises(DataError, match=r"may be boxes or polygons \(1 rows have 8 numbers.*set data\.yolo_rows"):
+    with pytest.raises(
+        DataError, match=r"may be boxes or polygons \(1 rows have 8 numbers.*set data\.sources\.yolo\.rows"
+    ):
         YoloDataset(root / "data.yaml", "val")
     _write(root, "train", [_pose(rng, 2, 2) for _ in range(60)])
     source = YoloDataset(root / "data.yaml", "val")
@@ -191,7 +193,7 @@ def test_a_split_whose_rows_leave_the_form_open_follows_the_other_splits(root, r
     ("row", "words"),
     [([20, 15, 10, 12], "as if they were percent or pixels"), ([120, 15, 10, 12], "rows have numbers beyond 1")],
 )
-def test_rows_in_pixels_or_percent_are_called_so(root, row, words):
+def test_the_error_says_if_rows_are_in_pixels_or_percent(root, row, words):
     _write(root, "train", [row])
     with pytest.raises(DataError, match=words):
         YoloDataset(root / "data.yaml", "train")

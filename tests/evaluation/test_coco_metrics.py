@@ -47,7 +47,7 @@ def _random_detections(rng, truth, queries=30):
 
 
 def _assert_equal(metrics, official):
-    """Where the official number is -1, which stands for none, the metric is None."""
+    """Metrics equal the official numbers, and are None if those are -1, which means undefined."""
     assert [value is None for value in metrics] == [value == -1 for value in official]
     defined = [(value, other) for value, other in zip(metrics, official, strict=True) if value is not None]
     np.testing.assert_allclose(*np.array([*defined, (0.0, 0.0)]).T, atol=1e-6)

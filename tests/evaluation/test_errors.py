@@ -14,7 +14,7 @@ def _objects(rng, count, classes=3):
 
 
 def _iou(a, b):
-    """Overlap of two boxes, by hand."""
+    """IoU of two boxes, by hand."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     both = max(width, 0) * max(height, 0)
@@ -22,7 +22,7 @@ def _iou(a, b):
 
 
 def _brute_force_pairs(truth, found, may_pair):
-    """All pairs by falling overlap, each taken if both of it are free."""
+    """All pairs, largest overlap first; a pair is taken if neither of its two boxes is taken yet."""
     pairs = [
         (_iou(a.astype(float), b.astype(float)), i, j)
         for (i, a), (j, b) in itertools.product(enumerate(truth.boxes), enumerate(found.boxes))
@@ -61,7 +61,7 @@ def test_confusion_and_error_equal_brute_force(rng):
         assert image_error(truth, found) == (pytest.approx(error), wrong)
 
 
-def test_nothing_and_perfect_answers(rng):
+def test_no_detections_and_no_objects_give_known_errors(rng):
     truth, nothing = _objects(rng, 4), _objects(rng, 0)
     assert image_error(nothing, nothing) == (0.0, 0)
     assert image_error(truth, nothing) == (1.0, 4)
@@ -69,19 +69,19 @@ def test_nothing_and_perfect_answers(rng):
     assert match_by_overlap(iou_matrix(nothing.boxes, truth.boxes)) == []
 
 
-def test_what_lies_in_a_crowd_of_its_class_and_finds_no_object_does_not_count(rng):
+def test_a_detection_in_a_crowd_of_its_class_that_matches_no_object_does_not_count(rng):
     def cells(box):
         """The unit squares of a box with whole corners."""
         return set(itertools.product(range(box[0], box[2]), range(box[1], box[3])))
 
     def whole(count):
-        boxes, labels = _objects(rng, count, classes=2)
-        return Objects(boxes.astype(int), labels)
+        objects = _objects(rng, count, classes=2)
+        return Objects(objects.boxes.astype(int), objects.labels)
 
     for _ in range(30):
         truth, crowds, found = whole(3), whole(2), whole(8)
         counts = outside_crowds(found, truth, crowds)
-        for box, label, kept in zip(*found, counts, strict=True):
+        for box, label, kept in zip(found.boxes, found.labels, counts, strict=True):
             own = cells(box)
             crowded = any(2 * len(own & cells(crowd)) >= len(own) for crowd in crowds.boxes[crowds.labels == label])
             finds = any(2 * len(own & cells(one)) >= len(own | cells(one)) for one in truth.boxes)

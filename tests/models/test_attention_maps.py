@@ -25,8 +25,8 @@ def test_maps_are_the_softmax_over_the_image_and_leave_the_predictions_as_they_a
     sizes = jnp.array([[64, 96], [40, 50]])
     maps = jax.jit(lambda x: attention_maps(model, x, sizes))(images)
     plain = jax.jit(lambda x: model(x, sizes))(images)
-    np.testing.assert_array_equal(maps.predictions.logits, plain.logits)
-    np.testing.assert_array_equal(maps.predictions.boxes, plain.boxes)
+    np.testing.assert_array_equal(maps.outputs.logits, plain.logits)
+    np.testing.assert_array_equal(maps.outputs.boxes, plain.boxes)
 
     features = model.features(images, sizes)
     batch, height, width, _ = features.projected.shape

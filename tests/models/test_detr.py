@@ -173,7 +173,7 @@ def test_parameter_count_is_that_of_the_original_r101():
 
 
 def test_the_stem_and_the_first_stage_are_not_trained(resnet50):
-    config = Config().optimizer
+    config = Config()
     assert count_parameters(resnet50, is_trainable(config)) == 41_302_368
     frozen = nnx.to_flat_state(nnx.state(resnet50, nnx.All(nnx.Param, nnx.Not(is_trainable(config)))))
     assert {path[:2] for path, _ in frozen} == {("backbone", "stem"), ("backbone", "stages")}
@@ -181,7 +181,7 @@ def test_the_stem_and_the_first_stage_are_not_trained(resnet50):
 
 
 def test_a_backbone_learning_rate_of_zero_freezes_the_whole_backbone(resnet50):
-    trainable = is_trainable(OptimizerConfig(backbone_learning_rate=0.0))
+    trainable = is_trainable(Config(optimizer=OptimizerConfig(backbone_learning_rate=0.0)))
     assert count_parameters(resnet50, trainable) == 41_524_768 - count_parameters(resnet50.backbone)
 
 

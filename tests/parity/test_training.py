@@ -15,7 +15,7 @@ from detr_jax.matching import Targets
 from detr_jax.models import normalize_images
 from detr_jax.sharding import create_mesh
 from detr_jax.training.optimizer import create_optimizer
-from detr_jax.training.step import DeviceBatch, create_model, create_state, create_train_step
+from detr_jax.training.step import BatchInputs, create_model, create_state, create_train_step
 from detr_jax.weights import merge_pretrained, read_pretrained
 from detr_jax.weights.huggingface import HUGGINGFACE
 from detr_jax.weights.sorting import sort_tensors
@@ -82,7 +82,7 @@ def batch(rng):
     count = np.array([3, 1], np.int32)
     boxes = np.concatenate([rng.uniform(0.3, 0.7, (2, 3, 2)), rng.uniform(0.1, 0.5, (2, 3, 2))], -1).astype(np.float32)
     labels = rng.integers(0, 6, (2, 3)).astype(np.int32)
-    ours = DeviceBatch(
+    ours = BatchInputs(
         jnp.asarray(images), jnp.asarray(SIZES), Targets(jnp.asarray(boxes), jnp.asarray(labels), jnp.asarray(count))
     )
     pixels = (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
@@ -102,8 +102,8 @@ def gradient_of(model, config, batch):
     def compute(params):
         def loss_of(params):
             module = model.merge(params, model.frozen)
-            images = normalize_images(batch.images, batch.sizes)
-            return set_loss(module(images, batch.sizes), batch.targets, config.loss)[0]
+            images = normalize_images(batch.images, batch.valid_sizes)
+            return set_loss(module(images, batch.valid_sizes), batch.targets, config.loss)[0]
 
         return jax.value_and_grad(loss_of)(params)
 

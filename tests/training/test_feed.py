@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from detr_jax.config import DataConfig, ShapesConfig
-from detr_jax.data import Batch, DataError, ShapesDataset
+from detr_jax.data import DataError, ShapesDataset
 from detr_jax.sharding import create_mesh
+from detr_jax.structures import Batch, BatchInfo, BatchInputs, Targets
 from detr_jax.training.feed import Feed, Pace
 
 
@@ -28,15 +29,11 @@ class Unreadable(ShapesDataset):
 
 def batch(ids, skipped):
     size = len(ids)
+    targets = Targets(np.zeros((size, 2, 4), np.float32), np.zeros((size, 2), np.int32), np.zeros(size, np.int32))
+    valid_sizes = np.full((size, 2), 8, np.int32)
     return Batch(
-        images=np.full((size, 8, 8, 3), ids[0], np.uint8),
-        sizes=np.full((size, 2), 8, np.int32),
-        boxes=np.zeros((size, 2, 4), np.float32),
-        labels=np.zeros((size, 2), np.int32),
-        count=np.zeros(size, np.int32),
-        image_ids=np.array(ids),
-        original_sizes=np.full((size, 2), 8, np.int32),
-        skipped=np.array(skipped),
+        BatchInputs(np.full((size, 8, 8, 3), ids[0], np.uint8), valid_sizes, targets),
+        BatchInfo(np.array(ids), original_sizes=valid_sizes, skipped=np.array(skipped)),
     )
 
 

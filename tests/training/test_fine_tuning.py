@@ -46,7 +46,8 @@ def _fine_tuning(init_from, **training):
     """configs/finetune.py on drawn shapes of two kinds, with small images and without a change of weights."""
     config, tiny = finetune.get_config(), tiny_config()
     config.data = dataclasses.replace(
-        tiny.data, shapes=ShapesConfig(kinds=KINDS, train_images=8, val_images=4, min_size=24, max_size=32)
+        tiny.data,
+        sources={"shapes": ShapesConfig(kinds=KINDS, train_images=8, val_images=4, min_size=24, max_size=32)},
     )
     config.loss = tiny.loss
     config.optimizer.learning_rate = config.optimizer.backbone_learning_rate = 1e-12

@@ -9,11 +9,10 @@ import pytest
 from detr_jax.checkpoints import Checkpoints
 from detr_jax.data import ShapesDataset, TrainPlan
 from detr_jax.data.batching import BatchLoader
-from detr_jax.matching import Targets
-from detr_jax.sharding import create_mesh, layout, place, place_rows
+from detr_jax.sharding import create_mesh, shard, shard_rows, state_shardings
 from detr_jax.training.optimizer import create_optimizer
 from detr_jax.training.saving import restore, save
-from detr_jax.training.step import DeviceBatch, create_model, create_state, create_train_step
+from detr_jax.training.step import create_model, create_state, create_train_step
 from tests.tiny import tiny_config
 
 
@@ -36,7 +35,7 @@ def _start(config, devices):
     mesh, model = create_mesh(jax.devices()[:devices]), _model()
     optimizer = create_optimizer(config.optimizer, 10, 5)
     state = create_state(model, optimizer, config, mesh)
-    frozen = place(model.frozen, layout(model.frozen, mesh, config.training.fsdp))
+    frozen = shard(model.frozen, state_shardings(model.frozen, mesh, config.training.fsdp))
     return model.structure, state, frozen, create_train_step(model.structure, optimizer, config, mesh)
 
 
@@ -51,15 +50,14 @@ def runs():
     for fsdp in (False, True):
         config = _config(fsdp)
         model, state, frozen, step = _start(config, 4)
-        source = ShapesDataset(config.data.shapes, "train")
+        source = ShapesDataset(config.data.sources["shapes"], "train")
         plan = TrainPlan(source, config.data, config.training.batch_size, seed=1)
         loader = BatchLoader(source, config.training.batch_size)
         losses, compiled = [], None
         for batch in map(loader, (plan[number] for number in range(3))):
-            targets = Targets(batch.boxes, batch.labels, batch.count)
-            given = DeviceBatch(batch.images, batch.sizes, targets)
+            given = batch.inputs
             compiled = compiled or step.lower(state, frozen, given).compile()
-            state, terms = jax.block_until_ready(compiled(state, frozen, place_rows(given, create_mesh())))
+            state, terms = jax.block_until_ready(compiled(state, frozen, shard_rows(given, create_mesh())))
             losses.append((float(terms["loss"]), float(terms["gradient_norm"])))
         found[fsdp] = model, state, frozen, losses, compiled.memory_analysis().argument_size_in_bytes
     return found

@@ -4,7 +4,7 @@ import optax
 import pytest
 from flax import nnx
 
-from detr_jax.config import OptimizerConfig
+from detr_jax.config import Config, OptimizerConfig
 from detr_jax.models import DETR
 from detr_jax.training.optimizer import create_optimizer, is_trainable, learning_rate_schedule
 from tests.tiny import tiny_config
@@ -65,6 +65,7 @@ def test_schedules(fields, expected):
     ("fields", "frozen"),
     [
         ({"frozen": ()}, set()),
+        ({"frozen": None}, {"backbone/stem", "backbone/stages/0"}),
         ({"frozen": ("backbone/stem", "backbone/stages/0")}, {"backbone/stem", "backbone/stages/0"}),
         ({"frozen": (), "backbone_learning_rate": 0.0}, {"backbone"}),
         ({"frozen": ("backbone/st",)}, set()),
@@ -72,7 +73,7 @@ def test_schedules(fields, expected):
 )
 def test_frozen_paths_are_whole_path_segments(fields, frozen):
     model = nnx.eval_shape(lambda: DETR(tiny_config().model, rngs=nnx.Rngs(0)))
-    _, trained, rest = nnx.split(model, is_trainable(OptimizerConfig(**fields)), ...)
+    _, trained, rest = nnx.split(model, is_trainable(Config(optimizer=OptimizerConfig(**fields))), ...)
 
     def names(state):
         return {

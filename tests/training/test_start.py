@@ -14,7 +14,7 @@ from tests.tiny import tiny_config
 def config():
     """Images of many sizes, on buckets that are chosen."""
     config = tiny_config()
-    config.data.shapes = dataclasses.replace(config.data.shapes, min_size=24, max_size=300)
+    config.data.sources["shapes"] = dataclasses.replace(config.data.sources["shapes"], min_size=24, max_size=300)
     config.data.train_buckets = config.data.val_buckets = ()
     return config
 

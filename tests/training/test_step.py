@@ -6,12 +6,10 @@ from flax import nnx
 
 from detr_jax.data import ShapesDataset, TrainPlan, batches
 from detr_jax.losses import set_loss
-from detr_jax.matching import Targets
 from detr_jax.models import DETR, normalize_images
 from detr_jax.sharding import create_mesh
 from detr_jax.training.optimizer import create_optimizer
 from detr_jax.training.step import (
-    DeviceBatch,
     create_model,
     create_state,
     create_train_step,
@@ -25,13 +23,10 @@ from tests.tiny import tiny_config
 
 
 def _batches(config, count):
-    source = ShapesDataset(config.data.shapes, "train")
+    source = ShapesDataset(config.data.sources["shapes"], "train")
     plan = TrainPlan(source, config.data, config.training.batch_size, seed=1)
     stream = batches(plan, source, config.training.batch_size, config.data)
-    return [
-        DeviceBatch(b.images, b.sizes, Targets(b.boxes, b.labels, b.count))
-        for b, _ in zip(stream, range(count), strict=False)
-    ]
+    return [b.inputs for b, _ in zip(stream, range(count), strict=False)]
 
 
 def _run(config, devices, steps=3):
@@ -95,9 +90,10 @@ def test_the_outline_of_a_run_has_the_shapes_of_its_values():
         (outline.params, model.params),
         (outline.frozen, model.frozen),
         (outline_state(outline, optimizer, config), create_state(model, optimizer, config, create_mesh())),
-        (outline_batch(config, (32, 32), config.data.shapes.max_objects), batch),
+        (outline_batch(config, (32, 32), config.data.sources["shapes"].max_objects), batch),
     ):
-        found, expected = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (shapes, values))
+        assert jax.tree.structure(shapes) == jax.tree.structure(values)
+        found, expected = ([(x.shape, x.dtype) for x in jax.tree.leaves(tree)] for tree in (shapes, values))
         assert found == expected
 
 
@@ -131,7 +127,8 @@ def test_the_gradient_is_that_of_the_set_loss_and_frozen_parts_have_none(plain):
     config = _config()
     config.optimizer.frozen = ("backbone/stem", "encoder")
     model = DETR(config.model, rngs=nnx.Rngs(config.training.seed))
-    images, sizes, targets = jax.tree.map(jnp.asarray, _batches(config, 1)[0])
+    batch = jax.tree.map(jnp.asarray, _batches(config, 1)[0])
+    images, sizes, targets = batch.images, batch.valid_sizes, batch.targets
 
     def loss_of(module):
         return set_loss(module(normalize_images(images, sizes, MEAN, STD), sizes), targets, config.loss)[0]

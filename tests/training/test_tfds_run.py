@@ -5,11 +5,11 @@ import sys
 
 import jax
 
-from detr_jax.config import DataConfig, ShapesConfig
+from detr_jax.config import DataConfig, ShapesConfig, TfdsConfig
 from detr_jax.data.shapes import write_coco
 from detr_jax.training import loop
 from detr_jax.training.loop import train
-from tests.data.formats import TinyDetection
+from tests.data.dataset_writers import TinyDetection
 from tests.tiny import tiny_config
 
 
@@ -27,7 +27,7 @@ def test_a_tfds_data_set_is_trained_on_and_evaluated(tmp_path, rng, monkeypatch)
             **vars(config.data),
             "dataset": "tfds",
             "root": str(tmp_path / "tfds"),
-            "tfds_name": "tiny_detection",
+            "sources": {"tfds": TfdsConfig(name="tiny_detection")},
             "train_split": "train[:20]",
         }
     )

@@ -5,7 +5,7 @@ from detr_jax.results import ImageAttention, ImageDetections
 from detr_jax.visualization.attention import attention_sheet, heat_map
 
 
-def test_heat_lies_over_its_cell_also_where_the_last_cells_reach_past_the_border(rng):
+def test_heat_covers_its_cell_also_if_the_last_cells_extend_beyond_the_border(rng):
     for _ in range(20):
         stride = int(rng.integers(8, 33))
         height, width = rng.integers(3 * stride, 9 * stride, 2).tolist()
@@ -22,7 +22,7 @@ def test_heat_lies_over_its_cell_also_where_the_last_cells_reach_past_the_border
         np.testing.assert_allclose(np.array([y, x])[~at_border] + 0.5, wanted[~at_border], atol=2)
 
 
-def test_points_are_the_centres_of_the_surest_objects_unless_given(rng):
+def test_points_are_by_default_the_centres_of_the_highest_scoring_objects(rng):
     boxes = np.array([[-50, 10, 10, 20], [5, 5, 25, 15]], np.float32)  # the centre of the first lies outside
     found = ImageDetections(boxes, np.array([0.9, 0.8], np.float32), np.array([0, 1]), ("a", "b"), (32, 48))
     encoder = rng.random((2, 3, 2, 3)).astype(np.float32)
@@ -33,7 +33,7 @@ def test_points_are_the_centres_of_the_surest_objects_unless_given(rng):
         attention_sheet(attention, [(48.0, 0.0)])
 
 
-def test_the_picture_shows_the_eight_highest_scores_unless_more_are_wanted(rng):
+def test_the_picture_shows_the_eight_highest_scores_by_default(rng):
     n = 11
     corner = rng.uniform(0, 20, (n, 2))
     boxes = np.concatenate([corner, corner + 9], axis=1).astype(np.float32)
@@ -59,4 +59,4 @@ def test_the_picture_shows_the_eight_highest_scores_unless_more_are_wanted(rng):
     assert (all_shown, two) == (pictures[0].shape[0], pictures[0].shape[0] // 3)
     changed = ImageDetections(boxes, scores * np.float32(0.5), labels, found.names, (32, 48))
     other = np.asarray(ImageAttention(attention.image, changed, attention.decoder, None, (2.0, 3.0)).draw())
-    assert not np.array_equal(other[:22, columns:], pictures[0][:22, columns:])  # scores stand in the titles
+    assert not np.array_equal(other[:22, columns:], pictures[0][:22, columns:])  # the titles contain the scores

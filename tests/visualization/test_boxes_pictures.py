@@ -4,7 +4,7 @@ from PIL import Image, ImageColor
 from detr_jax.visualization import LabelledBoxes, comparison_sheet, draw_boxes
 
 
-def test_boxes_are_outlined_where_they_are(rng):
+def test_boxes_are_outlined_at_their_coordinates(rng):
     height, width = rng.integers(80, 200, 2)
     x0, y0 = rng.integers(0, 30, 2)
     x1, y1 = rng.integers(60, 79, 2)
@@ -36,12 +36,12 @@ def test_a_sheet_has_a_pair_for_each_image(tmp_path, rng):
     assert sizes[2][1] == 2 * sizes[0][1] == 2 * sizes[1][1]
 
 
-def test_a_caption_has_all_its_pixels_at_every_edge_of_a_picture(rng):
+def test_a_caption_is_complete_at_every_edge_of_a_picture(rng):
     for _ in range(60):
         height, width = rng.integers(100, 600, 2).tolist()
         top, left = rng.uniform(-1, 40), rng.uniform(-1, width - 2)
         box = [left, top, rng.uniform(left, width + 1), rng.uniform(top, height + 1)]
-        on_pixels = [10, height // 2, 30, height // 2 + 10]  # amid the picture
+        on_pixels = [10, height // 2, 30, height // 2 + 10]  # in the middle of the picture
         patches = []
         for corners in (box, on_pixels):
             items = LabelledBoxes(np.array([corners], np.float32), np.array([0]), np.array([0.87]))
@@ -68,7 +68,7 @@ def test_a_caption_wider_than_the_picture_keeps_its_beginning_and_its_score(rng)
     assert not np.array_equal(cut, draw_boxes(blank, box, {0: f"{'x'}{name}"}))
 
 
-def test_pictures_of_a_sheet_are_named(tmp_path, rng):
+def test_a_sheet_shows_the_names_of_its_images(tmp_path, rng):
     image = rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)
     nothing = LabelledBoxes(np.zeros((0, 4), np.float32), np.zeros(0, int))
     sheets = []

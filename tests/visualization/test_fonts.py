@@ -97,7 +97,7 @@ def test_a_name_that_no_font_can_show_becomes_the_number_of_its_label(folder, rn
     assert _drawn(f"{name} " * 60).any()
 
 
-def test_a_font_with_a_picture_for_every_character_is_not_taken(folder, rng):
+def test_a_last_resort_font_is_not_used(folder, rng):
     (character,) = _ideographs(rng, 1)
     everything = {character: (900, 900), "\uffff": (800, 300), "\U0010ffff": (300, 800)}
     _write_font(folder / "every.ttf", everything)

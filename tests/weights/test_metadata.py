@@ -308,7 +308,7 @@ def test_fine_tuning_follows_image_sizes_and_normalisation_unless_sizes_are_give
         Config(data=DataConfig(root="data"), training=TrainingConfig(init_from="gone", follow_checkpoint=True)),
         settle(),
     )
-    assert resumed == Config(data=settle().data, model=settle().model, training=resumed.training)
+    assert (resumed.data, resumed.model) == (settle().data, settle().model)
 
 
 @pytest.mark.parametrize("std", [(0.1, 0.0, 0.1), (0.1, -1.0, 0.1), (math.inf, 0.1, 0.1), (math.nan, 0.1, 0.1)])

@@ -1,4 +1,4 @@
-"""One data set in every format: what a COCO folder says, written as others write it."""
+"""Convert a COCO folder to the other formats."""
 
 import json
 import xml.etree.ElementTree as ElementTree
@@ -12,11 +12,12 @@ SPLITS = ("train", "val")
 
 
 def read_coco(root: Path, split: str) -> dict:
+    """The instances form of a split."""
     return json.loads((root / "annotations" / f"instances_{split}2017.json").read_text())
 
 
 def objects_of(content: dict) -> list[tuple[dict, list[dict]]]:
-    """Each image with its annotations."""
+    """The images of an instances form, each with its annotations."""
     return [
         (image, [one for one in content["annotations"] if one["image_id"] == image["id"]])
         for image in content["images"]
@@ -24,6 +25,7 @@ def objects_of(content: dict) -> list[tuple[dict, list[dict]]]:
 
 
 def write_yolo(coco: Path, root: Path, *, data: str) -> None:
+    """Writes a YOLO folder whose ``data.yaml`` has the text ``data``."""
     for split in SPLITS:
         (root / "labels" / split).mkdir(parents=True)
         (root / "images" / split).mkdir(parents=True)
@@ -45,7 +47,10 @@ def write_yolo(coco: Path, root: Path, *, data: str) -> None:
 
 
 def write_voc(coco: Path, root: Path, *, names: list[str], difficult: set[int] = frozenset()) -> None:
-    """``names`` by category id; annotations of an id in ``difficult`` are marked so."""
+    """Writes a VOC folder.
+
+    ``names[category_id]`` is the name of a class. The annotations whose id is in ``difficult`` are marked as difficult.
+    """
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / folder).mkdir(parents=True)
     for split in SPLITS:
@@ -71,13 +76,13 @@ def _voc_xml(image: dict, annotations: list[dict], names: list[str], difficult: 
         box = ElementTree.SubElement(thing, "bndbox")
         for name, value in (("xmin", x + 1), ("ymin", y + 1), ("xmax", x + w), ("ymax", y + h)):
             ElementTree.SubElement(box, name).text = str(int(value))
-        part = ElementTree.SubElement(thing, "part")  # as persons have them; its name is no class
+        part = ElementTree.SubElement(thing, "part")  # persons have parts; the name of a part is not a class
         ElementTree.SubElement(part, "name").text = "head"
     return ElementTree.tostring(tree, encoding="unicode")
 
 
 class TinyDetection(tfds.core.GeneratorBasedBuilder):
-    """A TFDS data set from a COCO folder, as builders of detection data write them."""
+    """A TFDS data set with the content of a COCO folder and the usual features of detection data."""
 
     VERSION = tfds.core.Version("1.0.0")
 

@@ -1,7 +1,7 @@
-"""Data sets as annotation tools export them, with random images, boxes and names.
+"""Write random data sets in the way of annotation tools.
 
-Each writer follows the tool's documentation. It gets a root and images by split, and returns how many images each split
-has, by the names that the tool gives them.
+Each writer follows the documentation of its tool. It gets a root and the images of each split. It returns the number of
+images of each split, by the tool's names of the splits.
 """
 
 import xml.etree.ElementTree as ElementTree
@@ -16,14 +16,15 @@ NAMES = ["stop sign", "no", "äpfel", "zebra"]
 
 
 class Drawn(NamedTuple):
-    """An image and its boxes."""
+    """A random image and its boxes."""
 
-    name: str
+    name: str  # the stem of its file
     size: tuple[int, int]  # (width, height)
     boxes: list[tuple[int, int, int, int, int]]  # label, x0, y0, x1, y1; edges in pixels
 
 
 def draw(rng: np.random.Generator, number: int, prefix: str) -> list[Drawn]:
+    """``number`` images of random sizes with random boxes. Their names begin with ``prefix``."""
     drawn = []
     for index in range(number):
         width, height = (int(side) for side in rng.integers(20, 60, 2))
@@ -56,7 +57,7 @@ def _rows(one: Drawn) -> str:
 
 
 def _xml(one: Drawn, filename: str, corner: Callable[[int, bool], str]) -> str:
-    """``corner(edge, first)`` is how a tool writes an edge; ``first`` for xmin and ymin."""
+    """The text of a VOC file. ``corner(edge, first)`` writes an edge; ``first`` is set for xmin and ymin."""
     tree = ElementTree.Element("annotation")
     ElementTree.SubElement(tree, "filename").text = filename
     size = ElementTree.SubElement(tree, "size")
@@ -73,10 +74,12 @@ def _xml(one: Drawn, filename: str, corner: Callable[[int, bool], str]) -> str:
 
 
 def from_one(edge: int, first: bool) -> str:
+    """A corner as a pixel that is counted from 1 and included."""
     return str(edge + first)
 
 
 def edges(edge: int, first: bool) -> str:
+    """A corner as an edge that is counted from 0, with fractions."""
     return str(float(edge) + 0.25 * first)
 
 
