@@ -22,7 +22,7 @@ from detr_jax.training import loop
 from tests.cli.command import run
 from tests.data.dataset_writers import write_yolo
 from tests.weights.conftest import load_fixture
-from tests.weights.foreign import facebook
+from tests.weights.framework_states import facebook
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("docs/quick-start.md", "README.md", "docs/fine-tuning.md")

@@ -19,7 +19,7 @@ from detr_jax.training.state import create_model, create_state
 from detr_jax.training.step import BatchInputs, create_train_step
 from detr_jax.weights import merge_pretrained, read_pretrained
 from detr_jax.weights.huggingface import HUGGINGFACE
-from detr_jax.weights.layout import sort_tensors
+from detr_jax.weights.sorting import sort_tensors
 from detr_jax.weights.trees import by_path
 from tests.conftest import SEED
 from tests.parity.torch_models import RESNETS, SMALL, SMALL_TRANSFORMER, random_detr

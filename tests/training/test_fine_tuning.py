@@ -82,7 +82,7 @@ def test_fine_tuning_needs_only_a_checkpoint_and_data(train, pretrained, tmp_pat
         np.testing.assert_allclose(a, b, atol=1e-6)
     printed = capsys.readouterr().out
     assert "model.num_classes=2" in printed
-    assert "3 classes in the checkpoint, 2 here" in printed
+    assert "num_classes is 3 in the checkpoint and 2 here" in printed
     assert "Training from scratch" not in printed
 
 
@@ -126,12 +126,12 @@ def test_the_best_checkpoint_equals_a_brute_force_search_however_often_a_run_is_
     aps = rng.integers(0, 5, 12) / 4
     aps[rng.random(12) < 0.3] = np.nan  # validations without objects
     checkpoints = type("Kept", (), {"folder": tmp_path / "checkpoints", "wait": lambda self: None})()
-    best = BestCheckpoint(tmp_path, checkpoints, 0, reset=False)
+    best = BestCheckpoint(tmp_path, checkpoints, 0, metric="AP", reset=False)
     for step, ap in enumerate(aps, start=1):
         (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
         best.add(step, None if np.isnan(ap) else float(ap))
         if rng.random() < 0.5:
-            best = BestCheckpoint(tmp_path, checkpoints, step, reset=False)
+            best = BestCheckpoint(tmp_path, checkpoints, step, metric="AP", reset=False)
             best.add(step, None if np.isnan(ap) else float(ap))  # a resumed run adds its last validation again
         if np.isnan(aps[:step]).all():
             assert (checkpoints.best_step, best.validations_since) == (None, 0)
@@ -140,7 +140,7 @@ def test_the_best_checkpoint_equals_a_brute_force_search_however_often_a_run_is_
         assert checkpoints.best_step == 1 + int(np.nanargmax(aps[:step]))
         assert best.validations_since == np.isfinite(aps[checkpoints.best_step : step]).sum()
         assert (tmp_path / "best").resolve() == (tmp_path / "checkpoints" / str(checkpoints.best_step)).resolve()
-    assert BestCheckpoint(tmp_path, checkpoints, 12, reset=True).validations_since == 0
+    assert BestCheckpoint(tmp_path, checkpoints, 12, metric="AP", reset=True).validations_since == 0
     assert checkpoints.best_step is None
 
 
@@ -150,7 +150,7 @@ def test_a_validation_without_objects_removes_the_best_checkpoint_of_earlier_dat
     for ap, reset in ((-1.0, False), (0.5, True)):
         (tmp_path / "best.json").write_text(json.dumps({"step": 2, "AP": ap, "last": 3, "since": 9}))
         (tmp_path / "best").symlink_to("checkpoints/2")
-        best = BestCheckpoint(tmp_path, checkpoints, 3, reset=reset)
+        best = BestCheckpoint(tmp_path, checkpoints, 3, metric="AP", reset=reset)
         best.add(4, None)
         assert (checkpoints.best_step, best.validations_since) == (None, 0)
         assert not list(tmp_path.glob("best*"))

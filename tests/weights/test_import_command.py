@@ -15,14 +15,14 @@ from detr_jax.training.loop import train
 from detr_jax.weights import WeightsError, load_pretrained
 from detr_jax.weights.trees import by_path
 from tests.tiny import tiny_config
-from tests.weights import foreign
+from tests.weights import framework_states as states
 
 
 @pytest.fixture
 def source(bottleneck, tmp_path):
     """A detector of mmdetection's layout as a file."""
     path = tmp_path / "model.safetensors"
-    save_file({name: np.ascontiguousarray(x) for name, x in foreign.mmdetection(bottleneck.weights).items()}, path)
+    save_file({name: np.ascontiguousarray(x) for name, x in states.mmdetection(bottleneck.weights).items()}, path)
     return path
 
 
@@ -46,7 +46,7 @@ def test_an_imported_detector_is_a_checkpoint_with_its_class_table(source, tmp_p
 
 
 @pytest.mark.parametrize("fault", ["missing source", "text file", "existing out"])
-def test_what_cannot_be_imported_ends_in_an_error_and_leaves_nothing(source, tmp_path, fault):
+def test_a_failed_import_raises_an_error_and_leaves_no_files(source, tmp_path, fault):
     out = tmp_path / "out"
     if fault == "missing source":
         source.unlink()
@@ -83,7 +83,7 @@ def test_training_starts_from_a_foreign_checkpoint_with_a_new_class_head(source,
         train(config, tmp_path / "run", mesh=one_device)
     printed = capsys.readouterr().out
     assert "re-initialised" in printed
-    assert "91 classes in the checkpoint, 3 here" in printed
+    assert "num_classes is 91 in the checkpoint and 3 here" in printed
     start = _values(imported)
     for path, value in _values(load_model(tmp_path / "run")[0]).items():
         if path.startswith("class_head/"):
