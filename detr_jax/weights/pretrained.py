@@ -13,7 +13,7 @@ from flax import nnx
 
 from detr_jax.checkpoints import CheckpointError, find_checkpoint, load_class_names, load_model
 from detr_jax.config import IMAGENET_MEAN, IMAGENET_STD, BackboneBase, DataConfig, DetectorConfig
-from detr_jax.models.detector import abstract_model
+from detr_jax.models.detector import DetectorModule, abstract_model
 from detr_jax.weights.files import TensorFile, WeightsError, read_file
 from detr_jax.weights.layout import ConvertedModel, Layout, Options, Shapes
 from detr_jax.weights.layouts import LAYOUTS
