@@ -96,12 +96,7 @@ def predict(
     config = read_config(None, changes, base=load_config(checkpoint))
     labels = _labels(classes, checkpoint, config.model.num_classes)
     detector = Detector.from_checkpoint(checkpoint, ema, batch_size=batch_size or _batch_size(), data=config.data)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise click.ClickException(
-            f"--out={out} cannot be created ({error.strerror}): choose another folder."
-        ) from None
+    _create(out)
     results = _Results(files, out, names, faults)
     stopped = False
     try:
@@ -141,6 +136,15 @@ def _labels(classes: Sequence[str], checkpoint: Path, num_classes: int) -> set[i
     ids = load_category_ids(checkpoint)
     names = {ids.get(label, label): name for label, name in load_class_names(checkpoint).items()}
     return find_labels(classes, names, num_classes)
+
+
+def _create(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.ClickException(
+            f"--out={out} cannot be created ({error.strerror}): choose another folder."
+        ) from None
 
 
 def _batch_size() -> int:
