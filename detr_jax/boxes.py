@@ -15,19 +15,20 @@ from typing import TypeVar
 
 import jax
 import numpy as np
+from jaxtyping import Shaped
 
 Array = TypeVar("Array", np.ndarray, jax.Array)
 
 _SMALLEST_AREA = 1e-12  # keeps 0 / 0 away from boxes without area; far below a pixel of any image
 
 
-def cxcywh_to_xyxy(boxes_cxcywh: Array) -> Array:
+def cxcywh_to_xyxy(boxes_cxcywh: Shaped[Array, "*N 4"]) -> Shaped[Array, "*N 4"]:
     """Converts centre format [..., 4] to corners [..., 4], in the same units."""
     center, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
     return boxes_cxcywh.__array_namespace__().concatenate([center - 0.5 * size, center + 0.5 * size], axis=-1)
 
 
-def xyxy_to_cxcywh(boxes_xyxy: Array) -> Array:
+def xyxy_to_cxcywh(boxes_xyxy: Shaped[Array, "*N 4"]) -> Shaped[Array, "*N 4"]:
     """Converts corners [..., 4] to centre format [..., 4], in the same units."""
     top_left, bottom_right = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
     return boxes_xyxy.__array_namespace__().concatenate(
@@ -35,18 +36,18 @@ def xyxy_to_cxcywh(boxes_xyxy: Array) -> Array:
     )
 
 
-def xyxy_to_xywh(boxes_xyxy: Array) -> Array:
+def xyxy_to_xywh(boxes_xyxy: Shaped[Array, "*N 4"]) -> Shaped[Array, "*N 4"]:
     """Converts corners [..., 4] to left, top, width and height [..., 4], in the same units."""
     top_left, bottom_right = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
     return boxes_xyxy.__array_namespace__().concatenate([top_left, bottom_right - top_left], axis=-1)
 
 
-def area(boxes_xyxy: Array) -> Array:
+def area(boxes_xyxy: Shaped[Array, "*N 4"]) -> Shaped[Array, "*N"]:
     """Areas [...] of boxes [..., 4] in corner format."""
     return (boxes_xyxy[..., 2] - boxes_xyxy[..., 0]) * (boxes_xyxy[..., 3] - boxes_xyxy[..., 1])
 
 
-def intersection_area(a_xyxy: Array, b_xyxy: Array) -> Array:
+def intersection_area(a_xyxy: Shaped[Array, "*#N 4"], b_xyxy: Shaped[Array, "*#N 4"]) -> Shaped[Array, "*N"]:
     """Areas [...] that boxes have in common; the leading dimensions broadcast as for `generalized_iou`."""
     xp = a_xyxy.__array_namespace__()
     left_top = xp.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
@@ -54,14 +55,14 @@ def intersection_area(a_xyxy: Array, b_xyxy: Array) -> Array:
     return xp.prod(xp.maximum(right_bottom - left_top, 0), axis=-1)
 
 
-def iou(a_xyxy: Array, b_xyxy: Array) -> Array:
+def iou(a_xyxy: Shaped[Array, "*#N 4"], b_xyxy: Shaped[Array, "*#N 4"]) -> Shaped[Array, "*N"]:
     """Intersection over union, in 0..1; the leading dimensions broadcast as for `generalized_iou`."""
     intersection = intersection_area(a_xyxy, b_xyxy)
     union = area(a_xyxy) + area(b_xyxy) - intersection
     return intersection / a_xyxy.__array_namespace__().maximum(union, _SMALLEST_AREA)
 
 
-def generalized_iou(a_xyxy: Array, b_xyxy: Array) -> Array:
+def generalized_iou(a_xyxy: Shaped[Array, "*#N 4"], b_xyxy: Shaped[Array, "*#N 4"]) -> Shaped[Array, "*N"]:
     """Generalised intersection over union, IoU - (hull - union) / hull, in -1..1.
 
     The leading dimensions broadcast: ``[..., 4]`` with ``[..., 4]`` compares box by box, and

@@ -2,13 +2,17 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float32, Int
 
 from detr_jax.boxes import cxcywh_to_xyxy
-from detr_jax.structures import Detections
+from detr_jax.structures import Array, Detections
 
 
 def detections(
-    logits: jax.Array, boxes: jax.Array, original_sizes: jax.Array, classification: str = "softmax"
+    logits: Float32[Array, "B Q outputs"],
+    boxes: Float32[Array, "B Q 4"],
+    original_sizes: Int[Array, "B 2"],
+    classification: str = "softmax",
 ) -> Detections:
     """The detections of one decoder layer, one per query: its most probable class, "no object" excluded, and its box.
 

@@ -2,43 +2,72 @@
 
 Each is a frozen dataclass that JAX knows as a pytree: `jax.jit`, `jax.device_put`, `jax.tree.map` and prefixes of
 shardings work on it, and a field that is None has no leaves. Batches hold numpy arrays on the host and JAX arrays on
-the devices.
+the devices. The tests check the shapes and types that the annotations give.
 
 Dimensions: ``B`` batch, ``H, W`` height and width of the bucket in pixels, ``T`` targets of an image (padded), ``L``
 decoder layers, ``Q`` object queries, ``C`` classes, ``N`` detections of an image.
 """
 
 import dataclasses
-from typing import Any, TypeVar, dataclass_transform
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 import jax
+import numpy as np
+from jaxtyping import Float32, Int, Shaped, UInt8
 
 S = TypeVar("S")
 
 UNMATCHED = -1
 """The query of a target that has none."""
 
-Array = Any
+if TYPE_CHECKING:
+    Array = Any
+else:
+    Array = jax.Array | np.ndarray | jax.ShapeDtypeStruct
 """A JAX array, a numpy array, or an abstract array (`jax.ShapeDtypeStruct`)."""
 
 
 @dataclass_transform(frozen_default=True)
 def structure(cls: type[S]) -> type[S]:
-    """Makes a class a frozen dataclass and a pytree whose leaves are its fields."""
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, eq=False)(cls))
+    """Makes a class a frozen dataclass and a pytree whose leaves are its fields, except for ``static`` ones.
+
+    JAX also builds such a tree with other leaves than arrays, for example shardings. That does not call ``__init__``,
+    so that checks of shapes and types see only what the library builds.
+    """
+    made = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    fields = dataclasses.fields(made)  # type: ignore[arg-type]
+    static = tuple(f.name for f in fields if f.metadata.get("static"))
+    names = tuple(f.name for f in fields if f.name not in static)
+
+    def flatten_with_keys(value: S) -> tuple[list[tuple[jax.tree_util.GetAttrKey, Any]], tuple[Any, ...]]:
+        children = [(jax.tree_util.GetAttrKey(name), getattr(value, name)) for name in names]
+        return children, tuple(getattr(value, name) for name in static)
+
+    def unflatten(kept: tuple[Any, ...], children: Iterable[Any]) -> S:
+        value = object.__new__(made)
+        for name, child in (*zip(names, children, strict=True), *zip(static, kept, strict=True)):
+            object.__setattr__(value, name, child)
+        return value
+
+    def flatten(value: S) -> tuple[list[Any], tuple[Any, ...]]:
+        return [getattr(value, name) for name in names], tuple(getattr(value, name) for name in static)
+
+    jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
+    return made
 
 
 @structure
 class Targets:
     """The objects of a batch of images, padded to a common number."""
 
-    boxes: Array
+    boxes: Float32[Array, "B T 4"]
     """[B, T, 4] float32, cxcywh in 0..1 of the unpadded image; zero from ``count`` on."""
-    labels: Array
+    labels: Int[Array, "B T"]
     """[B, T] int32 in 0..C-1."""
-    count: Array
+    count: Int[Array, " B"]
     """[B] int32, how many of the T are real."""
-    masks: Array | None = None
+    masks: Shaped[Array, "..."] | None = None
     """Masks of the objects, for detectors that predict them."""
 
 
@@ -46,11 +75,11 @@ class Targets:
 class Predictions:
     """Logits and boxes of the queries, after every decoder layer."""
 
-    logits: Array
+    logits: Float32[Array, "L B Q outputs"]
     """[L, B, Q, C + 1] float32 with "no object" as the last class, or [L, B, Q, C] for sigmoid classification."""
-    boxes: Array
+    boxes: Float32[Array, "L B Q 4"]
     """[L, B, Q, 4] float32, cxcywh in 0..1 of the unpadded image."""
-    masks: Array | None = None
+    masks: Shaped[Array, "..."] | None = None
     """Mask logits of the queries, for detectors that predict them."""
 
 
@@ -60,7 +89,7 @@ class Denoising:
 
     predictions: Predictions
     """As those of the object queries, with the denoising queries as ``Q``."""
-    matched_query: Array
+    matched_query: Int[Array, "B G T"]
     """[B, G, T] int32, the query of each target in each of ``G`` groups; -1 for none."""
 
 
@@ -90,13 +119,13 @@ class Outputs:
 class Detections:
     """Detections in the images of a batch, in no particular order."""
 
-    boxes: Array
+    boxes: Float32[Array, "B N 4"]
     """[B, N, 4] float32, xyxy in pixels of the original image; not clipped to it."""
-    scores: Array
+    scores: Float32[Array, "B N"]
     """[B, N] float32 in 0..1."""
-    labels: Array
+    labels: Int[Array, "B N"]
     """[B, N] int32, labels of the model."""
-    masks: Array | None = None
+    masks: Shaped[Array, "..."] | None = None
     """Masks of the detections, for detectors that predict them."""
 
 
@@ -104,9 +133,9 @@ class Detections:
 class BatchInputs:
     """The part of a batch that a training step reads."""
 
-    images: Array
+    images: UInt8[Array, "B H W 3"]
     """[B, H, W, 3] uint8, RGB, zero-padded at the bottom and right."""
-    valid_sizes: Array
+    valid_sizes: Int[Array, "B 2"]
     """[B, 2] int32, (height, width) in pixels of the image inside its bucket."""
     targets: Targets
 
@@ -115,11 +144,11 @@ class BatchInputs:
 class BatchInfo:
     """The part of a batch that identifies its images."""
 
-    image_ids: Array
+    image_ids: Int[Array, " B"]
     """[B] int64; -1 if a validation batch has no image at this position."""
-    original_sizes: Array
+    original_sizes: Int[Array, "B 2"]
     """[B, 2] int32, (height, width) in pixels before any resizing."""
-    skipped: Array
+    skipped: Int[Array, " B"]
     """[B] int64, the id of the planned image that could not be read and was replaced; -1 for none."""
 
 

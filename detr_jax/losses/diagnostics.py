@@ -2,11 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float32
 
 from detr_jax.losses.matched import Matched
+from detr_jax.structures import Array
 
 
-def cardinality_error(matched: Matched) -> jax.Array:
+def cardinality_error(matched: Matched) -> Float32[Array, " L"]:
     """The mean difference between the number of queries that predict an object and the number of boxes.
 
     A query predicts an object if "no object" is not its highest output or, with "sigmoid", if a probability is above a
@@ -20,12 +22,12 @@ def cardinality_error(matched: Matched) -> jax.Array:
     return error.sum(axis=1, dtype=jnp.float32) / matched.num_images
 
 
-def class_error(matched: Matched) -> jax.Array:
+def class_error(matched: Matched) -> Float32[Array, " L"]:
     """The percentage of matched queries whose highest output, "no object" included, is not their target's class."""
     return _percentage(matched, matched.matched_logits.argmax(axis=-1) != matched.targets.labels[None])
 
 
-def class_accuracy(matched: Matched) -> jax.Array:
+def class_accuracy(matched: Matched) -> Float32[Array, " L"]:
     """The percentage of matched queries whose highest output, "no object" excluded, is their target's class."""
     classes = matched.matched_logits[..., : matched.num_classes]
     return _percentage(matched, classes.argmax(axis=-1) == matched.targets.labels[None])

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Int
 
 from detr_jax.config import Classification
 from detr_jax.matching import UNMATCHED
-from detr_jax.structures import Predictions, Targets
+from detr_jax.structures import Array, Predictions, Targets
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,9 +23,9 @@ class Matched:
     """logits [L, B, Q, C + 1] (or [L, B, Q, C] with ``classification`` "sigmoid") and boxes [L, B, Q, 4]."""
     targets: Targets
     """boxes [B, T, 4] cxcywh in 0..1, labels [B, T], count [B]."""
-    matched_query: jax.Array
+    matched_query: Int[Array, "L B T"]
     """[L, B, T] int32, the query of each target; -1 for padding, and for targets that found no query."""
-    batch_counts: jax.Array
+    batch_counts: Int[Array, " N"]
     """[N] int32, the targets of each image of the whole batch; the B images are all of them or a micro-batch."""
     classification: Classification = Classification.SOFTMAX
     """What the logits mean."""

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jaxtyping import Float32, Int
 
 from detr_jax.config import LossConfig
 from detr_jax.losses.matched import Matched
 from detr_jax.matching import match, matching_cost
-from detr_jax.structures import Denoising, Outputs, Predictions, Targets
+from detr_jax.structures import Array, Denoising, Outputs, Predictions, Targets
 
 
 class _Group(NamedTuple):
@@ -28,8 +29,8 @@ def set_loss(
     config: LossConfig,
     *,
     mesh: Mesh | None = None,
-    batch_counts: jax.Array | None = None,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+    batch_counts: Int[Array, " N"] | None = None,
+) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
     """Match the predictions to the targets and compute the loss.
 
     The loss is the sum of ``weight * term`` over ``config.terms`` and over all layers: the last decoder layer, with

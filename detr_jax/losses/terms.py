@@ -2,12 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float32
 
 from detr_jax.boxes import cxcywh_to_xyxy, generalized_iou
 from detr_jax.losses.matched import Matched
+from detr_jax.structures import Array
 
 
-def cross_entropy(matched: Matched, no_object: float) -> jax.Array:
+def cross_entropy(matched: Matched, no_object: float | jax.Array) -> Float32[Array, " L"]:
     """Cross-entropy of all queries, divided by the sum of their weights.
 
     Args:
@@ -21,13 +23,13 @@ def cross_entropy(matched: Matched, no_object: float) -> jax.Array:
     return (weights * nll).sum(axis=(1, 2)) / total
 
 
-def l1(matched: Matched) -> jax.Array:
+def l1(matched: Matched) -> Float32[Array, " L"]:
     """L1 distance of matched boxes in normalised cxcywh, divided by the number of boxes."""
     distance = jnp.abs(matched.matched_boxes - matched.targets.boxes[None]).sum(axis=-1)
     return jnp.where(matched.is_matched, distance, 0.0).sum(axis=(1, 2)) / matched.num_boxes
 
 
-def giou(matched: Matched) -> jax.Array:
+def giou(matched: Matched) -> Float32[Array, " L"]:
     """1 - generalised IoU of matched boxes, divided by the number of boxes."""
     found, wanted = cxcywh_to_xyxy(matched.matched_boxes), cxcywh_to_xyxy(matched.targets.boxes[None])
     loss = 1.0 - generalized_iou(found, wanted)

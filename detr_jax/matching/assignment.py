@@ -7,12 +7,16 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Float, Int
 
 from detr_jax.matching.device import match_on_device
 from detr_jax.matching.host import match_on_host
+from detr_jax.structures import Array
 
 
-def match(cost: jax.Array, count: jax.Array, solver: str = "scipy", mesh: Mesh | None = None) -> jax.Array:
+def match(
+    cost: Float[Array, "L B Q T"], count: Int[Array, " B"], solver: str = "scipy", mesh: Mesh | None = None
+) -> Int[Array, "L B T"]:
     """Assign the targets of every image to queries at the lowest total cost.
 
     Args:

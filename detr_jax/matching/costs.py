@@ -10,13 +10,17 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Float32
 
 from detr_jax.boxes import cxcywh_to_xyxy, generalized_iou
 from detr_jax.config import MatchingCost
-from detr_jax.structures import Predictions, Targets
+from detr_jax.structures import Array, Predictions, Targets
+
+Cost = Float32[Array, "L B Q T"]
+"""A cost of each query of each layer for each target."""
 
 
-def matching_cost(predictions: Predictions, targets: Targets, costs: Mapping[str, MatchingCost]) -> jax.Array:
+def matching_cost(predictions: Predictions, targets: Targets, costs: Mapping[str, MatchingCost]) -> Cost:
     """The weighted sum of the costs of giving each target to each query, for all decoder layers at once.
 
     Args:
@@ -32,12 +36,12 @@ def matching_cost(predictions: Predictions, targets: Targets, costs: Mapping[str
     return lax.stop_gradient(functools.reduce(operator.add, weighted))
 
 
-def softmax_cost(predictions: Predictions, targets: Targets) -> jax.Array:
+def softmax_cost(predictions: Predictions, targets: Targets) -> Cost:
     """Minus the probability of the target's class [L, B, Q, T]; "no object" is among the classes of the softmax."""
     return -_of_labels(jax.nn.softmax(predictions.logits, axis=-1), targets.labels)
 
 
-def focal_cost(predictions: Predictions, targets: Targets, alpha: float, gamma: float) -> jax.Array:
+def focal_cost(predictions: Predictions, targets: Targets, alpha: float | jax.Array, gamma: float | jax.Array) -> Cost:
     """The focal loss of the target's class as a target minus the one as no target [L, B, Q, T]."""
     probability = _of_labels(jax.nn.sigmoid(predictions.logits), targets.labels)
     as_target = -alpha * (1 - probability) ** gamma * jnp.log(probability + 1e-8)
@@ -45,13 +49,13 @@ def focal_cost(predictions: Predictions, targets: Targets, alpha: float, gamma: 
     return as_target - as_other
 
 
-def l1_cost(predictions: Predictions, targets: Targets) -> jax.Array:
+def l1_cost(predictions: Predictions, targets: Targets) -> Cost:
     """L1 distance of the boxes in cxcywh [L, B, Q, T]."""
     predicted, wanted = _pairs(predictions, targets)
     return jnp.abs(predicted - wanted).sum(axis=-1)
 
 
-def giou_cost(predictions: Predictions, targets: Targets) -> jax.Array:
+def giou_cost(predictions: Predictions, targets: Targets) -> Cost:
     """Minus the generalised IoU of the boxes [L, B, Q, T]."""
     predicted, wanted = _pairs(predictions, targets)
     return -generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))

@@ -3,14 +3,15 @@
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Float32, Int
 
-from detr_jax.structures import UNMATCHED
+from detr_jax.structures import UNMATCHED, Array
 
 _Assignment = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 """The query of each target, the target of each query, and the dual variables of targets and queries."""
 
 
-def match_on_device(cost: jax.Array, count: jax.Array) -> jax.Array:
+def match_on_device(cost: Float32[Array, "L B Q T"], count: Int[Array, " B"]) -> Int[Array, "L B T"]:
     """Match by the Hungarian method as a compiled loop.
 
     Args:

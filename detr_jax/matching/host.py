@@ -4,15 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float32, Int, Int32
 from scipy.optimize import linear_sum_assignment
 
-from detr_jax.structures import UNMATCHED
+from detr_jax.structures import UNMATCHED, Array
 
 _PACKED_TARGETS = 16
 """Targets per image that a callback has room for. COCO has 7.3 on average, and batches are padded to 93."""
 
 
-def match_on_host(cost: jax.Array, count: jax.Array) -> jax.Array:
+def match_on_host(cost: Float32[Array, "L B Q T"], count: Int[Array, " B"]) -> Int[Array, "L B T"]:
     """Match by scipy in one callback. Only the real targets are sent to it, unless there are unusually many.
 
     Args:
@@ -49,7 +50,9 @@ def _call_scipy(rows: jax.Array, start: jax.Array, count: jax.Array) -> jax.Arra
     return jax.pure_callback(solve_with_scipy, shape, rows, start, count, vmap_method="sequential")
 
 
-def solve_with_scipy(rows: np.ndarray, start: np.ndarray, count: np.ndarray) -> np.ndarray:
+def solve_with_scipy(
+    rows: Float32[Array, "L R Q"], start: Int[Array, " B"], count: Int[Array, " B"]
+) -> Int32[np.ndarray, "L R"]:
     """Solve the assignments of a batch on the host, with numpy only: a jax operation inside a callback can hang.
 
     Args:

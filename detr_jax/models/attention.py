@@ -5,9 +5,11 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Bool, Float, Float32, Shaped
 
 from detr_jax.config import ModelConfig
 from detr_jax.models.initializers import xavier_uniform
+from detr_jax.structures import Array
 
 
 def dropout(x: jax.Array, rate: float, rngs: nnx.Rngs | None) -> jax.Array:
@@ -25,7 +27,9 @@ def dropout(x: jax.Array, rate: float, rngs: nnx.Rngs | None) -> jax.Array:
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
 
 
-def attention_bias(key_padding_mask: jax.Array | None, attn_mask: jax.Array | None) -> jax.Array | None:
+def attention_bias(
+    key_padding_mask: Bool[Array, "B K"] | None, attn_mask: Shaped[Array, "*M N K"] | None
+) -> Float32[Array, "..."] | None:
     """Both masks as one float32 bias, added to the scores before the softmax.
 
     Args:
@@ -77,14 +81,14 @@ class MultiHeadAttention(nnx.Module):
 
     def __call__(
         self,
-        queries: jax.Array,
-        keys: jax.Array,
-        values: jax.Array,
+        queries: Float[Array, "B N D"],
+        keys: Float[Array, "B K D"],
+        values: Float[Array, "B K D"],
         *,
-        key_padding_mask: jax.Array | None = None,
-        attn_mask: jax.Array | None = None,
+        key_padding_mask: Bool[Array, "B K"] | None = None,
+        attn_mask: Shaped[Array, "*M N K"] | None = None,
         rngs: nnx.Rngs | None = None,
-    ) -> jax.Array:
+    ) -> Float[Array, "B N D"]:
         """Attends from queries [B, N, D] to keys and values [B, K, D]; returns [B, N, D].
 
         ``key_padding_mask`` and ``attn_mask`` are those of `attention_bias`. The softmax is in float32.
@@ -97,12 +101,12 @@ class MultiHeadAttention(nnx.Module):
 
     def weights(
         self,
-        queries: jax.Array,
-        keys: jax.Array,
+        queries: Float[Array, "B N D"],
+        keys: Float[Array, "B K D"],
         *,
-        key_padding_mask: jax.Array | None = None,
-        attn_mask: jax.Array | None = None,
-    ) -> jax.Array:
+        key_padding_mask: Bool[Array, "B K"] | None = None,
+        attn_mask: Shaped[Array, "*M N K"] | None = None,
+    ) -> Float32[Array, "B heads N K"]:
         """How much each query [B, N, D] attends to each key [B, K, D]: [B, heads, N, K] float32, rows of sum 1."""
         q, k = self._heads(self.query, queries), self._heads(self.key, keys)
         scale = 1.0 / math.sqrt(q.shape[-1])

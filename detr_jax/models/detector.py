@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import jax
 from flax import nnx
+from jaxtyping import Float32, Int, UInt8
 
 from detr_jax.config import DetectorConfig
 from detr_jax.models.images import normalize_images
 from detr_jax.postprocess import detections
-from detr_jax.structures import Detections, Outputs, Targets
+from detr_jax.structures import Array, Detections, Outputs, Targets
 
 
 class DetectorModule(nnx.Module):
@@ -20,12 +20,17 @@ class DetectorModule(nnx.Module):
         self.pixel_std = config.pixel_std
         self.classification = config.classification
 
-    def normalize(self, images: jax.Array, sizes: jax.Array) -> jax.Array:
+    def normalize(self, images: UInt8[Array, "B H W 3"], sizes: Int[Array, "B 2"]) -> Float32[Array, "B H W 3"]:
         """uint8 RGB images [B, H, W, 3] of valid sizes [B, 2] as this detector reads them (`normalize_images`)."""
         return normalize_images(images, sizes, self.pixel_mean, self.pixel_std)
 
     def __call__(
-        self, images: jax.Array, sizes: jax.Array, *, targets: Targets | None = None, rngs: nnx.Rngs | None = None
+        self,
+        images: Float32[Array, "B H W 3"],
+        sizes: Int[Array, "B 2"],
+        *,
+        targets: Targets | None = None,
+        rngs: nnx.Rngs | None = None,
     ) -> Outputs:
         """Detect objects.
 
@@ -37,7 +42,7 @@ class DetectorModule(nnx.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must define __call__(self, images, sizes, *, targets, rngs).")
 
-    def detections(self, outputs: Outputs, original_sizes: jax.Array) -> Detections:
+    def detections(self, outputs: Outputs, original_sizes: Int[Array, "B 2"]) -> Detections:
         """Convert the predictions of the last layer to detections in pixels of the original images, sizes [B, 2]."""
         return detections(outputs.logits[-1], outputs.boxes[-1], original_sizes, self.classification)
 

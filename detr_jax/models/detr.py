@@ -1,11 +1,12 @@
 """The DETR model: backbone, transformer, object queries, class and box heads (sections 3.2 and A.3)."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Bool, Float32, Int
 
 from detr_jax.config import DETRConfig, Precision
 from detr_jax.models.attention_maps import AttentionMaps, attention_maps
@@ -14,17 +15,17 @@ from detr_jax.models.feature_map import FeatureMap
 from detr_jax.models.initializers import fan_in_uniform
 from detr_jax.models.positions import LearnedPositionEmbedding, SinePositionEmbedding
 from detr_jax.models.transformer import Decoder, Encoder
-from detr_jax.structures import Outputs, Predictions, Targets
+from detr_jax.structures import Array, Outputs, Predictions, Targets
 
 
 class Features(NamedTuple):
     """The backbone's last map, ready for the transformer. Dimensions: ``h, w`` cells, ``D`` model width."""
 
-    projected: jax.Array
+    projected: Float32[Array, "B h w D"]
     """[B, h, w, D] float32."""
-    padding_mask: jax.Array
+    padding_mask: Bool[Array, "B h w"]
     """[B, h, w] bool, True at padding."""
-    position: jax.Array
+    position: Float32[Array, "B h w D"]
     """[B, h, w, D] float32."""
 
 
@@ -40,14 +41,16 @@ class BoxHead(nnx.Module):
     def __init__(self, dim: int, *, rngs: nnx.Rngs):
         self.layers = nnx.List([_linear(dim, width, jnp.dtype("float32"), rngs) for width in (dim, dim, 4)])
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float32[Array, "*N D"]) -> Float32[Array, "*N 4"]:
         """[..., D] to cxcywh boxes [..., 4] in 0..1, float32."""
         for layer in self.layers[:-1]:
             x = jax.nn.relu(layer(x))
         return jax.nn.sigmoid(self.layers[-1](x))
 
 
-def sample_padding_mask(sizes: jax.Array, bucket: tuple[int, int], cells: tuple[int, int]) -> jax.Array:
+def sample_padding_mask(
+    sizes: Int[Array, "B 2"], bucket: tuple[Any, Any], cells: tuple[Any, Any]
+) -> Bool[Array, "B h w"]:
     """The padding mask of a bucket brought to feature cells as the original does it.
 
     Cell ``i`` of ``n`` reads row ``floor(i * bucket / n)``: asymmetric nearest, not half-pixel centres.
@@ -86,7 +89,7 @@ class DETR(DetectorModule):
         self.class_head = _linear(config.hidden_dim, config.num_logits, jnp.dtype("float32"), rngs)
         self.box_head = BoxHead(config.hidden_dim, rngs=rngs)
 
-    def features(self, images: jax.Array, sizes: jax.Array) -> Features:
+    def features(self, images: Float32[Array, "B H W 3"], sizes: Int[Array, "B 2"]) -> Features:
         """Backbone, projection, padding mask and position embedding of images [B, H, W, 3], sizes [B, 2]."""
         last: FeatureMap = self.backbone(images, sizes if self.mask_padding else None)[-1]
         padding_mask = last.padding_mask()
@@ -107,7 +110,12 @@ class DETR(DetectorModule):
         return self.decoder(self.object_queries[...], memory, padding_mask, position, rngs=rngs)
 
     def __call__(
-        self, images: jax.Array, sizes: jax.Array, *, targets: Targets | None = None, rngs: nnx.Rngs | None = None
+        self,
+        images: Float32[Array, "B H W 3"],
+        sizes: Int[Array, "B 2"],
+        *,
+        targets: Targets | None = None,
+        rngs: nnx.Rngs | None = None,
     ) -> Outputs:
         """Detects objects.
 
@@ -124,7 +132,7 @@ class DETR(DetectorModule):
         features = self.features(images, sizes)
         return self.heads(self.decode(self.encode(features, rngs=rngs), features, rngs=rngs))
 
-    def heads(self, decoded: jax.Array) -> Outputs:
+    def heads(self, decoded: Float32[Array, "L B Q D"]) -> Outputs:
         """Logits and boxes of the decoder's outputs [L, B, Q, D]."""
         return Outputs(Predictions(self.class_head(decoded), self.box_head(decoded)))
 

@@ -2,20 +2,21 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float32, Int, UInt8
 
 from detr_jax.config import IMAGENET_MEAN, IMAGENET_STD
 from detr_jax.models.feature_map import clear_padding
+from detr_jax.structures import Array
 
 
 def normalize_images(
-    images: jax.Array,
-    sizes: jax.Array,
+    images: UInt8[Array, "B H W 3"],
+    sizes: Int[Array, "B 2"],
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
-) -> jax.Array:
+) -> Float32[Array, "B H W 3"]:
     """Normalise uint8 RGB images. `DetectorModule.normalize` takes mean and standard deviation from the model.
 
     Args:

@@ -4,12 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Bool, Float32
 
 from detr_jax.config import LEARNED_CELLS
 from detr_jax.models.initializers import Initializer
+from detr_jax.structures import Array
 
 
-def sine_position_embedding(padding_mask: jax.Array, dim: int, temperature: float = 10_000.0) -> jax.Array:
+def sine_position_embedding(
+    padding_mask: Bool[Array, "B h w"], dim: int, temperature: float = 10_000.0
+) -> Float32[Array, "B h w dim"]:
     """Fixed sine embedding of every cell's place within the valid region.
 
     Half of the channels code y, then half x. Along an axis, the place is the cumulative count of valid
