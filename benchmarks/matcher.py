@@ -24,7 +24,8 @@ from timing import Candidate, Report, cell, in_turn, numbers, positive
 
 from detr_jax import matching
 from detr_jax.config import LossConfig
-from detr_jax.matching import Targets, match, matching_cost
+from detr_jax.matching import match, matching_cost
+from detr_jax.structures import Predictions, Targets
 
 LAYERS, QUERIES, CLASSES = 6, 100, 91
 
@@ -131,7 +132,8 @@ def random_cost(rng: np.random.Generator, count: np.ndarray, columns: int) -> ja
     predicted = np.concatenate([center, extent], -1).astype(np.float32)
     boxes, labels = random_objects(rng, batch, CLASSES)
     targets = Targets(boxes[:, :columns], labels[:, :columns], count)
-    return jax.jit(lambda *args: matching_cost(*args, LossConfig()))(logits, predicted, targets)
+    costs = LossConfig().costs
+    return jax.jit(lambda *args: matching_cost(*args, costs))(Predictions(logits, predicted), targets)
 
 
 def lowest_cost(cost: np.ndarray, count: np.ndarray) -> float:

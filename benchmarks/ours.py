@@ -14,7 +14,7 @@ from inputs import Inputs
 from detr_jax.config import Config, ModelConfig
 from detr_jax.matching import Targets
 from detr_jax.models import DETR, detr_resnet50
-from detr_jax.models.detr import abstract_model
+from detr_jax.models.detector import abstract_model
 from detr_jax.sharding import batch_sharding, create_mesh, replicated
 from detr_jax.structures import BatchInputs
 from detr_jax.training.optimizer import create_optimizer, is_trainable

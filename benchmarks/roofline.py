@@ -30,7 +30,7 @@ from timing import Report, cell, matmul_rate, names, positive, size
 from detr_jax.config import Config
 from detr_jax.losses import set_loss
 from detr_jax.matching import Targets
-from detr_jax.models.detr import DETR, Predictions
+from detr_jax.models import DETR, Predictions
 from detr_jax.training.optimizer import create_optimizer
 from detr_jax.training.step import outline_model, outline_state
 

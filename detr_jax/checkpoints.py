@@ -25,7 +25,8 @@ from orbax.checkpoint import v1 as ocp
 from detr_jax.config import Config, ConfigError, Precision, from_json, to_json
 from detr_jax.data.labels import TrainedLabels
 from detr_jax.memory import arrays_text, fitting, is_out_of_memory
-from detr_jax.models.detr import DETR, abstract_model
+from detr_jax.models.detector import abstract_model
+from detr_jax.models.detr import DETR
 
 Tree = Any
 """A pure tree of arrays."""

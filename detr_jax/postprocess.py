@@ -7,15 +7,19 @@ from detr_jax.boxes import cxcywh_to_xyxy
 from detr_jax.structures import Detections
 
 
-def detections(logits: jax.Array, boxes: jax.Array, original_sizes: jax.Array) -> Detections:
-    """The answer of one decoder layer, which is the last one's outside of research.
+def detections(
+    logits: jax.Array, boxes: jax.Array, original_sizes: jax.Array, classification: str = "softmax"
+) -> Detections:
+    """Convert the predictions of one decoder layer, usually the last, to one detection per query.
 
     Args:
-      logits: [B, Q, C + 1] float32.
+      logits: [B, Q, C + 1] float32, or [B, Q, C] with "sigmoid".
       boxes: [B, Q, 4] float32, cxcywh in 0..1 of the image.
       original_sizes: [B, 2], (height, width) in pixels of each image before any resizing.
+      classification: what the logits mean: "softmax" (with "no object" as the last class) or "sigmoid".
     """
-    probabilities = jax.nn.softmax(logits, axis=-1)[..., :-1]
+    is_sigmoid = classification == "sigmoid"
+    probabilities = jax.nn.sigmoid(logits) if is_sigmoid else jax.nn.softmax(logits, axis=-1)[..., :-1]
     height, width = original_sizes.astype(jnp.float32).T
     scale = jnp.stack([width, height, width, height], axis=-1)
     return Detections(

@@ -15,6 +15,9 @@ import jax
 
 S = TypeVar("S")
 
+UNMATCHED = -1
+"""The query of a target that has none."""
+
 Array = Any
 """A JAX array, a numpy array, or an abstract array (`jax.ShapeDtypeStruct`)."""
 

@@ -82,7 +82,7 @@ for i, (sample, (height, width)) in enumerate(zip(samples, sizes.tolist(), stric
 counts = jnp.array([len(sample.objects.labels) for sample in samples], jnp.int32)
 targets = Targets(jnp.asarray(boxes), jnp.asarray(labels), counts)
 loss_config = LossConfig()
-cost = matching_cost(predictions.logits, predictions.boxes, targets, loss_config)
+cost = matching_cost(predictions.layers, targets, loss_config.costs)
 print("cost", cost.shape, "(layers, images, queries, targets)")
 print("query of each target, last layer:", match(cost, targets.count)[-1].tolist())
 

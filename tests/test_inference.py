@@ -15,8 +15,7 @@ from detr_jax.data import DataError
 from detr_jax.data.placement import place, prediction_buckets
 from detr_jax.data.transforms import val_geometry
 from detr_jax.inference import FIRST_FRAME, SHRUNK, THIN, TINY
-from detr_jax.models import DETR
-from detr_jax.models.resnet import normalize_images
+from detr_jax.models import DETR, normalize_images
 from detr_jax.results import ImageDetections
 from tests.tiny import tiny_config
 

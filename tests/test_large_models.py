@@ -15,8 +15,7 @@ from detr_jax.config import BackboneConfig
 from detr_jax.export import export_model
 from detr_jax.export_loader import Detector as ExportedDetector
 from detr_jax.matching import Targets
-from detr_jax.models import DETR, convolution, normalize_images, resnet_config
-from detr_jax.models.detr import abstract_model
+from detr_jax.models import DETR, abstract_model, convolution, normalize_images, resnet_config
 from detr_jax.postprocess import detections
 from detr_jax.sharding import create_mesh
 from detr_jax.training.optimizer import create_optimizer

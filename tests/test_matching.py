@@ -9,9 +9,10 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 from test_boxes import giou_by_definition
 
-from detr_jax.config import LossConfig
-from detr_jax.matching import UNMATCHED, Targets, callbacks_may_starve, match, matching_cost
+from detr_jax.config import GIoUCost, L1Cost, SoftmaxCost
+from detr_jax.matching import UNMATCHED, callbacks_may_starve, match, matching_cost
 from detr_jax.sharding import create_mesh
+from detr_jax.structures import Predictions, Targets
 
 both_solvers = pytest.mark.parametrize("solver", ["scipy", "device"])
 
@@ -143,7 +144,7 @@ def test_a_small_thread_pool_is_taken_for_a_danger_only_with_several_devices(mon
 
 def test_the_cost_follows_equation_one_and_has_no_gradient(rng):
     layers, batch, queries, classes, count = 2, 2, 5, 4, 3
-    config = LossConfig(cost_class=1.5, cost_bbox=4.0, cost_giou=2.5)
+    costs = {"class": SoftmaxCost(weight=1.5), "bbox": L1Cost(weight=4.0), "giou": GIoUCost(weight=2.5)}
     logits = rng.normal(size=(layers, batch, queries, classes + 1))
     boxes, wanted = (
         rng.uniform(0.2, 0.6, (layers, batch, queries, 4)),
@@ -153,7 +154,7 @@ def test_the_cost_follows_equation_one_and_has_no_gradient(rng):
     targets = Targets(jnp.asarray(wanted, jnp.float32), jnp.asarray(labels), jnp.full(batch, count))
 
     def cost_of(logits, boxes):
-        return matching_cost(logits, boxes, targets, config)
+        return matching_cost(Predictions(logits, boxes), targets, costs)
 
     arrays = jnp.asarray(logits, jnp.float32), jnp.asarray(boxes, jnp.float32)
     found = np.asarray(cost_of(*arrays))

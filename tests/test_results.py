@@ -44,7 +44,7 @@ def test_the_repr_of_a_detector_is_one_line_with_its_model_and_classes(rngs):
         text = repr(Detector(model, config, names, batch_size=2))
         assert len(text) <= 100
         assert counted(len(names) or 3, "class", "classes") in text
-        assert "5 queries" in text
+        assert "DETR, 5 detections" in text
         assert "32 x 32" in text
         assert "batch_size=2" in text
 

@@ -19,6 +19,7 @@ _ERRORS = {
     "detr_jax.data.batching": "LoaderError",
     "detr_jax.data.source": "DataError",
     "detr_jax.export": "ExportError",
+    "detr_jax.inference.attention": "AttentionError",
     "detr_jax.memory": "OutOfMemoryError",
     "detr_jax.visualization.charts": "MissingMatplotlib",
     "detr_jax.weights.files": "WeightsError",

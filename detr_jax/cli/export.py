@@ -1,4 +1,4 @@
-"""Detectors for use without this package."""
+"""``detr-jax export``: write a detector as StableHLO programs, which run without this package."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ class _Bucket(click.ParamType):
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         found = re.fullmatch(r"(\d+)x(\d+)", value)
         if not found:
-            self.fail(f"{value!r} is not understood: give height and width in pixels, as 800x1344.", param, ctx)
+            self.fail(f"{value!r} is not understood: give height and width in pixels, such as 800x1344.", param, ctx)
         return int(found[1]), int(found[2])
 
 
@@ -27,26 +27,31 @@ class _Bucket(click.ParamType):
     "buckets",
     type=_Bucket(),
     multiple=True,
-    help="Height and width in pixels that images are padded to; may be given several times. By default those "
-    "of validation, or else one lying and one standing that hold every resized image.",
+    help="Height and width in pixels that images are padded to; may be given several times. Default: the buckets of "
+    "validation, or else one landscape and one portrait bucket that hold every resized image.",
 )
-@click.option("--platforms", default="cpu,cuda,tpu", show_default=True, help="Where it can run, of cpu,cuda,rocm,tpu.")
+@click.option(
+    "--platforms",
+    default="cpu,cuda,tpu",
+    show_default=True,
+    help="Platforms to run on, among cpu,cuda,rocm,tpu.",
+)
 @click.option(
     "--weights",
     type=click.Choice(["inside", "beside"]),
     default="inside",
     show_default=True,
-    help="In each program, or once in a file of their own.",
+    help="Write the weights into each program, or once to a file of their own.",
 )
-@click.option("--ema/--no-ema", default=True, show_default=True, help="Take the moving average where there is one.")
+@click.option("--ema/--no-ema", default=True, show_default=True, help="Use the EMA of the parameters if there is one.")
 def export_command(
     checkpoint: Path, out: Path, buckets: tuple[tuple[int, int], ...], platforms: str, weights: str, ema: bool
 ) -> None:
     """Write a detector as StableHLO programs that run without this package.
 
-    CHECKPOINT is a workdir (its newest checkpoint is taken; WORKDIR/best is the best) or a checkpoint; one of another
-    framework becomes one with import-weights. OUT is a new folder: a program for each bucket and any batch size, in
-    float32, class names, and loader.py, which runs it.
+    CHECKPOINT is a checkpoint, or the workdir of a run, whose newest checkpoint is used. WORKDIR/best is its best
+    checkpoint. Checkpoints of other frameworks must be converted by import-weights. OUT is a new folder. It gets one
+    float32 program per bucket, for any batch size, the class names, and loader.py, which runs the programs.
 
     \b
     Examples:

@@ -1,10 +1,10 @@
-"""``detr-jax predict``: objects in image files, as JSON and as pictures."""
+"""``detr-jax predict``: detect objects in image files and write them as JSON and pictures."""
 
 import difflib
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,10 @@ from detr_jax.cli.configuration import ConfigurableCommand, check_fields_named, 
 from detr_jax.cli.output import STOPPED, counted, fail, write_text
 from detr_jax.config import unknown_field
 
-if TYPE_CHECKING:  # imported when a prediction begins, so that help answers at once
+if TYPE_CHECKING:  # imported when a prediction begins, so that --help is fast
     from PIL import Image
 
+    from detr_jax.inference import Answer
     from detr_jax.results import ImageDetections
 
 _PICTURES = (".jpg", ".jpeg", ".png")  # formats that a picture keeps; others become .png
@@ -45,11 +46,13 @@ _FIELDS = ("data.exif", "data.max_level", "data.max_long_side", "data.val_bucket
     help="Names or labels of the classes to keep, separated by commas; may be given several times. Default: all.",
 )
 @click.option(
-    "--max-detections", type=click.IntRange(1), help="Most detections of an image: those of the highest scores."
+    "--max-detections",
+    type=click.IntRange(1),
+    help="The largest number of detections per image, highest scores first.",
 )
-@click.option("--batch-size", type=click.IntRange(1), help="Images predicted together; default: 8, on a CPU 1.")
-@click.option("--pictures/--no-pictures", default=True, show_default=True, help="Draw what was found in each image.")
-@click.option("--ema/--no-ema", default=True, show_default=True, help="Use the moving average if there is one.")
+@click.option("--batch-size", type=click.IntRange(1), help="Images predicted together. Default: 8, on a CPU 1.")
+@click.option("--pictures/--no-pictures", default=True, show_default=True, help="Draw the detections of each image.")
+@click.option("--ema/--no-ema", default=True, show_default=True, help="Use the EMA of the parameters if there is one.")
 def predict(
     checkpoint: Path,
     images: tuple[str, ...],
@@ -62,18 +65,18 @@ def predict(
     ema: bool,
     changes: tuple[str, ...],
 ) -> None:
-    """Find objects in images, and write them as JSON and as pictures.
+    """Find objects in images and write them as JSON and pictures.
 
-    CHECKPOINT is the workdir of a run, of which the newest checkpoint is taken, or a checkpoint. IMAGE is a file, a
-    folder (the images in it or, if it has none, in its folders) or a quoted pattern such as "photos/**/*.jpg".
+    CHECKPOINT is a checkpoint, or the workdir of a run, whose newest checkpoint is used. IMAGE is a file, a folder, or
+    a quoted pattern such as "photos/**/*.jpg". A folder stands for the images in it or, if it has none, in its folders.
 
-    predictions.json in --out lists each image with its file, picture, width, height and detections: box [x0, y0, x1,
-    y1] in pixels, score, label and name. Small images are enlarged in their pictures, and no other file in --out is
-    written over. Photos are turned as their EXIF data say. What cannot be read is named, the
-    other images are still done, and the exit code is 1. Ctrl-C writes what has been found so far.
+    predictions.json in --out lists each image with its file, picture, width, height and detections. A detection has a
+    box [x0, y0, x1, y1] in pixels, a score, a label and a name. Pictures of small images are enlarged. Other files in
+    --out are never overwritten. The EXIF orientation of photos is applied. Images that cannot be read are reported, the
+    others are still predicted, and the exit code is 1. Ctrl-C writes the results so far.
 
-    Images are prepared as in training. Fields of data change that, such as --config.data.val_short_side=480, which
-    is faster and finds fewer small objects.
+    Images are prepared as in training. Fields of data change that. For example, --config.data.val_short_side=480 is
+    faster and finds fewer small objects.
 
     \b
     Examples:
@@ -83,11 +86,8 @@ def predict(
     """
     from detr_jax.checkpoints import find_checkpoint, load_category_ids, load_class_names, load_config
     from detr_jax.cli.image_files import find_images
-    from detr_jax.data.source import Faults
     from detr_jax.host_memory import keep_freed_memory
     from detr_jax.inference import Detector
-    from detr_jax.memory import OutOfMemoryError, fitting
-    from detr_jax.results import ImageDetections
 
     check_fields_named(changes, _FIELDS, f"of its fields, a prediction uses {', '.join(_known(_FIELDS))}.")
     checkpoint = find_checkpoint(checkpoint)
@@ -95,74 +95,108 @@ def predict(
     if not files:
         for sentence in faults:
             click.echo(sentence, err=True)
-        fail("There is no image to look at.")
-    names = _picture_names(files, _others(out))
+        fail("There is no image to predict.")
+    names = _picture_names(files, _others(out)) if pictures else None
     if pictures and (own := [file for file in files if out.resolve() == file.resolve().parent]):
-        raise click.ClickException(f"The pictures would go where {own[0]} lies: give another --out, or --no-pictures.")
+        raise click.ClickException(
+            f"The pictures would be written to the folder of {own[0]}: give another --out, or --no-pictures."
+        )
     keep_freed_memory()  # before reading the checkpoint starts jax
     config = read_config(None, changes, base=load_config(checkpoint))
     ids = load_category_ids(checkpoint)
     class_names = {ids.get(label, label): name for label, name in load_class_names(checkpoint).items()}
     labels = find_labels(classes, class_names, config.model.num_classes) if classes else None
-    if batch_size is None:
-        import jax
-
-        batch_size = 1 if jax.default_backend() == "cpu" else 8
-    detector = Detector.from_checkpoint(checkpoint, ema, batch_size=batch_size, data=config.data)
+    detector = Detector.from_checkpoint(checkpoint, ema, batch_size=batch_size or _batch_size(), data=config.data)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise click.ClickException(f"--out={out} cannot be made ({error.strerror}): choose another folder.") from None
+        raise click.ClickException(
+            f"--out={out} cannot be created ({error.strerror}): choose another folder."
+        ) from None
 
-    found: dict[int, ImageDetections] = {}
-    unreadable: dict[int, str] = {}
-    notes = Faults("Note")
+    results = _Results(files, out, names, faults)
     stopped = False
     try:
         with click.progressbar(length=len(files), label="predicting", file=sys.stderr) as bar:
-            for index, image, result in detector.stream(files, threshold):
-                if image is None or not isinstance(result, ImageDetections):
-                    unreadable[index] = str(result)
-                else:
-                    result = result.only(labels, max_detections=max_detections)
-                    if pictures:
-                        try:
-                            with fitting(f"The picture of {files[index]}", "Use --no-pictures."):
-                                _save(result.draw(image), out / names[index])
-                        except OutOfMemoryError as error:
-                            faults.append(str(error))
-                    found[index] = result
-                    for note in result.notes:
-                        notes.add(note, str(files[index]))
+            for answer in detector.stream(files, threshold):
+                results.add(answer, labels, max_detections)
                 bar.update(1)
     except KeyboardInterrupt:
         stopped = True
     finally:
-        if found:
-            _write_predictions(out / _PREDICTIONS, found, files, names if pictures else None)
-
-    for kind, count in notes.counts.items():
-        click.echo(f"{_some(notes.first[kind], count)}: {kind}.", err=True)
-    for sentence in (*faults, *(unreadable[index] for index in sorted(unreadable))):
-        click.echo(sentence, err=True)
-    objects = counted(sum(map(len, found.values())), "object")
-    unread = f"; {len(unreadable)} could not be read" if unreadable else ""
-    where = f"; see {out / _PREDICTIONS}" if found else "; nothing is written"
-    click.echo(f"{objects} found in {counted(len(found), 'image')}{unread}{where}")
+        results.write()
+    results.report()
     if stopped:
-        left = len(files) - len(found) - len(unreadable)
+        left = len(files) - len(results.found) - len(results.unreadable)
         fail(f"Stopped before the other {counted(left, 'image')}.", STOPPED)
-    raise SystemExit(1 if faults or unreadable else 0)
+    raise SystemExit(1 if results.faults or results.unreadable else 0)
+
+
+def _batch_size() -> int:
+    """The default of --batch-size."""
+    import jax
+
+    return 1 if jax.default_backend() == "cpu" else 8
+
+
+class _Results:
+    """The results of all images so far, and their files."""
+
+    def __init__(self, files: Sequence[Path], out: Path, names: Sequence[str] | None, faults: Sequence[str]):
+        """``names`` are the file names of the pictures, None for no pictures; ``faults`` are sentences to report."""
+        from detr_jax.data.source import Faults
+
+        self.found: dict[int, ImageDetections] = {}
+        self.unreadable: dict[int, str] = {}
+        self.faults = list(faults)
+        self._files, self._out, self._names = files, out, names
+        self._notes = Faults("Note")
+
+    def add(self, answer: "Answer", labels: Collection[int] | None, max_detections: int | None) -> None:
+        """Keeps the detections of an image with these labels, and draws its picture."""
+        from detr_jax.memory import OutOfMemoryError, fitting
+        from detr_jax.results import ImageDetections
+
+        index, file = answer.index, self._files[answer.index]
+        if answer.image is None or not isinstance(answer.result, ImageDetections):
+            self.unreadable[index] = str(answer.result)
+            return
+        result = answer.result.only(labels, max_detections=max_detections)
+        if self._names is not None:
+            try:
+                with fitting(f"The picture of {file}", "Use --no-pictures."):
+                    _save(result.draw(answer.image), self._out / self._names[index])
+            except OutOfMemoryError as error:
+                self.faults.append(str(error))
+        self.found[index] = result
+        for note in result.notes:
+            self._notes.add(note, str(file))
+
+    def write(self) -> None:
+        """Writes predictions.json if there is a result."""
+        if self.found:
+            _write_predictions(self._out / _PREDICTIONS, self.found, self._files, self._names)
+
+    def report(self) -> None:
+        """Prints notes, faults, and the number of objects."""
+        for kind, count in self._notes.counts.items():
+            click.echo(f"{_some(self._notes.first[kind], count)}: {kind}.", err=True)
+        for sentence in (*self.faults, *(self.unreadable[index] for index in sorted(self.unreadable))):
+            click.echo(sentence, err=True)
+        objects = counted(sum(map(len, self.found.values())), "object")
+        unread = f"; {len(self.unreadable)} could not be read" if self.unreadable else ""
+        where = f"; see {self._out / _PREDICTIONS}" if self.found else "; nothing is written"
+        click.echo(f"{objects} found in {counted(len(self.found), 'image')}{unread}{where}")
 
 
 def find_labels(classes: Sequence[str], names: Mapping[int, str], num_classes: int) -> set[int]:
-    """The labels of classes that are given by name or label, several in one text with commas between them.
+    """The labels of classes that are given by name or label, separated by commas.
 
-    A name is taken before a label, and as it is written before other spellings in capitals and small letters. A text
-    that is a name with a comma in it is that name.
+    Names take precedence over labels, and exact names over names that differ in upper and lower case. A text that is
+    itself a name, with a comma in it, is not split.
 
     Args:
-      classes: what the user gave.
+      classes: the values of --classes.
       names: name by label; empty if the checkpoint holds none.
       num_classes: classes of the model.
 
@@ -202,8 +236,11 @@ def _others(out: Path) -> list[str]:
 
 
 def _picture_names(files: Sequence[Path], others: Iterable[str]) -> list[str]:
-    """A file name for each picture: that of its image, with a number where that is taken, by ``others`` as well."""
-    taken = {name.lower() for name in others}  # as some file systems see names
+    """A file name for each picture: the name of its image, with a number if another picture or file has it.
+
+    ``others`` are the names of the other files in the folder.
+    """
+    taken = {name.lower() for name in others}  # some file systems ignore case
     names = []
     for file in files:
         suffix = file.suffix if file.suffix.lower() in _PICTURES else ".png"
@@ -218,7 +255,7 @@ def _picture_names(files: Sequence[Path], others: Iterable[str]) -> list[str]:
 
 def _save(picture: "Image.Image", path: Path) -> None:
     try:
-        picture.save(path, quality=92)  # of JPEG; PNG passes over it
+        picture.save(path, quality=92)  # for JPEG; PNG ignores it
     except (OSError, ValueError) as error:
         raise click.ClickException(f"The picture {path} cannot be written ({error}).") from None
 
@@ -228,7 +265,7 @@ def _write_predictions(
 ) -> None:
     """Writes predictions.json, one line per image in the order of the files; ``pictures`` are the pictures' names.
 
-    Pixels have one decimal (and no negative zero), scores four.
+    Pixels have one decimal (without negative zero) and scores have four.
     """
     lines = []
     for index in sorted(found):

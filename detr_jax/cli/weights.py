@@ -10,7 +10,7 @@ from absl import logging
 from detr_jax.checkpoints import Checkpoints
 from detr_jax.config import Config, to_json
 from detr_jax.memory import fitting
-from detr_jax.models.detr import abstract_model
+from detr_jax.models.detector import abstract_model
 from detr_jax.weights.downloads import download, weights_folder
 from detr_jax.weights.files import TORCH_SUFFIXES, WeightsError
 from detr_jax.weights.official import OFFICIAL, Official, find

@@ -6,7 +6,7 @@ from detr_jax.config.data import DataConfig
 from detr_jax.config.effects import source_field_faults
 from detr_jax.config.error import ConfigError
 from detr_jax.config.fields import field_faults, own_faults
-from detr_jax.config.model import LEARNED_CELLS, ModelConfig
+from detr_jax.config.model import DetectorConfig
 from detr_jax.config.run import Config
 
 
@@ -44,17 +44,16 @@ def check_prediction(config: Config) -> None:
     Raises:
       ConfigError: a value is wrong, or does not fit the model; one sentence per fault.
     """
-    _raise(list(field_faults(config.data, "data.")) or _bucket_faults(config.model, config.data))
+    _raise(list(field_faults(config.data, "data.")) or _data_bucket_faults(config.model, config.data))
 
 
-def check_buckets(model: ModelConfig, buckets: Sequence[tuple[int, int]]) -> None:
-    """Check buckets (height, width) in pixels that were chosen from the data, as `check` does those in the config.
+def check_buckets(model: DetectorConfig, buckets: Sequence[tuple[int, int]]) -> None:
+    """Check buckets (height, width) in pixels that are not in the config, as `check` does those in the config.
 
     Raises:
-      ConfigError: the model's learned positions do not reach over one of them.
+      ConfigError: the model cannot take a bucket; one sentence per fault.
     """
-    for fault in _position_faults(model, buckets):
-        raise ConfigError(fault)
+    _raise(_bucket_faults(model, buckets))
 
 
 def _raise(faults: Iterator[str] | list[str]) -> None:
@@ -65,7 +64,13 @@ def _raise(faults: Iterator[str] | list[str]) -> None:
 def _relation_faults(config: Config) -> Iterator[str]:
     """Faults of parts and between them, if each field by itself is right."""
     yield from own_faults(config, "")
-    yield from _bucket_faults(config.model, config.data)
+    yield from _data_bucket_faults(config.model, config.data)
+    if config.loss.classification != config.model.classification:
+        yield (
+            f"model.classification={config.model.classification!r}, but loss.terms and loss.costs read the outputs of "
+            f"the class head as {config.loss.classification!r}: use terms and costs for "
+            f"{config.model.classification!r}, or change model.classification."
+        )
     yield from _source_faults(config.data)
 
 
@@ -79,21 +84,20 @@ def _source_faults(data: DataConfig) -> Iterator[str]:
     yield from source_field_faults(data)
 
 
-def _bucket_faults(model: ModelConfig, data: DataConfig) -> Iterator[str]:
-    for name in ("train_buckets", "val_buckets"):
-        for bucket in getattr(data, name):
-            if len(bucket) != 2 or any(side < 1 or side % model.backbone.stride for side in bucket):
-                yield (
-                    f"data.{name} holds {bucket}: each must be a (height, width) of positive multiples of "
-                    f"{model.backbone.stride}, the stride of the backbone."
-                )
-    yield from _position_faults(model, (*data.train_buckets, *data.val_buckets))
+def _data_bucket_faults(model: DetectorConfig, data: DataConfig) -> Iterator[str]:
+    yield from _bucket_faults(model, data.train_buckets, "data.train_buckets")
+    yield from _bucket_faults(model, data.val_buckets, "data.val_buckets")
 
 
-def _position_faults(model: ModelConfig, buckets: Sequence[tuple[int, int]]) -> Iterator[str]:
-    for bucket in buckets if model.position_embedding == "learned" else ():
-        if max(bucket) > LEARNED_CELLS * model.backbone.stride:
+def _bucket_faults(model: DetectorConfig, buckets: Sequence[tuple[int, int]], field: str = "") -> Iterator[str]:
+    """Faults of buckets for a model; ``field`` holds them, or is empty if they are not in the config."""
+    stride, limit = model.stride, model.largest_bucket
+    for bucket in buckets:
+        beginning = f"{field} holds {bucket}: each" if field else f"The bucket {bucket}"
+        if len(bucket) != 2 or any(side < 1 or side % stride for side in bucket):
+            yield f"{beginning} must be a (height, width) of positive multiples of {stride}, the stride of the model."
+        elif limit is not None and max(bucket) > limit:
             yield (
-                f"model.position_embedding='learned' reaches {LEARNED_CELLS} x {LEARNED_CELLS} cells of "
-                f"{model.backbone.stride} pixels, but the data's bucket {bucket} is larger: use 'sine'."
+                f"{beginning} must have sides of at most {limit} pixels, the limit of the model. A DETR has this limit "
+                "with model.position_embedding='learned' and none with 'sine'."
             )

@@ -1,10 +1,18 @@
-"""The configuration of a detector and its backbone. Defaults are those of DETR R50 on COCO."""
+"""The configuration of a detector and its backbone. Each class builds what it describes.
+
+Defaults are those of DETR R50 on COCO.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from detr_jax.config.fields import Choice, ranged
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+    from detr_jax.models.detector import DetectorModule
 
 LEARNED_CELLS = 50  # rows and columns in the original's tables of learned positions
 
@@ -41,6 +49,13 @@ class PositionEmbedding(Choice):
     LEARNED = "learned"
 
 
+class Classification(Choice):
+    """What the outputs of the class head mean."""
+
+    SOFTMAX = "softmax"
+    SIGMOID = "sigmoid"
+
+
 class Precision(Choice):
     """The type that is computed in."""
 
@@ -58,7 +73,49 @@ class Remat(Choice):
 
 
 @dataclass(kw_only=True)
-class BackboneConfig:
+class BackboneBase:
+    """The base class of backbones. A backbone of one's own is a subclass with `build`, `channels` and `strides`."""
+
+    default_frozen: ClassVar[tuple[str, ...]] = ()
+    """Parameters inside the backbone that are not trained if ``optimizer.frozen`` is None, by the beginning of their
+    path."""
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each level that the backbone returns, from fine to coarse."""
+        raise NotImplementedError(f"{type(self).__name__} must define the property channels.")
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels of the image per cell of each level, from fine to coarse."""
+        raise NotImplementedError(f"{type(self).__name__} must define the property strides.")
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the image per cell of the coarsest level. The sides of every bucket are multiples of it."""
+        return self.strides[-1]
+
+    @property
+    def needs_pretrained(self) -> bool:
+        """Whether the backbone hardly trains from its initial values, so that a run without weights gets a warning."""
+        return False
+
+    def build(self, *, dtype: Any, remat: bool, rngs: "nnx.Rngs") -> "nnx.Module":
+        """Build the backbone.
+
+        Args:
+          dtype: what it computes in; parameters are float32.
+          remat: whether the backward pass computes it again instead of keeping its activations.
+
+        Returns:
+          A module that maps images [B, H, W, 3] float32 and valid sizes [B, 2] (or None) to a tuple with one
+          `detr_jax.models.FeatureMap` per level, from fine to coarse.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define build(self, *, dtype, remat, rngs).")
+
+
+@dataclass(kw_only=True)
+class ResNetConfig(BackboneBase):
     """A residual network."""
 
     block: Block = Block.BOTTLENECK
@@ -77,8 +134,7 @@ class BackboneConfig:
     default."""
 
     default_frozen: ClassVar[tuple[str, ...]] = ("stem", "stages/0")
-    """Parameters inside the backbone that are not trained if ``optimizer.frozen`` is None, by the beginning of their
-    path: the first layers, which are pretrained and general (the paper's)."""
+    """The first layers, which are pretrained and general (the paper's)."""
 
     @property
     def expansion(self) -> int:
@@ -86,14 +142,26 @@ class BackboneConfig:
         return 4 if self.block == "bottleneck" else 1
 
     @property
-    def out_channels(self) -> int:
-        """Channels of the last stage."""
-        return self.width * 2 ** (len(self.blocks) - 1) * self.expansion
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+        return tuple(self.width * 2**stage * self.expansion for stage in range(len(self.blocks)))
 
     @property
-    def stride(self) -> int:
-        """Pixels of the image per cell of the last stage."""
-        return (4 if self.stem == "imagenet" else 2) * 2 ** (len(self.blocks) - 1 - self.dilation)
+    def strides(self) -> tuple[int, ...]:
+        """Pixels of the image per cell of each stage."""
+        first, last = (4 if self.stem == "imagenet" else 2), len(self.blocks) - 1
+        return tuple(first * 2 ** (stage - (self.dilation and stage == last)) for stage in range(len(self.blocks)))
+
+    @property
+    def needs_pretrained(self) -> bool:
+        """Frozen batch norm has no statistics without pretrained weights."""
+        return self.norm == "frozen_batch"
+
+    def build(self, *, dtype: Any, remat: bool, rngs: "nnx.Rngs") -> "nnx.Module":
+        """Build the `detr_jax.models.ResNet`."""
+        from detr_jax.models.resnet import ResNet
+
+        return ResNet(self, dtype=dtype, remat=remat, rngs=rngs)
 
     def faults(self, path: str) -> Iterator[str]:
         """Fields that contradict one another."""
@@ -105,11 +173,18 @@ class BackboneConfig:
             yield f"{path}width={self.width} must be a multiple of 4 with group norm."
 
 
-@dataclass(kw_only=True)
-class ModelConfig:
-    """The detector (DETR, section 3.2 and appendix A)."""
+BackboneConfig = ResNetConfig
+"""The name of `ResNetConfig` in earlier versions."""
 
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+
+@dataclass(kw_only=True)
+class DetectorConfig:
+    """The base class of detectors. A detector of one's own is a subclass with `build`."""
+
+    run_fields: ClassVar[tuple[str, ...]] = ("dtype", "remat")
+    """Fields that a run may set otherwise than the checkpoint that it follows."""
+
+    backbone: BackboneBase = field(default_factory=ResNetConfig)
     """The network that turns an image into features."""
     num_classes: int = ranged(91, least=0)
     """Highest label plus 1 (COCO's raw ids reach 90); the head has one output more, for "no object". 0 when a training
@@ -117,6 +192,61 @@ class ModelConfig:
     num_queries: int = ranged(100, least=0)
     """More than the objects that an image can have. 0 when a training starts: those of the checkpoint that it follows,
     or else 100; the checkpoint holds the number."""
+    classification: Classification = Classification.SOFTMAX
+    """What the outputs of the class head mean: "softmax" (over the classes and "no object", the paper's) or "sigmoid"
+    (an own probability for each class; needs a loss such as `SigmoidFocal`)."""
+    pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Mean of red, green and blue in 0..1, which is subtracted from images. The default is ImageNet's, as the
+    pretrained weights expect."""
+    pixel_std: tuple[float, float, float] = IMAGENET_STD
+    """Standard deviation of red, green and blue in 0..1, by which images are divided. The default is ImageNet's, as the
+    pretrained weights expect."""
+    mask_padding: bool = True
+    """Keep padding out of the backbone, so that it never changes an answer; False is the original on a padded batch."""
+    dtype: Precision = Precision.FLOAT32
+    """Compute type of backbone and encoder, "float32" or "bfloat16". Parameters, norms, residuals, softmax, decoder,
+    heads and losses are always float32. The decoder stays float32 because it is cheap, and in bfloat16 the nearly equal
+    queries of an untrained model would collapse."""
+    remat: Remat = Remat.NONE
+    """What the backward pass computes again instead of keeping it in memory: "none" (the default, the fastest),
+    "backbone" (every residual block), "transformer" (every layer) or "all". The result is the same."""
+
+    @property
+    def stride(self) -> int:
+        """The number of pixels that the sides of every bucket are multiples of."""
+        return self.backbone.stride
+
+    @property
+    def num_logits(self) -> int:
+        """Outputs of the class head per query: the classes, and with "softmax" also "no object"."""
+        return self.num_classes + (self.classification == "softmax")
+
+    @property
+    def max_detections(self) -> int:
+        """The number of detections per image, before any threshold: by default one per query."""
+        return self.num_queries
+
+    @property
+    def largest_bucket(self) -> int | None:
+        """The longest side in pixels that a bucket may have. None: any."""
+        return None
+
+    def build(self, *, rngs: "nnx.Rngs") -> "DetectorModule":
+        """Build the detector with initial values."""
+        raise NotImplementedError(f"{type(self).__name__} must define build(self, *, rngs).")
+
+    def faults(self, path: str) -> Iterator[str]:
+        """Fields that contradict one another."""
+        if min(self.pixel_std) <= 0:
+            yield f"{path}pixel_std={self.pixel_std} must hold three numbers above 0, as images are divided by them."
+
+
+@dataclass(kw_only=True)
+class DETRConfig(DetectorConfig):
+    """DETR (section 3.2 and appendix A)."""
+
+    run_fields = ("dropout", "dtype", "remat")
+
     hidden_dim: int = 256
     """Channels of the transformer, a multiple of 4 and of `num_heads` (the paper's)."""
     num_heads: int = 8
@@ -134,30 +264,29 @@ class ModelConfig:
     position_embedding: PositionEmbedding = PositionEmbedding.SINE
     """Position embedding of the feature map: "sine" (fixed, and the paper's) or "learned" (a row and a column for each
     of 50 cells)."""
-    pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Mean of red, green and blue in 0..1, which is subtracted from images. The default is ImageNet's, as the
-    pretrained weights expect."""
-    pixel_std: tuple[float, float, float] = IMAGENET_STD
-    """Standard deviation of red, green and blue in 0..1, by which images are divided. The default is ImageNet's, as the
-    pretrained weights expect."""
-    mask_padding: bool = True
-    """Keep padding out of the backbone, so that it never changes an answer; False is the original on a padded batch."""
-    dtype: Precision = Precision.FLOAT32
-    """Compute type of backbone and encoder, "float32" or "bfloat16". Parameters, norms, residuals, softmax, decoder,
-    heads and losses are always float32. The decoder stays float32 because it is cheap, and in bfloat16 the nearly equal
-    queries of an untrained model would collapse."""
-    remat: Remat = Remat.NONE
-    """What the backward pass computes again instead of keeping it in memory: "none" (the default, the fastest),
-    "backbone" (every residual block), "transformer" (every layer) or "all". The result is the same."""
+
+    @property
+    def largest_bucket(self) -> int | None:
+        """Learned positions reach over a fixed number of cells."""
+        return LEARNED_CELLS * self.stride if self.position_embedding == "learned" else None
+
+    def build(self, *, rngs: "nnx.Rngs") -> "DetectorModule":
+        """Build the `detr_jax.models.DETR`."""
+        from detr_jax.models.detr import DETR
+
+        return DETR(self, rngs=rngs)
 
     def faults(self, path: str) -> Iterator[str]:
         """Fields that contradict one another."""
+        yield from super().faults(path)
         if self.hidden_dim % self.num_heads:
             yield (
                 f"{path}num_heads={self.num_heads} must divide {path}hidden_dim={self.hidden_dim}; the paper has 8 "
                 "heads of 32."
             )
-        if min(self.pixel_std) <= 0:
-            yield f"{path}pixel_std={self.pixel_std} must hold three numbers above 0, as images are divided by them."
         if self.hidden_dim % 4:
             yield f"{path}hidden_dim={self.hidden_dim} must be a multiple of 4 for the position embedding."
+
+
+ModelConfig = DETRConfig
+"""The name of `DETRConfig` in earlier versions."""

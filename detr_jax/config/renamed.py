@@ -13,6 +13,13 @@ RENAMED = {
     "data.tfds_name": "data.sources.tfds.name",
     "data.tfds_val_annotations": "data.sources.tfds.val_annotations",
     "data.shapes": "data.sources.shapes",
+    "loss.class_weight": "loss.terms.ce.weight",
+    "loss.bbox_weight": "loss.terms.bbox.weight",
+    "loss.giou_weight": "loss.terms.giou.weight",
+    "loss.eos_coefficient": "loss.terms.ce.no_object",
+    "loss.cost_class": "loss.costs.class.weight",
+    "loss.cost_bbox": "loss.costs.bbox.weight",
+    "loss.cost_giou": "loss.costs.giou.weight",
 }
 """The present path of a field or section by its earlier path."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from detr_jax.config.data import DataConfig
 from detr_jax.config.fields import Choice, ranged
 from detr_jax.config.loss import LossConfig
-from detr_jax.config.model import ModelConfig
+from detr_jax.config.model import DetectorConfig, DETRConfig
 
 
 class Schedule(Choice):
@@ -127,7 +127,7 @@ class EvaluationConfig:
 class Config:
     """Everything that a run needs to know."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: DetectorConfig = field(default_factory=DETRConfig)
     """The detector."""
     data: DataConfig = field(default_factory=DataConfig)
     """Where images come from, and how they are prepared."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from detr_jax.config import LEARNED_CELLS, Config
+from detr_jax.config import Config
 from detr_jax.data.buckets import Bucket, bucket_for, by_area
 from detr_jax.data.transforms import Geometry, transform_picture, val_geometry
 
@@ -21,8 +21,8 @@ def prediction_buckets(config: Config) -> list[Bucket]:
     buckets of common aspect ratios in both orientations: 1:1, 4:3, 3:2, up to the longest side, and strips of half the
     height. Images that are not resized get squares, each with twice the side of the previous one.
     """
-    data, model, stride = config.data, config.model, config.model.backbone.stride
-    limit = LEARNED_CELLS * stride if model.position_embedding == "learned" else 2**31
+    data, stride = config.data, config.model.stride
+    limit = config.model.largest_bucket or 2**31
 
     def rounded(side: float) -> int:
         return min(max(1, -(-int(side) // stride)) * stride, limit)

@@ -19,7 +19,7 @@ from detr_jax.distributed import is_main
 from detr_jax.evaluation.coco import CocoEvaluator, Metrics
 from detr_jax.evaluation.detections_file import StoredDetections
 from detr_jax.evaluation.sameness import sameness
-from detr_jax.inference import check_scores, create_predict_step
+from detr_jax.inference.predict import check_scores, create_predict_step
 from detr_jax.memory import fitting, on_host
 from detr_jax.sharding import own_rows, shard_rows
 from detr_jax.structures import Batch, Detections
@@ -41,7 +41,7 @@ class Validator:
         """``where`` is the sharding of the model's values, by default whole on every device."""
         self.config = config
         self.source = source
-        self.plan = ValPlan(source, config.data, config.evaluation.batch_size, config.model.backbone.stride)
+        self.plan = ValPlan(source, config.data, config.evaluation.batch_size, config.model.stride)
         self._mesh = mesh
         self._predict = create_predict_step(graph, mesh, where)
         self._first_batches: list[tuple[PlannedBatch, Batch]] | None = None
@@ -140,7 +140,7 @@ class Validator:
 
     def _stored(self, step: int, found: list[tuple[PlannedBatch, Detections]]) -> StoredDetections:
         """The detections of batches in one, without the places that hold no image."""
-        queries = self.config.model.num_queries
+        queries = self.config.model.max_detections
         ids = [[self.source.image_ids[image.source_index] for image in planned.images] for planned, _ in found]
         nothing = Detections(
             np.zeros((0, queries, 4), np.float32), np.zeros((0, queries), np.float32), np.zeros((0, queries), np.int32)

@@ -3,7 +3,11 @@
 from detr_jax.models.attention import MultiHeadAttention as MultiHeadAttention
 from detr_jax.models.attention_maps import AttentionMaps as AttentionMaps
 from detr_jax.models.attention_maps import attention_maps as attention_maps
+from detr_jax.models.detector import DetectorModule as DetectorModule
+from detr_jax.models.detector import abstract_model as abstract_model
 from detr_jax.models.detr import DETR as DETR
+from detr_jax.models.feature_map import FeatureMap as FeatureMap
+from detr_jax.models.images import normalize_images as normalize_images
 from detr_jax.models.positions import LearnedPositionEmbedding as LearnedPositionEmbedding
 from detr_jax.models.positions import sine_position_embedding as sine_position_embedding
 from detr_jax.models.presets import detr_resnet50 as detr_resnet50
@@ -12,6 +16,5 @@ from detr_jax.models.presets import detr_resnet101 as detr_resnet101
 from detr_jax.models.presets import detr_resnet101_dc5 as detr_resnet101_dc5
 from detr_jax.models.presets import resnet_config as resnet_config
 from detr_jax.models.resnet import ResNet as ResNet
-from detr_jax.models.resnet import normalize_images as normalize_images
 from detr_jax.structures import Outputs as Outputs
 from detr_jax.structures import Predictions as Predictions

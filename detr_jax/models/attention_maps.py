@@ -1,13 +1,15 @@
-"""Where a model looks: the attention weights behind its predictions (DETR, section 4.2, figures 3 and 6)."""
+"""The attention weights behind the predictions of a DETR (DETR, section 4.2, figures 3 and 6)."""
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 from flax import nnx
 
 from detr_jax.models.attention import MultiHeadAttention
-from detr_jax.models.detr import DETR
 from detr_jax.structures import Outputs
+
+if TYPE_CHECKING:  # detr.py imports this file
+    from detr_jax.models.detr import DETR
 
 
 class AttentionMaps(NamedTuple):
@@ -17,15 +19,17 @@ class AttentionMaps(NamedTuple):
     """
 
     outputs: Outputs
-    """The outputs of the model, bit for bit as without the maps."""
+    """The outputs of the model, equal to those without the maps to the last bit."""
     decoder: jax.Array
-    """[B, A, Q, h, w], from object queries to the image: cross-attention."""
+    """[B, A, Q, h, w], cross-attention from the object queries to the cells of the image."""
     encoder: jax.Array | None
-    """[B, A, h, w, h, w], from each cell (first two) to all (last two); None without an encoder."""
+    """[B, A, h, w, h, w], self-attention from each cell (first two) to all cells (last two).
+
+    None if the model has no encoder."""
 
 
 class _Recorder:
-    """Stands in the place of an attention: does the same, and keeps the weights."""
+    """Replaces an attention module. It computes the same and also keeps the weights."""
 
     def __init__(self, attention: MultiHeadAttention):
         self.attention = attention
@@ -36,18 +40,18 @@ class _Recorder:
         return self.attention(queries, keys, values, **options)
 
 
-def attention_maps(model: DETR, images: jax.Array, sizes: jax.Array, *, layer: int = -1) -> AttentionMaps:
-    """Predictions with the attention weights of one layer, the last by default; may be compiled with `jax.jit`.
+def attention_maps(model: "DETR", images: jax.Array, sizes: jax.Array, *, layer: int = -1) -> AttentionMaps:
+    """Computes the outputs together with the attention weights of one layer. It works under `jax.jit`.
 
-    The model is left as it is: attentions of a copy are replaced by ones that keep their weights.
+    The model stays unchanged: the attention modules of a copy are replaced by ones that keep their weights.
 
     Args:
       images: [B, H, W, 3] float32, normalised, padded at the bottom and right.
       sizes: [B, 2] int32, valid (height, width) of each image in pixels.
-      layer: index among the encoder's and the decoder's layers.
+      layer: index among the encoder's and the decoder's layers; -1 is the last.
     """
     copy = nnx.merge(*nnx.split(model))
-    copy.encoder.remat = copy.decoder.remat = False  # what a recomputed layer keeps is lost outside of it
+    copy.encoder.remat = copy.decoder.remat = False  # values recorded inside a recomputed layer are lost outside of it
     cross = _Recorder(copy.decoder.layers[layer].cross_attention)
     copy.decoder.layers[layer].cross_attention = cross  # type: ignore[assignment]
     own = _Recorder(copy.encoder.layers[layer].self_attention) if len(copy.encoder.layers) else None

@@ -1,16 +1,18 @@
 """The DETR model: backbone, transformer, object queries, class and box heads (sections 3.2 and A.3)."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from detr_jax.config import ModelConfig, Precision
+from detr_jax.config import DETRConfig, Precision
+from detr_jax.models.attention_maps import AttentionMaps, attention_maps
+from detr_jax.models.detector import DetectorModule
+from detr_jax.models.feature_map import FeatureMap
 from detr_jax.models.initializers import fan_in_uniform
 from detr_jax.models.positions import LearnedPositionEmbedding, SinePositionEmbedding
-from detr_jax.models.resnet import ResNet, normalize_images, valid_cells
 from detr_jax.models.transformer import Decoder, Encoder
 from detr_jax.structures import Outputs, Predictions, Targets
 
@@ -64,41 +66,34 @@ def sample_padding_mask(sizes: jax.Array, bucket: tuple[int, int], cells: tuple[
     return ~(inside_rows & inside_columns)
 
 
-class DETR(nnx.Module):
+class DETR(DetectorModule):
     """Detection transformer: an image in, a fixed set of boxes with classes out.
 
     ``model(images, sizes)`` is deterministic; pass ``rngs=nnx.Rngs(dropout=key)`` for dropout in training.
     """
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: DETRConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
         embedding = {"sine": SinePositionEmbedding, "learned": LearnedPositionEmbedding}
-        self.mask_padding = config.mask_padding
-        self.pixel_mean = config.pixel_mean
-        self.pixel_std = config.pixel_std
-        self.backbone = ResNet(config.backbone, dtype=dtype, remat=config.remat in ("backbone", "all"), rngs=rngs)
-        self.input_projection = _linear(config.backbone.out_channels, config.hidden_dim, dtype, rngs)
+        super().__init__(config)
+        self.backbone = config.backbone.build(dtype=dtype, remat=config.remat in ("backbone", "all"), rngs=rngs)
+        self.input_projection = _linear(config.backbone.channels[-1], config.hidden_dim, dtype, rngs)
         self.position_embedding = embedding[config.position_embedding](config.hidden_dim, rngs=rngs)
         self.encoder = Encoder(config, rngs=rngs)
         # of few operations, and in bfloat16 queries that hardly differ, as those of a new model, would be the same
         self.decoder = Decoder(dataclasses.replace(config, dtype=Precision.FLOAT32), rngs=rngs)
         self.object_queries = nnx.Param(jax.random.normal(rngs.params(), (config.num_queries, config.hidden_dim)))
-        self.class_head = _linear(config.hidden_dim, config.num_classes + 1, jnp.dtype("float32"), rngs)
+        self.class_head = _linear(config.hidden_dim, config.num_logits, jnp.dtype("float32"), rngs)
         self.box_head = BoxHead(config.hidden_dim, rngs=rngs)
-
-    def normalize(self, images: jax.Array, sizes: jax.Array) -> jax.Array:
-        """uint8 RGB images [B, H, W, 3] of valid sizes [B, 2] as this model reads them (`normalize_images`)."""
-        return normalize_images(images, sizes, self.pixel_mean, self.pixel_std)
 
     def features(self, images: jax.Array, sizes: jax.Array) -> Features:
         """Backbone, projection, padding mask and position embedding of images [B, H, W, 3], sizes [B, 2]."""
-        stages, valid = self.backbone(images, sizes if self.mask_padding else None)
-        height, width = stages[-1].shape[1:3]
-        if valid is None:
+        last: FeatureMap = self.backbone(images, sizes if self.mask_padding else None)[-1]
+        padding_mask = last.padding_mask()
+        if padding_mask is None:
+            height, width = last.values.shape[1:3]
             padding_mask = sample_padding_mask(sizes, (images.shape[1], images.shape[2]), (height, width))
-        else:
-            padding_mask = ~valid_cells(valid, height, width)
-        projected = self.input_projection(stages[-1]).astype(jnp.float32)
+        projected = self.input_projection(last.values).astype(jnp.float32)
         return Features(projected, padding_mask, self.position_embedding(padding_mask))
 
     def encode(self, features: Features, *, rngs: nnx.Rngs | None = None) -> jax.Array:
@@ -133,13 +128,11 @@ class DETR(nnx.Module):
         """Logits and boxes of the decoder's outputs [L, B, Q, D]."""
         return Outputs(Predictions(self.class_head(decoded), self.box_head(decoded)))
 
+    def attention_maps(self, images: jax.Array, sizes: jax.Array, *, layer: int = -1) -> AttentionMaps:
+        """The outputs with the attention weights of one layer (`detr_jax.models.attention_maps`)."""
+        return attention_maps(self, images, sizes, layer=layer)
+
 
 def _flatten_cells(x: jax.Array) -> jax.Array:
     """[B, h, w, ...] to [B, h * w, ...]."""
     return x.reshape(x.shape[0], -1, *x.shape[3:])
-
-
-def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, Any]:
-    """The graph of a detector and its pure tree of shapes, without computing any value."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: DETR(config, rngs=nnx.Rngs(0))))
-    return graph, nnx.as_pure(state)

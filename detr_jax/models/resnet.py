@@ -9,55 +9,19 @@ the border, so the features of an image do not depend on how far it was padded.
 
 import functools
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
 
-from detr_jax.config import IMAGENET_MEAN, IMAGENET_STD, BackboneConfig
+from detr_jax.config import ResNetConfig
 from detr_jax.models.convolution import convolve
+from detr_jax.models.feature_map import FeatureMap, clear_padding
 from detr_jax.models.initializers import Initializer
 from detr_jax.models.rematerialization import recomputed
 
 _kaiming: Initializer = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
-def valid_cells(sizes: jax.Array, height: int, width: int) -> jax.Array:
-    """Mask [B, height, width] bool, True inside the valid sizes [B, 2] (height, width) of each image."""
-    rows = jnp.arange(height)[None, :, None] < sizes[:, 0, None, None]
-    columns = jnp.arange(width)[None, None, :] < sizes[:, 1, None, None]
-    return rows & columns
-
-
-def clear_padding(x: jax.Array, sizes: jax.Array | None) -> jax.Array:
-    """Sets x [B, H, W, C] to zero outside of the valid sizes [B, 2]; leaves it as it is where sizes is None."""
-    if sizes is None:
-        return x
-    return jnp.where(valid_cells(sizes, *x.shape[1:3])[..., None], x, jnp.zeros((), x.dtype))
-
-
-def normalize_images(
-    images: jax.Array,
-    sizes: jax.Array,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
-) -> jax.Array:
-    """uint8 RGB images to the float32 that a model reads; `DETR.normalize` takes mean and deviation from the model.
-
-    Args:
-      images: [B, H, W, 3] uint8, RGB.
-      sizes: [B, 2] int, valid (height, width) in pixels; what lies outside becomes zero.
-      mean: of red, green and blue in 0..1, by default ImageNet's.
-      std: the standard deviation likewise.
-
-    Returns:
-      [B, H, W, 3] float32.
-    """
-    subtracted, divided = (np.asarray(values, np.float32)[None, None, None] for values in (mean, std))
-    return clear_padding((images.astype(jnp.float32) / 255.0 - subtracted) / divided, sizes)
 
 
 def _after_stride(sizes: jax.Array | None, stride: int) -> jax.Array | None:
@@ -145,7 +109,7 @@ class ConvNorm(nnx.Module):
 
     def __init__(
         self,
-        config: BackboneConfig,
+        config: ResNetConfig,
         in_channels: int,
         out_channels: int,
         kernel_size: int,
@@ -175,7 +139,7 @@ class ResidualBlock(nnx.Module):
 
     def __init__(
         self,
-        config: BackboneConfig,
+        config: ResNetConfig,
         in_channels: int,
         channels: int,
         *,
@@ -217,7 +181,7 @@ class ResidualBlock(nnx.Module):
 class Stem(nnx.Module):
     """A 7x7 convolution of stride 2 and a 3x3 max-pool of stride 2, or one 3x3 convolution of stride 2 ("small")."""
 
-    def __init__(self, config: BackboneConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: ResNetConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.pool = config.stem == "imagenet"
         kernel_size = 7 if self.pool else 3
         self.conv = ConvNorm(config, 3, config.width, kernel_size, stride=2, dtype=dtype, rngs=rngs)
@@ -251,13 +215,14 @@ class ResNet(nnx.Module):
 
     def __init__(
         self,
-        config: BackboneConfig,
+        config: ResNetConfig,
         *,
         dtype: jax.typing.DTypeLike = "float32",
         remat: bool = False,
         rngs: nnx.Rngs,
     ):
         dtype = self.dtype = jnp.dtype(dtype)
+        self.strides = config.strides
         self.remat = remat
         self.stem = Stem(config, dtype=dtype, rngs=rngs)
         self.stages: nnx.List[nnx.List[ResidualBlock]] = nnx.List([])
@@ -281,22 +246,21 @@ class ResNet(nnx.Module):
                 in_channels = channels * config.expansion
             self.stages.append(layers)
 
-    def __call__(self, images: jax.Array, sizes: jax.Array | None = None) -> tuple[list[jax.Array], jax.Array | None]:
-        """Features of every stage.
+    def __call__(self, images: jax.Array, sizes: jax.Array | None = None) -> tuple[FeatureMap, ...]:
+        """Compute the features of every stage.
 
         Args:
           images: [B, H, W, 3] float32, normalised.
-          sizes: [B, 2] int, valid (height, width) of each image in pixels, to keep padding out of the
-            features; None to treat the padding as part of the image, as the original does.
+          sizes: [B, 2] int, valid (height, width) of each image in pixels, to keep padding out of the features. None
+            treats padding as part of the image, as the original does.
 
         Returns:
-          The output [B, H_s, W_s, C_s] of each stage (C2 to C5 of a full network), and the valid sizes
-          [B, 2] at the last one (None without sizes).
+          The `FeatureMap` of each stage (C2 to C5 of a full network).
         """
         x, sizes = self.stem(images.astype(self.dtype), sizes)
         features = []
-        for stage in self.stages:
+        for stage, stride in zip(self.stages, self.strides, strict=True):
             for block in stage:
                 x, sizes = (recomputed(block) if self.remat else block)(x, sizes)
-            features.append(x)
-        return features, sizes
+            features.append(FeatureMap(x, sizes, stride))
+        return tuple(features)

@@ -46,7 +46,7 @@ def introduce(say: Callable[[str], None], start: Start, model: Model, mesh: Mesh
             f"Training from scratch on {counted(len(plan.source), 'image')}: below some {LEAST_IMAGES:,} of them, DETR "
             "hardly learns; fine-tune a trained model instead, with configs/finetune.py."
         )
-    if config.model.backbone.norm == "frozen_batch" and not step and not config.training.init_from:
+    if config.model.backbone.needs_pretrained and not step and not config.training.init_from:
         say(
             "The backbone's frozen batch norm starts without pretrained weights and will hardly train: load some with "
             "training.init_from, or set model.backbone.norm=group to train from scratch."

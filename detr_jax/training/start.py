@@ -16,7 +16,7 @@ from detr_jax.config import (
     Config,
     ConfigError,
     DataConfig,
-    ModelConfig,
+    DetectorConfig,
     check,
     check_buckets,
     check_fields,
@@ -134,15 +134,14 @@ def settle_model(config: Config, previous: Config | None) -> tuple[Config, Impor
     else:
         check(config)
     there = previous.model if previous else _model_of(weights, given) if weights else given
-    num_queries = given.num_queries or (there.num_queries if follows or previous else 0) or ModelConfig().num_queries
+    num_queries = given.num_queries or (there.num_queries if follows or previous else 0) or type(given)().num_queries
     num_classes = given.num_classes or (previous.model.num_classes if previous else 0)
+    base = there if follows else given
     model = dataclasses.replace(
-        there if follows else given,
+        base,
         num_classes=num_classes,
         num_queries=num_queries,
-        dropout=given.dropout,
-        dtype=given.dtype,
-        remat=given.remat,
+        **{name: getattr(given, name) for name in base.run_fields if hasattr(given, name)},
     )
     data = previous.data if previous else weights.data if weights and weights.config else config.data
     if follows:
@@ -208,9 +207,9 @@ def read_start(config: Config) -> ImportedWeights:
     model = config.model
     return read_pretrained(
         config.training.init_from,
-        dilation=model.backbone.dilation,
+        dilation=getattr(model.backbone, "dilation", False),
         mask_padding=model.mask_padding,
-        num_heads=None if config.training.follow_checkpoint else model.num_heads,
+        num_heads=None if config.training.follow_checkpoint else getattr(model, "num_heads", None),
     )
 
 
@@ -242,7 +241,7 @@ def _on_device(leaf: np.ndarray | jax.Array | jax.ShapeDtypeStruct) -> jax.Array
     return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
 
 
-def _model_of(weights: ImportedWeights, given: ModelConfig) -> ModelConfig:
+def _model_of(weights: ImportedWeights, given: DetectorConfig) -> DetectorConfig:
     """The architecture of a checkpoint; around a backbone alone, that of the configuration."""
     return weights.config or dataclasses.replace(
         given, backbone=weights.backbone, pixel_mean=weights.pixel_mean, pixel_std=weights.pixel_std

@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from detr_jax.config import Config
-from detr_jax.losses import Normalizers, normalizers, set_loss
-from detr_jax.models.detr import DETR
+from detr_jax.losses import set_loss
+from detr_jax.models.detector import DetectorModule
 from detr_jax.sharding import Tree, batch_sharding, replicated, shard, state_shardings
 from detr_jax.structures import BatchInputs, Targets
 from detr_jax.training.optimizer import check_frozen, is_trainable
@@ -38,7 +38,7 @@ class TrainState(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A `DETR` taken apart once, so that steps are pure functions of arrays."""
+    """A detector taken apart once, so that steps are pure functions of arrays."""
 
     graph: nnx.GraphDef
     trainable: nnx.filterlib.Filter
@@ -52,7 +52,7 @@ class Model(NamedTuple):
         """The same without values, which then need no memory."""
         return self._replace(params=_shapes(self.params), frozen=_shapes(self.frozen))
 
-    def merge(self, params: Tree, frozen: Tree) -> DETR:
+    def merge(self, params: Tree, frozen: Tree) -> DetectorModule:
         """The module with these values."""
         return nnx.merge(self.graph, params, frozen)
 
@@ -83,7 +83,7 @@ def with_initial_values(model: Model, config: Config) -> Model:
 
     @jax.jit
     def initial_values() -> list[jax.Array]:
-        fresh = DETR(config.model, rngs=nnx.Rngs(config.training.seed))
+        fresh = config.model.build(rngs=nnx.Rngs(config.training.seed))
         states = tuple(nnx.as_pure(state) for state in nnx.split(fresh, model.trainable, ...)[1:])
         return list(itertools.compress(jax.tree.leaves(states), is_missing))
 
@@ -100,7 +100,7 @@ def outline_model(config: Config) -> Model:
     Raises:
       ConfigError: as `create_model`.
     """
-    abstract = nnx.eval_shape(lambda: DETR(config.model, rngs=nnx.Rngs(0)))
+    abstract = nnx.eval_shape(lambda: config.model.build(rngs=nnx.Rngs(0)))
     check_frozen(config, nnx.as_pure(nnx.state(abstract, nnx.Param)))
     trainable = is_trainable(config)
     graph = nnx.graphdef(abstract)
@@ -169,33 +169,31 @@ def create_train_step(model: Model, optimizer: optax.GradientTransformation, con
         return jax.lax.with_sharding_constraint(tree, everywhere) if config.training.fsdp else tree
 
     def loss_of(
-        params: Tree, frozen: Tree, batch: BatchInputs, norms: Normalizers, key: jax.Array
+        params: Tree, frozen: Tree, batch: BatchInputs, counts: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         module = model.merge(gather(params), gather(frozen))
         images = module.normalize(batch.images, batch.valid_sizes)
         outputs = module(images, batch.valid_sizes, targets=batch.targets, rngs=nnx.Rngs(dropout=key))
-        return set_loss(outputs, batch.targets, config.loss, mesh=mesh, norms=norms)
+        return set_loss(outputs, batch.targets, config.loss, mesh=mesh, batch_counts=counts)
 
     def step(state: TrainState, frozen: Tree, batch: BatchInputs) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(config.training.seed), state.step)
-        norms = normalizers(batch.targets.count, config.model.num_queries, config.loss)
+        counts = batch.targets.count
         gradient_of = jax.value_and_grad(loss_of, has_aux=True)
 
         if parts == 1:
-            (loss, terms), gradient = gradient_of(state.params, frozen, batch, norms, key)
+            (loss, terms), gradient = gradient_of(state.params, frozen, batch, counts, key)
         else:
 
             def add_part(total: Tree, part: tuple[BatchInputs, jax.Array]) -> tuple[Tree, None]:
-                value = gradient_of(state.params, frozen, part[0], norms, part[1])
+                value = gradient_of(state.params, frozen, part[0], counts, part[1])
                 return jax.tree.map(jnp.add, total, value), None
 
             split = jax.tree.map(lambda x: _split_parts(x, parts, mesh), batch)
             keys = jax.random.split(key, parts)
-            shapes = jax.eval_shape(gradient_of, state.params, frozen, jax.tree.map(lambda x: x[0], split), norms, key)
+            shapes = jax.eval_shape(gradient_of, state.params, frozen, jax.tree.map(lambda x: x[0], split), counts, key)
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             ((loss, terms), gradient), _ = jax.lax.scan(add_part, zeros, (split, keys))
-            # all others are shares of the whole batch and add up; this one is a mean over the images of a part
-            terms["cardinality_error"] /= parts
 
         if config.training.fsdp:
             gradient = jax.lax.with_sharding_constraint(gradient, where.params)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from detr_jax.config import ModelConfig
+from detr_jax.config import DetectorConfig
 from detr_jax.weights.files import WeightsError
 from detr_jax.weights.pretrained import ImportedWeights
 from detr_jax.weights.trees import by_path, with_leaves
@@ -26,7 +26,7 @@ class Outcome(NamedTuple):
     why: str
 
 
-def merge_pretrained(tree: Any, weights: ImportedWeights, config: ModelConfig) -> tuple[Any, list[Outcome]]:
+def merge_pretrained(tree: Any, weights: ImportedWeights, config: DetectorConfig) -> tuple[Any, list[Outcome]]:
     """Puts imported weights into a model that may differ in its heads.
 
     Args:
@@ -62,21 +62,25 @@ def merge_pretrained(tree: Any, weights: ImportedWeights, config: ModelConfig) -
     return with_leaves(tree, leaves), outcomes
 
 
-def _reason_to_restart(path: str, there: ModelConfig | None, here: ModelConfig) -> str | None:
+def _reason_to_restart(path: str, there: DetectorConfig | None, here: DetectorConfig) -> str | None:
     if there is None:
         return None
-    if path.startswith("class_head/") and there.hidden_dim == here.hidden_dim:
+    if path.startswith("class_head/") and _width(there) == _width(here):
         return f"{counted(there.num_classes, 'class', 'classes')} in the checkpoint, {here.num_classes} here"
-    if path == "object_queries" and there.hidden_dim == here.hidden_dim:
+    if path == "object_queries" and _width(there) == _width(here):
         return f"{counted(there.num_queries, 'query', 'queries')} in the checkpoint, {here.num_queries} here"
     return None
+
+
+def _width(config: DetectorConfig) -> int | None:
+    return getattr(config, "hidden_dim", None)
 
 
 _MUST_AGREE = ("hidden_dim", "num_heads", "feedforward_dim", "pre_norm", "position_embedding")
 _BACKBONE_MUST_AGREE = ("block", "blocks", "width", "stem", "norm")
 
 
-def _check_compatible(weights: ImportedWeights, config: ModelConfig) -> None:
+def _check_compatible(weights: ImportedWeights, config: DetectorConfig) -> None:
     """Refuses to load values into a model that computes something else with them."""
 
     def differences(there: Any, here: Any, names: tuple[str, ...], prefix: str) -> Iterator[str]:

@@ -12,9 +12,18 @@ import numpy as np
 from flax import nnx
 
 from detr_jax.checkpoints import CheckpointError, find_checkpoint, load_class_names, load_model
-from detr_jax.config import IMAGENET_MEAN, IMAGENET_STD, BackboneConfig, DataConfig, ModelConfig
+from detr_jax.config import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    BackboneBase,
+    DataConfig,
+    DetectorConfig,
+    ModelConfig,
+    ResNetConfig,
+)
 from detr_jax.data.coco_classes import COCO_CLASSES
-from detr_jax.models.detr import DETR, abstract_model
+from detr_jax.models.detector import abstract_model
+from detr_jax.models.detr import DETR
 from detr_jax.weights import detectron2, facebook, huggingface, mmdetection, torchvision
 from detr_jax.weights.architecture import infer_backbone, infer_model
 from detr_jax.weights.class_rows import CONTIGUOUS_OUTPUTS, spread_over_coco_ids
@@ -50,8 +59,8 @@ class ImportedWeights:
     source: Path
     kind: str
     """"facebook", "detectron2", "huggingface", "mmdetection", "torchvision" or "detr_jax"."""
-    backbone: BackboneConfig
-    config: ModelConfig | None
+    backbone: BackboneBase
+    config: DetectorConfig | None
     """None if the checkpoint holds only a backbone."""
     data: DataConfig
     """How images are prepared: of its fields, only those of image sizes (`detr_jax.config.IMAGE_SIZES`) and
@@ -238,9 +247,11 @@ def _model_faults(layout: Layout, model: ModelConfig) -> Iterator[str]:
     """Sentences about models that cannot be."""
     if model.hidden_dim % model.num_heads:
         yield f"Its width of {model.hidden_dim} cannot be split into {model.num_heads} heads: give num_heads."
-    if model.backbone.dilation and (model.backbone.block == "basic" or len(model.backbone.blocks) < 2):
+    backbone = model.backbone
+    assert isinstance(backbone, ResNetConfig), "the only backbone that files are read for"
+    if backbone.dilation and (backbone.block == "basic" or len(backbone.blocks) < 2):
         yield "dilation=True needs a backbone of bottleneck blocks (ResNet-50 or 101), and this one has basic blocks."
-    if model.backbone.dilation and layout in (MMDETECTION, DETECTRON2):
+    if backbone.dilation and layout in (MMDETECTION, DETECTRON2):
         yield f"dilation=True is the original's DC5; {layout.kind}'s dilates the first block too and is not modelled."
 
 

@@ -277,7 +277,7 @@ def test_predict_reports_unreadable_files_and_processes_the_others(workdir, odd_
         f"{'a' * 300} cannot be read (File name too long).",
         "truncated.jpg cannot be decoded (image file is truncated",
         "text.jpg cannot be opened (the image format is not recognised)",
-        "good-moving.gif: has several frames or pages, of which the first was taken.",
+        "good-moving.gif: has several frames or pages; only the first was used.",
         "good-panorama.png: is larger than every bucket",
         "good-pixel.png: is only a few pixels large",
     ):

@@ -9,17 +9,18 @@ from scipy.signal import correlate2d
 
 from detr_jax.config import BackboneConfig
 from detr_jax.models import ResNet, normalize_images, resnet_config
-from detr_jax.models.resnet import Conv, FrozenBatchNorm, GroupNorm, Stem, clear_padding, valid_cells
+from detr_jax.models.feature_map import clear_padding, valid_cells
+from detr_jax.models.resnet import Conv, FrozenBatchNorm, GroupNorm, Stem
 
 FLOAT32 = jnp.dtype("float32")
 
 
 def shapes_of(config, height, width):
-    """Shapes of the features and the valid sizes for one image, without computing them."""
+    """The feature maps of one image with shapes instead of arrays, without computing them."""
     images = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
     sizes = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-    run = jax.eval_shape(lambda *inputs: ResNet(config, rngs=nnx.Rngs(0))(*inputs), images, sizes)
-    return jax.tree.map(lambda x: x.shape, run)
+    features = jax.eval_shape(lambda *inputs: ResNet(config, rngs=nnx.Rngs(0))(*inputs), images, sizes)
+    return jax.tree.map(lambda x: x.shape, features)
 
 
 def random_map(rng, *shape):
@@ -81,8 +82,8 @@ def test_group_norm_counts_the_valid_region_only(rng, rngs, channels, sizes):
 @pytest.mark.parametrize("width", [4, 12, 36, 64])
 def test_every_width_that_the_configuration_allows_runs_with_group_norm(width):
     """`check` allows the multiples of 4; among them 36 makes stages of 144 channels, no multiple of 32 groups."""
-    features, _ = shapes_of(BackboneConfig(norm="group", width=width, blocks=(1, 1)), 32, 32)
-    assert features == [(1, 8, 8, 4 * width), (1, 4, 4, 8 * width)]
+    features = shapes_of(BackboneConfig(norm="group", width=width, blocks=(1, 1)), 32, 32)
+    assert [one.values for one in features] == [(1, 8, 8, 4 * width), (1, 4, 4, 8 * width)]
 
 
 @pytest.mark.parametrize(("height", "width"), [(21, 18), (24, 21), (32, 16), (1, 2)])
@@ -112,13 +113,13 @@ def test_the_stem_has_its_stride_and_valid_sizes_follow(rng, rngs, kind, stride)
 @pytest.mark.parametrize("dilation", [False, True], ids=["stride-32", "dc5"])
 def test_features_have_ceil_of_the_size_over_the_stride(height, width, dilation):
     config = resnet_config(50, dilation=dilation)
-    features, valid = shapes_of(config, height, width)
+    features = shapes_of(config, height, width)
     strides = [4, 8, 16, 16 if dilation else 32]
     expected = [(1, -(-height // s), -(-width // s), c) for s, c in zip(strides, (256, 512, 1024, 2048), strict=True)]
-    assert features == expected
-    assert config.stride == strides[-1]
-    assert config.out_channels == 2048
-    assert valid == (1, 2)
+    assert [one.values for one in features] == expected
+    assert [one.stride for one in features] == list(config.strides) == strides
+    assert config.channels == (256, 512, 1024, 2048)
+    assert [one.valid_sizes for one in features] == [(1, 2)] * 4
 
 
 def test_dc5_dilates_the_last_stage_except_its_first_block():
@@ -146,9 +147,15 @@ def test_a_block_is_its_convolutions_and_a_shortcut(rng, rngs, tiny_backbone):
 def test_valid_sizes_halve_upwards_at_each_stride(rng, rngs, tiny_backbone):
     sizes = rng.integers(1, 129, (4, 2))
     model = nnx.jit(ResNet(tiny_backbone(), rngs=rngs))
-    features, valid = model(jnp.zeros((4, 128, 128, 3)), jnp.asarray(sizes))
-    np.testing.assert_array_equal(valid, -(-sizes // tiny_backbone().stride))
+    features = model(jnp.zeros((4, 128, 128, 3)), jnp.asarray(sizes))
     assert len(features) == 3
+    for level, stride in zip(features, tiny_backbone().strides, strict=True):
+        np.testing.assert_array_equal(level.valid_sizes, -(-sizes // stride))
+        mask = np.ones(level.values.shape[:3], bool)
+        for image, (height, width) in enumerate(np.asarray(level.valid_sizes)):
+            mask[image, :height, :width] = False
+        np.testing.assert_array_equal(level.padding_mask(), mask)
+    assert all(level.padding_mask() is None for level in model(jnp.zeros((4, 128, 128, 3)), None))
 
 
 def test_images_are_normalised_and_their_padding_is_zero(rng):

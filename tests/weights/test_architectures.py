@@ -9,8 +9,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from detr_jax.models import DETR, detr_resnet50, detr_resnet101, resnet_config
-from detr_jax.models.detr import abstract_model
+from detr_jax.models import DETR, abstract_model, detr_resnet50, detr_resnet101, resnet_config
 from detr_jax.weights import load_pretrained, read_pretrained
 from detr_jax.weights.architecture import infer_model
 from detr_jax.weights.facebook import FACEBOOK

@@ -1,0 +1,119 @@
+"""The set loss over all groups of predictions (DETR, section 3.1; auxiliary losses: appendix A.2).
+
+Dimensions: ``L`` decoder layers, ``B`` batch, ``Q`` object queries, ``T`` targets of an image (padded), ``C`` classes.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from detr_jax.config import LossConfig
+from detr_jax.losses.matched import Matched
+from detr_jax.matching import match, matching_cost
+from detr_jax.structures import Denoising, Outputs, Predictions, Targets
+
+
+class _Group(NamedTuple):
+    suffix: str
+    """What the names of its terms end with in the log."""
+    matched: Matched
+
+
+def set_loss(
+    outputs: Outputs | Predictions,
+    targets: Targets,
+    config: LossConfig,
+    *,
+    mesh: Mesh | None = None,
+    batch_counts: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Match the predictions to the targets and compute the loss.
+
+    The loss is the sum of ``weight * term`` over ``config.terms`` and over all layers: the last decoder layer, with
+    ``config.auxiliary`` the layers before it, and if there are any the encoder's proposals and the denoising queries.
+
+    Args:
+      outputs: what the detector returned, or its predictions [L, B, Q, ...].
+      targets: boxes [B, T, 4] cxcywh in 0..1, labels [B, T], count [B].
+      mesh: the mesh over whose axis "data" the batch is sharded, if it is.
+      batch_counts: for a micro-batch, ``targets.count`` [N] of the whole batch, so that losses and gradients of
+        micro-batches add up to those of the whole batch. By default ``targets.count``.
+
+    Returns:
+      The loss [] and the terms for the log, all [] float32 and without their weights. A term ``giou`` is logged as
+      ``loss_giou`` for the last layer, ``loss_giou_0``, ``loss_giou_1`` ... for the layers before it, ``loss_giou_enc``
+      for proposals and ``loss_giou_dn`` for denoising queries. Diagnostics are logged under their own names, for the
+      last layer.
+    """
+    outputs = Outputs(outputs) if isinstance(outputs, Predictions) else outputs
+    counts = targets.count if batch_counts is None else batch_counts
+    groups = list(_groups(outputs, targets, config, mesh, counts))
+    loss = jnp.zeros(())
+    logged: dict[str, jax.Array] = {}
+    for suffix, matched in groups:
+        values = {name: term.compute(matched) for name, term in config.terms.items() if not term.diagnostic}
+        loss = loss + sum((config.terms[name].weight * value.sum() for name, value in values.items()), jnp.zeros(()))
+        for name, value in values.items():
+            logged |= _by_layer(f"loss_{name}{suffix}", value)
+    last = _last_layer(groups[0].matched)
+    logged |= {name: term.compute(last)[0] for name, term in config.terms.items() if term.diagnostic}
+    return loss, jax.lax.stop_gradient(logged)
+
+
+def _groups(
+    outputs: Outputs, targets: Targets, config: LossConfig, mesh: Mesh | None, counts: jax.Array
+) -> Iterator[_Group]:
+    """The decoder layers, and if there are any the proposals and the denoising queries, each with its matching."""
+
+    def matched_by_cost(predictions: Predictions) -> Matched:
+        cost = matching_cost(predictions, targets, config.costs)
+        queries = match(cost, targets.count, config.matcher, mesh)
+        return Matched(predictions, targets, queries, counts, config.classification)
+
+    layers = outputs.layers if config.auxiliary else _last(outputs.layers)
+    yield _Group("", matched_by_cost(layers))
+    if outputs.proposals is not None:
+        yield _Group("_enc", matched_by_cost(outputs.proposals))
+    if outputs.denoising is not None:
+        predictions = outputs.denoising.predictions
+        layers = predictions if config.auxiliary else _last(predictions)
+        yield _Group("_dn", _matched_by_construction(outputs.denoising, layers, targets, config, counts))
+
+
+def _matched_by_construction(
+    denoising: Denoising, layers: Predictions, targets: Targets, config: LossConfig, counts: jax.Array
+) -> Matched:
+    """Denoising queries with their targets: every target once per group of queries, so that all sums grow alike."""
+    batch, groups, number = denoising.matched_query.shape
+
+    def repeated(x: jax.Array) -> jax.Array:
+        return jnp.repeat(x[:, None], groups, axis=1).reshape(batch, groups * number, *x.shape[2:])
+
+    repeated_targets = Targets(repeated(targets.boxes), repeated(targets.labels), targets.count * groups)
+    query = denoising.matched_query.reshape(1, batch, groups * number)
+    query = jnp.broadcast_to(query, (layers.logits.shape[0], *query.shape[1:]))
+    return Matched(layers, repeated_targets, query, counts * groups, config.classification)
+
+
+def _last(predictions: Predictions) -> Predictions:
+    """The predictions of the last layer, [1, B, Q, ...]."""
+    return jax.tree.map(lambda x: x[-1:], predictions)
+
+
+def _last_layer(matched: Matched) -> Matched:
+    return Matched(
+        _last(matched.predictions),
+        matched.targets,
+        matched.matched_query[-1:],
+        matched.batch_counts,
+        matched.classification,
+    )
+
+
+def _by_layer(name: str, values: jax.Array) -> dict[str, jax.Array]:
+    """The values [L] of a term by name: the last layer's has no number."""
+    earlier = {f"{name}_{layer}": values[layer] for layer in range(values.shape[0] - 1)}
+    return {name: values[-1]} | earlier

@@ -1,0 +1,48 @@
+"""`DetectorModule`: what a detector must be able to do."""
+
+from typing import Any
+
+import jax
+from flax import nnx
+
+from detr_jax.config import DetectorConfig
+from detr_jax.models.images import normalize_images
+from detr_jax.postprocess import detections
+from detr_jax.structures import Detections, Outputs, Targets
+
+
+class DetectorModule(nnx.Module):
+    """The base class of detectors. A subclass defines ``__call__``; training, prediction and export need no more."""
+
+    def __init__(self, config: DetectorConfig):
+        self.mask_padding = config.mask_padding
+        self.pixel_mean = config.pixel_mean
+        self.pixel_std = config.pixel_std
+        self.classification = config.classification
+
+    def normalize(self, images: jax.Array, sizes: jax.Array) -> jax.Array:
+        """uint8 RGB images [B, H, W, 3] of valid sizes [B, 2] as this detector reads them (`normalize_images`)."""
+        return normalize_images(images, sizes, self.pixel_mean, self.pixel_std)
+
+    def __call__(
+        self, images: jax.Array, sizes: jax.Array, *, targets: Targets | None = None, rngs: nnx.Rngs | None = None
+    ) -> Outputs:
+        """Detect objects.
+
+        Args:
+          images: [B, H, W, 3] float32, normalised (`normalize`), padded at the bottom and right.
+          sizes: [B, 2] int32, valid (height, width) of each image in pixels.
+          targets: the objects, in training only; detectors with denoising queries read them.
+          rngs: with a "dropout" stream for training; None for inference.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define __call__(self, images, sizes, *, targets, rngs).")
+
+    def detections(self, outputs: Outputs, original_sizes: jax.Array) -> Detections:
+        """Convert the predictions of the last layer to detections in pixels of the original images, sizes [B, 2]."""
+        return detections(outputs.logits[-1], outputs.boxes[-1], original_sizes, self.classification)
+
+
+def abstract_model(config: DetectorConfig) -> tuple[nnx.GraphDef, Any]:
+    """The graph of a detector and its pure tree of abstract arrays. Nothing is computed."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: config.build(rngs=nnx.Rngs(0))))
+    return graph, nnx.as_pure(state)
