@@ -7,21 +7,28 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
-from detr_jax.config import ShapesConfig
+import detr_jax
+from detr_jax import Detector
+from detr_jax.config import LossConfig, ShapesConfig
 from detr_jax.data import ShapesDataset, TrainPlan, batches, open_source
+from detr_jax.losses import set_loss
+from detr_jax.matching import match, matching_cost
+from detr_jax.structures import Outputs, Predictions, Targets
 from tests.cli.command import run
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "extending.md"
-MODULES = ("mine", "boxes_file", "camera_noise")
+MODULES = ("mine", "boxes_file", "camera_noise", "center_distance", "patches")
 SMALLER = [f"--config.{change}" for change in (
     "data.train_short_sides=()", "data.crop_short_sides=()", "data.val_short_side=0", "data.num_threads=2",
     "model.num_queries=5", "model.hidden_dim=16", "model.num_heads=2", "model.feedforward_dim=32",
     "model.encoder_layers=1", "model.decoder_layers=2", "loss.matcher=device", "training.batch_size=4",
-    "training.steps=3", "training.log_every=1", "evaluation.batch_size=4", "evaluation.snapshots=0",
+    "model.backbone.patch=12", "model.backbone.width=16", "model.backbone.depth=1", "training.steps=3", "training.log_every=1", "evaluation.batch_size=4", "evaluation.snapshots=0",
 )]  # fmt: skip
 
 
@@ -121,6 +128,60 @@ def test_the_augmentation_changes_pixels_and_a_resumed_run_sees_the_same(config)
         difference = noisy.astype(float) - clean
         assert 0.1 < difference.std() < 8
         assert abs(difference.mean()) < 1
+
+
+def test_the_loss_term_is_part_of_the_loss_and_of_the_log_and_the_report(trained):
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    weights = {"ce": 1, "bbox": 5, "giou": 2, "center": 3}
+    for line in lines:
+        if "train/loss" in line:
+            names = [(name, layer) for name in weights for layer in ("", "_0")]
+            total = sum(weights[name] * line[f"train/loss_{name}{layer}"] for name, layer in names)
+            np.testing.assert_allclose(line["train/loss"], total, rtol=1e-5)
+            assert line["train/loss_center"] > 0
+    assert run("plot", trained).exit_code == 0
+    assert "center" in (trained / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_loss_term_is_the_squared_distance_of_the_centres(folder, rng):
+    from center_distance import CenterDistance
+
+    boxes, wanted = rng.random((2, 1, 6, 4), np.float32), rng.random((1, 3, 4), np.float32)
+    targets = Targets(boxes=wanted, labels=np.zeros((1, 3), np.int32), count=np.int32([2]))
+    outputs = Outputs(layers=Predictions(logits=rng.random((2, 1, 6, 4), np.float32), boxes=boxes))
+    config = LossConfig(terms={"center": CenterDistance(weight=1.5)}, matcher="device")
+    _, terms = set_loss(outputs, targets, config)
+    queries = np.asarray(match(matching_cost(outputs.layers, targets, config.costs), targets.count, "device"))
+    expected = sum(np.sum((boxes[-1, 0, queries[-1, 0, t], :2] - wanted[0, t, :2]) ** 2) for t in range(2)) / 2
+    np.testing.assert_allclose(terms["loss_center"], expected, rtol=1e-5)
+
+
+def test_the_backbone_is_saved_loaded_and_exported(trained, config, rng):
+    detector = Detector.from_checkpoint(trained)
+    assert (type(detector.config.model.backbone).__name__, detector.config.model.stride) == ("Patches", 12)
+    image = rng.integers(0, 255, (30, 28, 3), dtype=np.uint8)
+    found = detector.predict(image, threshold=0.0)
+    assert len(found) == 5
+
+    result = run("export", "runs/mine", "exported", "--bucket", "36x36")
+    assert result.exit_code == 0, result.output
+    program = detr_jax.export.load("exported")
+    batch = np.zeros((1, 36, 36, 3), np.uint8)
+    batch[0, :30, :28] = image
+    size = np.int32([[30, 28]])
+    boxes = np.asarray(program(batch, size, size).boxes[0])
+    order = np.argsort(-np.asarray(program(batch, size, size).scores[0]))
+    np.testing.assert_allclose(boxes[order], found.boxes, atol=1e-2)
+
+
+def test_padding_does_not_change_what_the_backbone_returns(config, rng):
+    model = config.model.build(rngs=nnx.Rngs(0))
+    image = rng.integers(0, 255, (1, 30, 28, 3), dtype=np.uint8)
+    size = jnp.array([[30, 28]])
+    small, large = (np.zeros((1, side, side, 3), np.uint8) for side in (36, 60))
+    small[:, :30, :28], large[:, :30, :28] = image, image
+    one, other = (model(model.normalize(jnp.asarray(x), size), size) for x in (small, large))
+    np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-5)
 
 
 def test_check_data_reads_the_data_source(folder):
