@@ -1,4 +1,7 @@
-"""Trains DETR: ``python train.py --config configs/shapes.py [--workdir DIR] [--config.field=value ...]``."""
+"""Train DETR: ``python train.py --config configs/shapes.py [--workdir DIR] [--config.field=value ...]``.
+
+This is the program ``detr-jax train``.
+"""
 
 from detr_jax.cli.train import train_command
 

@@ -18,7 +18,8 @@ from detr_jax.models.detector import abstract_model
 from detr_jax.sharding import batch_sharding, create_mesh, replicated
 from detr_jax.structures import BatchInputs
 from detr_jax.training.optimizer import create_optimizer, is_trainable
-from detr_jax.training.step import Model, create_state, create_train_step
+from detr_jax.training.state import PartitionedModel, create_state
+from detr_jax.training.step import create_train_step
 from detr_jax.weights import load_pretrained
 
 PRECISIONS = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": None}
@@ -105,7 +106,7 @@ class TrainStep:
         self.trained_parameters = sum(x.size for x in jax.tree.leaves(params))
         mesh = create_mesh(jax.devices()[:1])
         optimizer = create_optimizer(config.optimizer, 1_000_000, 10_000)
-        parts = Model(graph, trainable, params, frozen)
+        parts = PartitionedModel(graph, trainable, params, frozen)
         self._state = create_state(parts, optimizer, config, mesh)
         self._frozen = jax.device_put(frozen, replicated(mesh))
         targets = Targets(inputs.boxes, inputs.labels, inputs.count)

@@ -32,7 +32,7 @@ from detr_jax.losses import set_loss
 from detr_jax.matching import Targets
 from detr_jax.models import DETR, Predictions
 from detr_jax.training.optimizer import create_optimizer
-from detr_jax.training.step import outline_model, outline_state
+from detr_jax.training.state import abstract_model, abstract_state
 
 PEAKS = {
     "H100": ({"bfloat16": 989e12, "tf32": 495e12, "float32": 67e12}, 3.35e12),
@@ -107,11 +107,11 @@ def step_costs(dtype: str, batch: int, image: tuple[int, int]):
         yield part.name, "forward", forward
         if backward is not None:
             yield part.name, "backward", backward
-    model, optimizer = outline_model(config), create_optimizer(config.optimizer, 1, 1)
-    state = outline_state(model, optimizer, config)
+    model, optimizer = abstract_model(config), create_optimizer(config.optimizer, 1, 1)
+    state = abstract_state(model, optimizer, config)
     update = jax.jit(lambda gradient, state, params: optimizer.update(gradient, state, params))
-    flops, unfused = analysed(update, state.params, state.optimizer, state.params)
-    moments = nbytes(state.optimizer)
+    flops, unfused = analysed(update, state.params, state.opt_state, state.params)
+    moments = nbytes(state.opt_state)
     yield "optimiser", "update", Cost(flops, unfused, 3 * nbytes(state.params) + 2 * moments)
 
 

@@ -18,12 +18,14 @@ if _typing.TYPE_CHECKING:
     from detr_jax import matching as matching
     from detr_jax import models as models
     from detr_jax import postprocess as postprocess
+    from detr_jax import presets as presets
     from detr_jax import results as results
     from detr_jax import visualization as visualization
     from detr_jax import weights as weights
     from detr_jax.inference import Detector as Detector
     from detr_jax.results import ImageAttention as ImageAttention
     from detr_jax.results import ImageDetections as ImageDetections
+    from detr_jax.training.loop import train as train
 
 if "host_platform_device_count" in _os.environ.get("XLA_FLAGS", "") or "JAX_NUM_CPU_DEVICES" in _os.environ:
     # Several simulated CPU devices share XLA's thread pool; a larger one keeps host callbacks from starving.
@@ -34,12 +36,17 @@ __version__ = "0.1.0"
 
 _MODULES = (
     *("boxes", "checkpoints", "config", "data", "export", "inference", "losses", "matching", "models"),
-    *("postprocess", "results", "visualization", "weights"),
+    *("postprocess", "presets", "results", "visualization", "weights"),
 )
-_CLASSES = {"Detector": "inference", "ImageAttention": "results", "ImageDetections": "results"}
-"""The module of each class."""
+_MEMBERS = {
+    "Detector": "inference",
+    "ImageAttention": "results",
+    "ImageDetections": "results",
+    "train": "training.loop",
+}
+"""The module of each class and function."""
 
-__all__ = [*_CLASSES, *_MODULES]
+__all__ = [*_MEMBERS, *_MODULES]
 
 
 if not _typing.TYPE_CHECKING:  # which knows the names already, and would believe any other
@@ -47,8 +54,8 @@ if not _typing.TYPE_CHECKING:  # which knows the names already, and would believ
     def __getattr__(name: str) -> _typing.Any:
         if name in _MODULES:
             return _importlib.import_module(f"detr_jax.{name}")
-        if name in _CLASSES:
-            value = getattr(_importlib.import_module(f"detr_jax.{_CLASSES[name]}"), name)
+        if name in _MEMBERS:
+            value = getattr(_importlib.import_module(f"detr_jax.{_MEMBERS[name]}"), name)
             globals()[name] = value  # the next use does not come here
             return value
         raise AttributeError(f"module 'detr_jax' has no attribute {name!r}")

@@ -1,13 +1,13 @@
-"""Checkpoints of training and inference, on Orbax.
+"""Checkpoints for training and inference, written by Orbax.
 
-A checkpoint is one folder, written whole or not at all, that holds the named parts
+A checkpoint is a folder. It is written completely or not at all. It holds these parts by name:
 
-* ``params``: the whole model, trained and frozen, as a pure tree of float32 arrays;
-* ``ema``: the same with the moving average of the parameters, where one is kept;
-* ``optimizer``: the optimiser's state;
-* ``progress``: the step reached and the position in the data;
-* ``config``: the configuration as JSON, from which inference rebuilds the model;
-* ``classes``: the names of the labels as JSON, where they are known.
+* ``params``: all parameters of the model, trained and frozen, as a pure tree of float32 arrays.
+* ``ema``: the same tree with the EMA of the parameters, if the training keeps one.
+* ``optimizer``: the state of the optimizer.
+* ``progress``: the step and the position in the data.
+* ``config``: the configuration as JSON. Inference rebuilds the model from it.
+* ``classes``: the names of the labels as JSON, if they are known.
 """
 
 import dataclasses
@@ -33,21 +33,21 @@ Tree = Any
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read; the message names the folder and what would be right."""
+    """A checkpoint cannot be read or written; the message names the folder and what would be right."""
 
 
 _SAVING = ocp.Context()
 _SAVING.array.saving.min_slice_bytes_for_replica_parallel = 2**20
-"""Where devices hold the same array, each saves a part of it; to cut small ones up takes longer."""
+"""Orbax lets each device write a slice of a replicated array. Below 1 MiB that costs more than it saves."""
 
 
 class Checkpoints:
-    """The checkpoints of a run in numbered folders: the newest ``keep`` of them, and the best."""
+    """The checkpoints of a run in folders named by step. The newest ``keep`` and the best are kept."""
 
     def __init__(self, folder: Path, keep: int):
         self.folder = folder.absolute()
         self.best_step: int | None = None
-        """Step of a checkpoint that is kept whatever its age."""
+        """Step of the best checkpoint, which is kept at any age."""
         self._checkpointer = ocp.training.Checkpointer(
             self.folder,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # never skip a save
@@ -55,21 +55,15 @@ class Checkpoints:
         )
         self._saving: tuple[int, Any] | None = None
         self.class_names: Mapping[int, str] = {}
-        """Name by label, to go into every checkpoint."""
+        """Name by label. Every checkpoint holds them."""
         self.category_ids: Mapping[int, int] = {}
-        """Category id of the data by label, to go into every checkpoint; empty if the labels are the ids."""
-
-    @property
-    def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, None where there is none."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+        """Category id of the data by label. Every checkpoint holds them. Empty if the labels are the ids."""
 
     def save(self, step: int, trees: dict[str, Tree], config: Config) -> None:
-        """Starts to save ``trees`` (parts by name) in the background; they may be changed or donated afterwards.
+        """Starts to save ``trees`` (parts by name) in the background. The caller may change or donate them afterwards.
 
         Raises:
-          CheckpointError: this save could not begin, or the one before could not be finished.
+          CheckpointError: this save could not start, or the previous one could not be finished.
         """
         self.wait()
         position = {"step": step, "data": {"step": step}}
@@ -88,7 +82,7 @@ class Checkpoints:
         """Waits until everything is written.
 
         Raises:
-          CheckpointError: something could not be.
+          CheckpointError: the checkpoint could not be written.
         """
         if self._saving is not None:
             (step, response), self._saving = self._saving, None
@@ -100,15 +94,15 @@ class Checkpoints:
     def _failure(self, step: int, error: Exception) -> "CheckpointError":
         reason = str(error).strip().splitlines()[0]
         return CheckpointError(
-            f"Checkpoint {step} could not be written to {self.folder} ({reason}): make room there, or choose another "
-            "--workdir; older checkpoints are whole."
+            f"Checkpoint {step} could not be written to {self.folder} ({reason}): free some space there, or choose "
+            "another --workdir. Older checkpoints are intact."
         )
 
     def restore(self, step: int, targets: dict[str, Tree]) -> dict[str, Tree]:
-        """The parts in ``targets``, with the dtypes and shardings of those trees.
+        """Reads the parts named in ``targets``, with the dtypes and shardings of the trees there.
 
         Raises:
-          CheckpointError: the checkpoint does not hold these parts in these shapes.
+          CheckpointError: the checkpoint does not have these parts with these shapes.
         """
         try:
             return self._checkpointer.load_checkpointables(step, targets)
@@ -117,12 +111,12 @@ class Checkpoints:
                 raise
             reason = str(error.__cause__ or error).strip().splitlines()[0]
             raise CheckpointError(
-                f"Checkpoint {step} in {self.folder} does not fit this configuration ({reason}): continue with the "
-                "configuration it was made with, or choose another --workdir."
+                f"Checkpoint {step} in {self.folder} does not fit this configuration ({reason}): resume with the "
+                "configuration of the run, or choose another --workdir."
             ) from error
 
     def close(self) -> None:
-        """Waits until everything is written, and lets go of the folder; raises what `wait` does."""
+        """Waits until everything is written and closes the folder; raises the errors of `wait`."""
         try:
             self.wait()
         finally:
@@ -130,7 +124,7 @@ class Checkpoints:
 
 
 class _NewestAndBest(ocp.training.preservation_policies.PreservationPolicy):
-    """Which checkpoints stay when a new one has been written; asked by Orbax."""
+    """Decides for Orbax which checkpoints to keep after a new one has been written."""
 
     def __init__(self, checkpoints: Checkpoints, keep: int):
         self._checkpoints = checkpoints
@@ -141,31 +135,38 @@ class _NewestAndBest(ocp.training.preservation_policies.PreservationPolicy):
         return [i >= newest or one.step == self._checkpoints.best_step for i, one in enumerate(checkpoints)]
 
 
-def find_checkpoint(path: str | Path) -> Path:
-    """The folder of the newest checkpoint in a workdir, or ``path`` itself where that is a checkpoint.
-
-    ``WORKDIR/best`` is a link to the checkpoint with the best AP, which a training keeps.
-
-    Raises:
-      CheckpointError: there is none.
-    """
-    path = Path(path).absolute()
-    if path.is_file():
-        raise CheckpointError(
-            f"{path} is a file: give the workdir of a run or one of its checkpoints. A detector of another project "
-            "becomes one by detr-jax import-weights."
-        )
-    if not path.is_dir():
-        raise CheckpointError(
-            f"{path} does not exist: give the workdir of a run or one of its checkpoints. "
-            "Released weights become one by detr-jax import-weights, whose --list names them."
-        )
-    if (path / "params").is_dir():
-        return path.resolve() if path.is_symlink() else path
+def newest_checkpoint(path: Path) -> Path | None:
+    """The newest complete checkpoint of a workdir, or of its folder ``checkpoints``. None if there is none."""
     for folder in (path / "checkpoints", path):
         steps = [child for child in folder.glob("*") if child.name.isdigit() and (child / "params").is_dir()]
         if steps:
             return max(steps, key=lambda child: int(child.name))
+    return None
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The newest checkpoint of a workdir, or ``path`` itself if it is a checkpoint.
+
+    ``WORKDIR/best`` is a link to the checkpoint with the best AP.
+
+    Raises:
+      CheckpointError: there is no checkpoint.
+    """
+    path = Path(path).absolute()
+    if path.is_file():
+        raise CheckpointError(
+            f"{path} is a file: give the workdir of a run or one of its checkpoints. Convert the weights of another "
+            "project with detr-jax import-weights."
+        )
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{path} does not exist: give the workdir of a run or one of its checkpoints. "
+            "Get released weights with detr-jax import-weights, whose --list names them."
+        )
+    if (path / "params").is_dir():
+        return path.resolve() if path.is_symlink() else path
+    if newest := newest_checkpoint(path):
+        return newest
     raise CheckpointError(
         f"{path} holds no checkpoint: give the workdir of a run (with a folder checkpoints/) or one of its "
         "checkpoints, such as WORKDIR/checkpoints/1000."
@@ -186,7 +187,7 @@ def load_config(path: str | Path) -> Config:
 
 
 def load_class_names(path: str | Path) -> dict[int, str]:
-    """The names of the labels inside a checkpoint, by label; empty where it holds none.
+    """The names of the labels inside a checkpoint, by label; empty if it holds none.
 
     Raises:
       CheckpointError: there is no checkpoint, or it is damaged.
@@ -204,12 +205,12 @@ def load_category_ids(path: str | Path) -> dict[int, int]:
 
 
 def load_labels(path: str | Path) -> TrainedLabels:
-    """What the labels of a checkpoint mean; errors are those of `load_class_names`."""
+    """The names and category ids of the labels of a checkpoint; raises the errors of `load_class_names`."""
     return TrainedLabels(load_class_names(path), load_category_ids(path))
 
 
 def labels_of_run(workdir: Path) -> TrainedLabels | None:
-    """What the labels of a run's newest checkpoint mean; None if there is none that can be read."""
+    """The names and category ids of the labels of a run's newest checkpoint; None if it cannot be read."""
     try:
         return load_labels(workdir)
     except CheckpointError:
@@ -228,9 +229,9 @@ def load_model(path: str | Path, *, ema: bool = True, dtype: str | None = None) 
     """A trained model and its configuration.
 
     Args:
-      path: a workdir (its newest checkpoint is taken) or a checkpoint; ``WORKDIR/best`` is the best.
-      ema: take the moving average of the parameters where there is one.
-      dtype: compute type, "float32" or "bfloat16", in place of the one that the model was trained with.
+      path: a checkpoint, or a workdir, whose newest checkpoint is used. ``WORKDIR/best`` is its best checkpoint.
+      ema: use the EMA of the parameters if the checkpoint has it.
+      dtype: compute type, "float32" or "bfloat16", instead of the one that the model was trained with.
 
     Raises:
       CheckpointError: there is no checkpoint, or it is damaged.
@@ -244,23 +245,23 @@ def load_model(path: str | Path, *, ema: bool = True, dtype: str | None = None) 
     graph, abstract = abstract_model(config.model)
     with fitting(f"The model in {checkpoint} ({arrays_text(abstract)})", "Use a machine with more memory."):
         target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract)
-        # on the device, as programs would send arrays of numpy there at every call
+        # on the device: numpy arrays would be sent there at every call
         return nnx.merge(graph, jax.tree.map(jnp.asarray, _load(checkpoint, part, target))), config
 
 
 def _load(checkpoint: Path, part: str, target: Tree = None) -> Tree:
-    """A part of a checkpoint, in the shapes of ``target`` where given.
+    """Reads a part of a checkpoint, with the shapes of ``target`` if it is given.
 
     Raises:
-      CheckpointError: it is missing or damaged.
+      CheckpointError: the part is missing or damaged.
     """
     try:
         return ocp.load_checkpointables(checkpoint, {part: target})[part]
-    except Exception as error:  # of many kinds, as Orbax and what it reads with have them
+    except Exception as error:  # Orbax and its libraries raise errors of many types
         if is_out_of_memory(error):
             raise
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"The checkpoint {checkpoint} is damaged: its {part!r} cannot be read ({reason}). Take another one of the "
-            "run, or a copy."
+            f"The checkpoint {checkpoint} is damaged: its {part!r} cannot be read ({reason}). Use another checkpoint "
+            "of the run, or a copy."
         ) from error

@@ -1,10 +1,10 @@
-"""Runs an exported detector: ``pip install jax numpy flatbuffers`` (with which jax reads it) is all that is needed.
+"""Run an exported detector. It needs only jax, numpy, and flatbuffers, with which jax reads the programs.
 
 from loader import Detector
 
 detector = Detector("FOLDER")
-for boxes, scores, labels in detector.predict([image], threshold=0.5):  # image: [H, W, 3] uint8, RGB
-    print([detector.names.get(int(label), label) for label in labels], scores, boxes)
+for found in detector.predict([image], threshold=0.5):  # image: [H, W, 3] uint8, RGB
+    print([detector.names.get(int(label), label) for label in found.labels], found.scores, found.boxes)
 """
 
 import functools
@@ -18,29 +18,36 @@ import numpy as np
 from jax import export
 
 
-class Found(NamedTuple):
-    """Detections. Dimensions: ``n`` of one image; ``B, Q`` batch and object queries of a batch."""
+class Detections(NamedTuple):
+    """The detections in one image [n], or in a batch of images [B, N] with N detections each."""
 
     boxes: np.ndarray
-    """[n, 4] or [B, Q, 4] float32, xyxy in pixels of the original image; not clipped to it."""
+    """[n, 4] or [B, N, 4] float32, xyxy in pixels of the original image; not clipped to it."""
     scores: np.ndarray
-    """[n] or [B, Q] float32, probability of the label."""
+    """[n] or [B, N] float32 in 0..1, the probability of the label."""
     labels: np.ndarray
-    """[n] or [B, Q] int, category ids of the training data."""
+    """[n] or [B, N] int, category ids of the training data."""
+
+    def of_image(self, position: int, threshold: float) -> "Detections":
+        """The detections of one image of a batch with at least this score, highest score first."""
+        boxes, scores, labels = self.boxes[position], self.scores[position], self.labels[position]
+        order = np.argsort(-scores, kind="stable")
+        kept = order[scores[order] >= threshold]
+        return Detections(boxes[kept], scores[kept], labels[kept])
 
 
 class Detector:
     """An exported detector."""
 
     def __init__(self, folder: str | Path = Path(__file__).parent):
-        """Reads the folder that ``detr-jax export`` wrote; by default the one that this file is in."""
+        """Reads a folder that ``detr-jax export`` wrote; by default, the folder of this file."""
         self.folder = Path(folder)
         self.description = json.loads((self.folder / "export.json").read_text())
         self.buckets = [(height, width) for height, width in self.description["buckets"]]
-        """Shapes (height, width) in pixels that images are padded to."""
+        """(height, width) in pixels of the shapes that images are padded to."""
         names = json.loads((self.folder / "labels.json").read_text(encoding="utf-8"))
         self.names: dict[int, str] = {int(label): name for label, name in names.items()}
-        """Name by label, as far as they are known."""
+        """Name by label; labels without a name are missing."""
         ids = self.description.get("category_ids") or {}
         self._category_ids = np.arange(self.description["num_classes"], dtype=np.int64 if ids else np.int32)
         self._category_ids[[int(output) for output in ids]] = list(ids.values())
@@ -49,13 +56,13 @@ class Detector:
             with np.load(self.folder / self.description["weights"]) as arrays:
                 self._weights = (jax.device_put([arrays[f"arr_{i}"] for i in range(len(arrays.files))]),)
 
-    def __call__(self, images: np.ndarray, sizes: np.ndarray, original_sizes: np.ndarray) -> Found:
-        """What every object query finds in a batch.
+    def __call__(self, images: np.ndarray, sizes: np.ndarray, original_sizes: np.ndarray) -> Detections:
+        """All detections in a batch, in no particular order.
 
         Args:
           images: [B, H, W, 3] uint8, RGB, padded at the bottom and right to one of ``buckets``.
-          sizes: [B, 2] int32, valid (height, width) in pixels.
-          original_sizes: [B, 2] int32, (height, width) in pixels before resizing, which the boxes refer to.
+          sizes: [B, 2] int32, (height, width) in pixels of each image inside its bucket.
+          original_sizes: [B, 2] int32, (height, width) in pixels before any resizing. The boxes refer to this size.
         """
         bucket = np.shape(images)[1:3]
         if bucket not in self.buckets or np.ndim(images) != 4 or images.dtype != np.uint8:
@@ -65,35 +72,37 @@ class Detector:
             )
         sizes, original_sizes = np.asarray(sizes, np.int32), np.asarray(original_sizes, np.int32)
         boxes, scores, outputs = map(np.asarray, self._program(bucket)(*self._weights, images, sizes, original_sizes))
-        return Found(boxes, scores, self._category_ids[outputs])
+        return Detections(boxes, scores, self._category_ids[outputs])
 
-    def predict(self, images: Sequence[Any], threshold: float = 0.5) -> list[Found]:
-        """The detections with at least this score in each of some images, the surest first.
+    def predict(self, images: Sequence[Any], threshold: float = 0.5) -> list[Detections]:
+        """The detections in each image with at least this score, highest score first.
 
-        An image is [H, W, 3] uint8, RGB, or what numpy makes one of, such as an RGB picture of PIL. It may have any
-        size: it is resized and padded as the model wants it.
+        Args:
+          images: each is [H, W, 3] uint8, RGB, or an object that numpy converts to such an array, for example an RGB
+            image of PIL. It can have any size that fits into a bucket after resizing.
+          threshold: the lowest score of a detection.
         """
         images = [np.asarray(image) for image in images]
         resized = [self.resize(image) for image in images]
         bucket_of = [self._bucket(image.shape[:2]) for image in resized]
-        found: dict[int, Found] = {}
+        found: dict[int, Detections] = {}
         for bucket in dict.fromkeys(bucket_of):
             members = [i for i, its_bucket in enumerate(bucket_of) if its_bucket == bucket]
             batch = np.zeros((len(members), *bucket, 3), np.uint8)
-            for place, i in zip(batch, members, strict=True):
-                place[: resized[i].shape[0], : resized[i].shape[1]] = resized[i]
+            for row, i in zip(batch, members, strict=True):
+                row[: resized[i].shape[0], : resized[i].shape[1]] = resized[i]
             sizes = np.array([resized[i].shape[:2] for i in members], np.int32)
             originals = np.array([images[i].shape[:2] for i in members], np.int32)
-            for i, *one in zip(members, *self(batch, sizes, originals), strict=True):
-                order = np.argsort(-one[1], kind="stable")
-                found[i] = Found(*(values[order[one[1][order] >= threshold]] for values in one))
+            of_batch = self(batch, sizes, originals)
+            for position, i in enumerate(members):
+                found[i] = of_batch.of_image(position, threshold)
         return [found[i] for i in range(len(images))]
 
     def resize(self, image: np.ndarray) -> np.ndarray:
-        """The image with the short side, and at most the long side, of validation; antialiased linear."""
+        """The image [H, W, 3] uint8 resized as in validation, with antialiased linear interpolation."""
         image = np.asarray(image)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise ValueError(f"An image is {image.dtype} {list(image.shape)}: give uint8 [H, W, 3], RGB.")
+            raise ValueError(f"An image is {image.dtype} {list(image.shape)}: give an RGB image, uint8 [H, W, 3].")
         short_side, max_long_side = self.description["short_side"], self.description["max_long_side"]
         if not short_side:
             return image
@@ -117,16 +126,16 @@ class Detector:
         return np.clip(np.rint(np.asarray(values)), 0, 255).astype(np.uint8)
 
     def _bucket(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The smallest bucket that holds an image."""
+        """The smallest bucket that holds an image of this (height, width) in pixels."""
         holding = [bucket for bucket in self.buckets if bucket[0] >= size[0] and bucket[1] >= size[1]]
         if not holding:
             raise ValueError(
-                f"An image of {size[0]} x {size[1]} pixels (height x width) fits on no bucket of this artefact: "
-                f"{', '.join(map(str, self.buckets))}."
+                f"An image of {size[0]} x {size[1]} pixels (height x width) is larger than every bucket of this "
+                f"artefact: {', '.join(map(str, self.buckets))}."
             )
         return min(holding, key=lambda bucket: bucket[0] * bucket[1])
 
-    @functools.cache  # noqa: B019 (one entry a bucket)
+    @functools.cache  # noqa: B019 (one entry per bucket)
     def _program(self, bucket: tuple[int, int]) -> Any:
         file = self.folder / f"model_{bucket[0]}x{bucket[1]}.stablehlo"
         return jax.jit(export.deserialize(bytearray(file.read_bytes())).call)

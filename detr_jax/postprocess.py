@@ -1,4 +1,4 @@
-"""From the model's predictions to detections in pixels (DETR, appendix A.4: no NMS, no threshold)."""
+"""Conversion of predictions to detections in pixels (DETR, appendix A.4), without NMS and without a threshold."""
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,12 @@ from detr_jax.structures import Detections
 def detections(
     logits: jax.Array, boxes: jax.Array, original_sizes: jax.Array, classification: str = "softmax"
 ) -> Detections:
-    """Convert the predictions of one decoder layer, usually the last, to one detection per query.
+    """The detections of one decoder layer, one per query: its most probable class, "no object" excluded, and its box.
 
     Args:
       logits: [B, Q, C + 1] float32, or [B, Q, C] with "sigmoid".
-      boxes: [B, Q, 4] float32, cxcywh in 0..1 of the image.
-      original_sizes: [B, 2], (height, width) in pixels of each image before any resizing.
+      boxes: [B, Q, 4] float32, cxcywh in 0..1 of the unpadded image.
+      original_sizes: [B, 2] int, (height, width) in pixels of each image before any resizing.
       classification: what the logits mean: "softmax" (with "no object" as the last class) or "sigmoid".
     """
     is_sigmoid = classification == "sigmoid"

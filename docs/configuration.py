@@ -15,8 +15,8 @@ from detr_jax import config as source
 HEAD = """# Configuration
 
 Every field, its default and what it does, written from `detr_jax/config/` by `python docs/configuration.py`.
-Each can be set on the command line, as `--config.optimizer.learning_rate=1e-4`; a file under `configs/` sets many at
-once. The defaults are those of DETR R50 on COCO. A section can hold any class of its kind, and sections such as
+Each can be set on the command line, as `--config.optimizer.learning_rate=1e-4`; a preset or a configuration file sets
+many at once. The defaults are those of DETR R50 on COCO. A section can hold any class of its kind, and sections such as
 `data.sources` hold entries by name, to which a configuration file can add its own.
 """
 

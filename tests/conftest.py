@@ -28,6 +28,7 @@ import pytest
 from flax import nnx
 
 from detr_jax.config import BackboneConfig, ModelConfig
+from detr_jax.sharding import create_mesh
 
 jax.config.update("jax_numpy_rank_promotion", "raise")  # catches accidental broadcasts
 jax.config.update("jax_numpy_dtype_promotion", "strict")  # catches silent casts to float32
@@ -46,6 +47,12 @@ def rng() -> np.random.Generator:
 def rngs(rng: np.random.Generator) -> nnx.Rngs:
     """Fresh random parameters in each run."""
     return nnx.Rngs(int(rng.integers(2**31)))
+
+
+@pytest.fixture(scope="session")
+def one_device() -> jax.sharding.Mesh:
+    """A mesh of one of the simulated devices, for runs that need no more."""
+    return create_mesh(jax.devices()[:1])
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from detr_jax.checkpoints import (
     load_class_names,
     load_config,
     load_model,
+    newest_checkpoint,
 )
 from detr_jax.config import Config
 from detr_jax.models import DETR
@@ -26,7 +27,7 @@ def saved(tmp_path, rng):
     model = DETR(config.model, rngs=nnx.Rngs(int(rng.integers(2**31))))
     values = nnx.as_pure(nnx.state(model))
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
-    assert checkpoints.latest_step is None
+    assert newest_checkpoint(tmp_path) is None
     for step in (0, 1, 2):
         checkpoints.save(step, {"params": values, "ema": jax.tree.map(lambda x, step=step: x + step, values)}, config)
     checkpoints.close()
@@ -34,7 +35,7 @@ def saved(tmp_path, rng):
 
 
 @pytest.mark.parametrize("ids", [{}, {0: 7, 1: 1_700_000_123, 2: 2**52}])
-def test_names_and_category_ids_come_back_by_label(tmp_path, ids):
+def test_class_names_and_category_ids_are_stored_by_label(tmp_path, ids):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
     checkpoints.class_names, checkpoints.category_ids = {0: "a", 1: "ü", 2: "c"}, ids
     checkpoints.save(0, {"params": {"x": np.zeros(3, np.float32)}}, tiny_config())
@@ -43,14 +44,14 @@ def test_names_and_category_ids_come_back_by_label(tmp_path, ids):
     assert load_category_ids(tmp_path) == ids
 
 
-def test_the_newest_are_kept_and_found(saved):
+def test_the_newest_checkpoints_are_kept_and_found(saved):
     folder = saved[0]
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["1", "2"]
     for path in (folder, folder / "checkpoints", folder / "checkpoints" / "2"):
         assert find_checkpoint(path) == (folder / "checkpoints" / "2").absolute()
 
 
-def test_a_model_comes_back_with_the_same_bits_and_its_configuration(saved, rng):
+def test_a_loaded_model_has_the_same_outputs_to_the_bit_and_its_configuration(saved, rng):
     folder, model, _ = saved
     images = rng.normal(size=(1, 32, 32, 3)).astype(np.float32)
     sizes = np.array([[32, 20]])
@@ -61,23 +62,23 @@ def test_a_model_comes_back_with_the_same_bits_and_its_configuration(saved, rng)
     np.testing.assert_array_equal(found.boxes, expected.boxes)
 
 
-def test_the_moving_average_is_loaded_where_there_is_one(saved):
+def test_the_ema_is_loaded_if_the_checkpoint_has_it(saved):
     folder, _, values = saved
     averaged, _ = load_model(folder)
     found = jax.tree.leaves(nnx.as_pure(nnx.state(averaged)))
-    assert all(isinstance(leaf, jax.Array) for leaf in found)  # not sent to the device again with every call
+    assert all(isinstance(leaf, jax.Array) for leaf in found)  # numpy arrays would be sent to the device at every call
     for a, b in zip(found, jax.tree.leaves(values), strict=True):
         np.testing.assert_array_equal(a, b + 2)
 
 
-def test_what_is_no_checkpoint_is_refused_by_name(tmp_path):
+def test_a_folder_that_is_not_a_checkpoint_raises_an_error_with_its_name(tmp_path):
     with pytest.raises(CheckpointError, match="nowhere does not exist"):
         load_model(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         load_model(tmp_path)
 
 
-def test_a_damaged_checkpoint_is_refused_by_name(saved):
+def test_a_damaged_checkpoint_raises_an_error_with_its_name(saved):
     checkpoint = find_checkpoint(saved[0])
     largest = max((checkpoint / "ema").rglob("*"), key=lambda file: file.stat().st_size * file.is_file())
     os.truncate(largest, largest.stat().st_size // 2)
@@ -96,18 +97,16 @@ def test_a_damaged_checkpoint_is_refused_by_name(saved):
         load_config(checkpoint)
 
 
-def test_a_tree_that_does_not_fit_is_refused_by_step_and_folder(saved):
+def test_restoring_other_parts_raises_an_error_with_step_and_folder(saved):
     checkpoints = Checkpoints(saved[0] / "checkpoints", keep=2)
     with pytest.raises(CheckpointError, match=r"Checkpoint 2 in .*checkpoints does not fit"):
         checkpoints.restore(2, {"params": {"something": np.zeros(3)}})
     checkpoints.close()
 
 
-def test_an_unfinished_save_is_passed_over(saved):
+def test_an_unfinished_save_is_ignored(saved):
     folder = saved[0]
     (folder / "checkpoints" / "3.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
     assert find_checkpoint(folder).name == "2"
-    checkpoints = Checkpoints(folder / "checkpoints", keep=2)
-    assert checkpoints.latest_step == 2
-    checkpoints.close()
+    assert newest_checkpoint(folder) == folder / "checkpoints" / "2"
     assert isinstance(load_config(folder), Config)

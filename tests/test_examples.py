@@ -4,6 +4,7 @@ Not those of docs/scaling.md, which tests/test_distributed.py starts, nor of doc
 minutes: tests/cli/test_buckets_command.py.
 """
 
+import functools
 import importlib
 import json
 import re
@@ -21,7 +22,7 @@ from detr_jax.training import loop
 from tests.cli.command import run
 from tests.data.dataset_writers import write_yolo
 from tests.weights.conftest import load_fixture
-from tests.weights.foreign import facebook
+from tests.weights.framework_states import facebook
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("docs/quick-start.md", "README.md", "docs/fine-tuning.md", "docs/training.md", "docs/pictures.md")
@@ -49,10 +50,9 @@ def get_config():
 
 
 @pytest.fixture
-def sandbox(tmp_path, monkeypatch, rng):
+def sandbox(tmp_path, monkeypatch, rng, one_device):
     """A folder with all that the documents leave to the reader; one of the simulated devices is used."""
-    create_mesh, devices = loop.create_mesh, jax.devices()[:1]
-    monkeypatch.setattr(loop, "create_mesh", lambda: create_mesh(devices))
+    monkeypatch.setattr(loop, "train", functools.partial(loop.train, mesh=one_device))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path / "model"), *sys.path])  # where docs/fine-tuning.md finds loader.py
     (tmp_path / "configs").mkdir()

@@ -1,4 +1,4 @@
-"""The exported artefact: equal to the model, in a process that cannot import this package."""
+"""Exported artefacts give the detections of the model, in a process that cannot import this package."""
 
 import dataclasses
 import json
@@ -86,7 +86,7 @@ def random_model(rng, rngs):
 
 
 @pytest.mark.parametrize(("norm", "beside"), [("group", False), ("frozen_batch", True)])
-def test_the_artefact_equals_the_model_without_this_package(random_model, rng, tmp_path, norm, beside):
+def test_an_artefact_gives_the_detections_of_the_model_without_this_package(random_model, rng, tmp_path, norm, beside):
     model, config = random_model(norm)
     buckets = ((32, 32), (24, 40)) if beside else ((32, 32),)
     export_model(model, config, tmp_path / "out", buckets=buckets, weights_beside=beside, platforms=("cpu", "cuda"))
@@ -121,7 +121,7 @@ def test_an_artefact_gives_the_category_ids_of_the_data(random_model, rng, tmp_p
     assert detector.names == {ids[label]: name for label, name in names.items()}
 
 
-def test_images_of_any_size_come_back_in_their_order(random_model, rng, tmp_path):
+def test_results_are_in_the_order_of_images_of_any_size(random_model, rng, tmp_path):
     model, config = random_model()
     config.data = dataclasses.replace(config.data, val_short_side=24, max_long_side=40, val_buckets=())
     assert default_buckets(config) == [(24, 48), (48, 24)]
@@ -145,7 +145,7 @@ def test_images_of_any_size_come_back_in_their_order(random_model, rng, tmp_path
     np.testing.assert_allclose(kept.scores, found[0].scores[found[0].scores >= threshold], atol=1e-6)
 
 
-def test_the_loader_resizes_as_pillow_does_but_for_rounding(random_model, rng, tmp_path):
+def test_the_loader_resizes_as_pillow_does_up_to_rounding(random_model, rng, tmp_path):
     model, config = random_model()
     config.data = dataclasses.replace(config.data, val_short_side=40, max_long_side=80)
     export_model(model, config, tmp_path / "out", platforms=("cpu",))
@@ -165,7 +165,7 @@ def test_the_loader_rounds_sides_as_validation_does(rng, rounding):
         assert detector.resize(np.zeros((*size, 3), np.uint8)).shape[:2] == _resized(size, short, long, rounding)
 
 
-def test_the_loader_refuses_what_does_not_fit(random_model, tmp_path):
+def test_the_loader_rejects_arrays_and_images_of_the_wrong_shape(random_model, tmp_path):
     model, config = random_model()
     export_model(model, config, tmp_path / "out", platforms=("cpu",))
     detector = Detector(tmp_path / "out")
@@ -173,11 +173,11 @@ def test_the_loader_refuses_what_does_not_fit(random_model, tmp_path):
         detector(np.zeros((1, 8, 8, 3), np.uint8), np.array([[8, 8]]), np.array([[8, 8]]))
     with pytest.raises(ValueError, match=r"float64 \[8, 8, 3\]"):
         detector.predict([np.zeros((8, 8, 3))])
-    with pytest.raises(ValueError, match=r"33 x 8 pixels .* fits on no bucket.*\(32, 32\)"):
+    with pytest.raises(ValueError, match=r"33 x 8 pixels .* is larger than every bucket.*\(32, 32\)"):
         detector.predict([np.zeros((33, 8, 3), np.uint8)])
 
 
-def test_buckets_hold_every_resized_image_of_a_usual_aspect(rng):
+def test_the_default_buckets_hold_every_resized_image_up_to_an_aspect_ratio_of_10(rng):
     config = Config(data=DataConfig(val_short_side=800, max_long_side=1333))
     buckets = default_buckets(config)
     assert buckets == [(800, 1344), (1344, 800)]
@@ -188,7 +188,7 @@ def test_buckets_hold_every_resized_image_of_a_usual_aspect(rng):
         assert any(height <= bucket[0] and width <= bucket[1] for bucket in buckets), size
 
 
-def test_the_command_writes_an_artefact_with_the_moving_average(random_model, tmp_path, rng):
+def test_the_command_writes_an_artefact_with_the_ema(random_model, tmp_path, rng):
     model, config = random_model()
     values = nnx.as_pure(nnx.state(model))
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", keep=1)
@@ -209,7 +209,7 @@ def test_the_command_writes_an_artefact_with_the_moving_average(random_model, tm
     assert "exists already" in result.output
 
 
-def test_what_cannot_be_exported_is_refused_and_nothing_written(random_model, tmp_path):
+def test_a_wrong_argument_of_an_export_raises_an_error_before_anything_is_written(random_model, tmp_path):
     model, config = random_model()
     with pytest.raises(ExportError, match=r"'gpu' is not known.*cuda"):
         export_model(model, config, tmp_path / "out", platforms=("gpu",))

@@ -127,7 +127,7 @@ def test_validation_detects_and_measures_with_it(model, config):
     for image_id, scores in zip(found.image_ids.tolist(), found.scores, strict=True):
         _, expected, _ = _by_definition(model, source[index_of[image_id]].image)
         np.testing.assert_allclose(scores, expected, atol=1e-5)
-    assert validator.judge(found)
+    assert validator.evaluate(found)
 
 
 def test_an_export_of_it_returns_the_same_detections(model, config, rng, tmp_path):

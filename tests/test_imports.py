@@ -73,7 +73,12 @@ def test_a_subcommand_is_listed_as_it_calls_itself(name):
 
 
 def test_public_names_are_there_when_they_are_used():
-    modules = {"Detector": "inference", "ImageAttention": "results", "ImageDetections": "results"}
+    modules = {
+        "Detector": "inference",
+        "ImageAttention": "results",
+        "ImageDetections": "results",
+        "train": "training.loop",
+    }
     for name in detr_jax.__all__:
         wanted = (
             getattr(importlib.import_module(f"detr_jax.{modules[name]}"), name)

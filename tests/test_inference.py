@@ -55,7 +55,7 @@ def _assert_same(ours, reference, tolerance):
 
 
 def _by_definition(model, config, image):
-    """All queries of an image alone, unpadded: boxes [Q, 4], scores [Q], labels [Q]."""
+    """The detections of all queries in one unpadded image: boxes [Q, 4], scores [Q], labels [Q]."""
     height, width = image.shape[:2]
     size = val_geometry((height, width), config.data).size
     resized = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
@@ -71,7 +71,7 @@ def _by_definition(model, config, image):
 def test_labels_are_the_category_ids_of_the_data(model, detector, rng):
     ids = {0: 5, 1: 1_700_000_123, 2: 2**52}
     mapped = Detector(*model, NAMES, category_ids=ids)
-    mapped._predict = detector._predict  # the same program
+    mapped._predict = detector._predict  # the same compiled step
     (image,) = _images(rng, 1)
     plain, found = detector.predict(image, 0), mapped.predict(image, 0)
     assert found.labels.tolist() == [ids[label] for label in plain.labels.tolist()]
@@ -79,7 +79,7 @@ def test_labels_are_the_category_ids_of_the_data(model, detector, rng):
     assert [one["category_id"] for one in found.to_coco(3)] == found.labels.tolist()
 
 
-def test_a_prediction_is_the_models_on_the_resized_image_by_score(detector, model, rng):
+def test_a_prediction_equals_the_model_on_the_resized_image_sorted_by_score(detector, model, rng):
     (image,) = _images(rng, 1)
     found = detector.predict(image, threshold=0)
     boxes, scores, labels = _by_definition(*model, image)
@@ -96,7 +96,7 @@ def test_a_prediction_is_the_models_on_the_resized_image_by_score(detector, mode
     np.testing.assert_array_equal(above.boxes, found.boxes[: len(above)])
 
 
-def test_an_image_gets_the_same_answer_alone_and_in_a_batch_and_in_its_place(detector, batched, rng):
+def test_an_image_gets_the_same_detections_alone_and_in_a_batch_and_results_keep_the_order(detector, batched, rng):
     images = _images(rng, 8)
     together = batched.predict(images, threshold=0)
     assert [found.size for found in together] == [image.shape[:2] for image in images]
@@ -122,10 +122,10 @@ def test_paths_pictures_and_arrays_are_the_same_image(detector, tmp_path, rng):
     assert detector.predict([]) == []
 
 
-def test_a_photo_is_turned_as_its_exif_data_say(detector, tmp_path, rng):
+def test_the_exif_orientation_of_a_photo_is_applied(detector, tmp_path, rng):
     image = rng.integers(0, 256, (30, 50, 3), dtype=np.uint8)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise
+    exif[0x0112] = 6  # a quarter turn clockwise
     Image.fromarray(image).save(tmp_path / "turned.png", exif=exif)
     found = detector.predict(tmp_path / "turned.png", threshold=0)
     assert found.size == (50, 30)
@@ -147,14 +147,14 @@ def test_a_photo_is_turned_as_its_exif_data_say(detector, tmp_path, rng):
         ("a\0b", "cannot be opened"),
     ],
 )
-def test_what_is_no_image_is_refused_by_name(detector, image, words):
+def test_an_input_that_is_not_an_image_raises_an_error_with_its_name(detector, image, words):
     with pytest.raises(DataError, match=words):
         detector.predict(image)
     with pytest.raises(ValueError, match=r"threshold=1\.5"):
         detector.predict([], threshold=1.5)
 
 
-def test_a_broken_model_is_told_from_an_image_without_objects(model, rng):
+def test_a_model_with_scores_that_are_not_finite_raises_an_error(model, rng):
     detector = Detector(*model)
     detector.params = jax.tree.map(lambda x: x * np.nan, detector.params)
     for call in (detector.predict, detector.attention):
@@ -162,7 +162,7 @@ def test_a_broken_model_is_told_from_an_image_without_objects(model, rng):
             call(_images(rng, 1)[0])
 
 
-def test_attention_comes_with_the_same_answer_and_for_the_cells_of_the_image_alone(detector, rng):
+def test_attention_has_the_same_detections_and_covers_only_the_cells_of_the_image(detector, rng):
     image = rng.integers(0, 256, (50, 30, 3), dtype=np.uint8)  # 63 x 38 on the bucket 64 x 40; cells of 4 pixels
     looked = detector.attention(image, threshold=0)
     _assert_same(looked.found, detector.predict(image, threshold=0), 1e-4)
@@ -182,14 +182,14 @@ def test_attention_comes_with_the_same_answer_and_for_the_cells_of_the_image_alo
     np.testing.assert_array_equal(detector.attention(image, threshold).decoder, looked.decoder[:3])
 
 
-def test_a_stream_yields_an_answer_before_it_computes_the_next(detector, monkeypatch, rng):
+def test_a_stream_yields_each_answer_before_it_computes_the_next(detector, monkeypatch, rng):
     batches, predict = [], detector._predict
     monkeypatch.setattr(detector, "_predict", lambda *batch: batches.append(batch) or predict(*batch))
     for number, _ in enumerate(detector.stream(_images(rng, 3)), 1):
         assert len(batches) == number
 
 
-def test_a_stream_goes_on_after_a_damaged_image_and_reads_no_more_than_needed(batched, tmp_path, rng):
+def test_a_stream_continues_after_a_damaged_image_and_opens_few_images_ahead(batched, tmp_path, rng):
     image = rng.integers(0, 256, (60, 60, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "whole.jpg")
     content = (tmp_path / "whole.jpg").read_bytes()
@@ -226,7 +226,7 @@ def test_unusual_images_are_predicted_with_a_note(detector, tmp_path, rng):
         assert np.isfinite(found.boxes).all()
 
 
-def test_each_bucket_is_compiled_once(detector, rng):
+def test_each_bucket_is_compiled_only_once(detector, rng):
     detector.warmup([(40, 40), (50, 50)])
     detector.warmup()
     detector.predict([*_images(rng, 6), np.zeros((9, 4000), np.uint8)])
@@ -262,7 +262,7 @@ def test_an_image_of_any_size_has_a_bucket_and_keeps_the_size_of_validation_if_i
                 assert placed[0] / placed[1] == pytest.approx(size[0] / size[1], rel=0.05)
 
 
-def test_an_image_beyond_all_buckets_of_an_unresized_model_is_shrunk(model, rng):
+def test_an_image_larger_than_all_buckets_is_shrunk_if_images_are_not_resized(model, rng):
     config = tiny_config()
     config.data.val_buckets = ((32, 32),)
     detector = Detector(model[0], config)
@@ -275,7 +275,7 @@ def test_an_image_beyond_all_buckets_of_an_unresized_model_is_shrunk(model, rng)
     np.testing.assert_allclose(found.boxes, 2 * detector.predict(resized, 0).boxes, atol=1e-3)
 
 
-def test_a_checkpoint_gives_model_config_names_and_the_moving_average(model, tmp_path, rng):
+def test_a_checkpoint_gives_model_config_class_names_and_ema(model, tmp_path, rng):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
     checkpoints.class_names = NAMES
     values = nnx.as_pure(nnx.state(model[0]))
@@ -303,7 +303,7 @@ def found(rng):
     return ImageDetections(boxes, rng.random(4).astype(np.float32), labels, names, (40, 60))
 
 
-def test_results_become_coco_dictionaries(found):
+def test_results_convert_to_coco_dictionaries(found):
     rows = found.to_coco(17)
     assert [row["category_id"] for row in rows] == found.labels.tolist()
     assert {row["image_id"] for row in rows} == {17}
@@ -312,7 +312,7 @@ def test_results_become_coco_dictionaries(found):
         assert row["score"] == score
 
 
-def test_results_become_supervision_detections_where_that_is_installed(found, monkeypatch):
+def test_results_convert_to_supervision_detections_if_supervision_is_installed(found, monkeypatch):
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(ImportError, match="pip install supervision"):
         found.to_supervision()

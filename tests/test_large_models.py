@@ -1,6 +1,6 @@
-"""What is chosen by the size of a model and its images, in models that are large enough for it.
+"""Tests with models that are large enough for the fast forms of convolution.
 
-Tiny models have few channels and small feature maps, and so take other forms of convolution than real ones do.
+Tiny models have few channels and small feature maps, and so use other forms of convolution than real ones do.
 """
 
 import dataclasses
@@ -19,7 +19,8 @@ from detr_jax.models import DETR, abstract_model, convolution, normalize_images,
 from detr_jax.postprocess import detections
 from detr_jax.sharding import create_mesh
 from detr_jax.training.optimizer import create_optimizer
-from detr_jax.training.step import BatchInputs, create_model, create_state, create_train_step
+from detr_jax.training.state import create_model, create_state
+from detr_jax.training.step import BatchInputs, create_train_step
 from tests.tiny import tiny_config
 
 BUCKET = (144, 160)
@@ -62,7 +63,9 @@ def _images(rng, number, bucket):
     return rng.integers(0, 256, (number, *bucket, 3), np.uint8), sizes.astype(np.int32)
 
 
-def test_an_exported_model_answers_batches_of_any_size_as_the_model_does(fast_forms, rng, rngs, tmp_path, monkeypatch):
+def test_an_exported_model_gives_the_detections_of_the_model_for_batches_of_any_size(
+    fast_forms, rng, rngs, tmp_path, monkeypatch
+):
     config = _config(remat="all")
     model = DETR(config.model, rngs=rngs)
     export_model(model, config, tmp_path / "out", buckets=[BUCKET], weights_beside=True)
@@ -90,7 +93,7 @@ def test_an_exported_model_answers_batches_of_any_size_as_the_model_does(fast_fo
     assert not np.array_equal(similar.scores, expected.scores)
 
 
-def test_an_exported_resnet18_at_real_size_answers_as_the_detector(fast_forms, rng, rngs, tmp_path):
+def test_an_exported_resnet18_of_full_size_gives_the_detections_of_the_detector(fast_forms, rng, rngs, tmp_path):
     config = _config()
     config.model = dataclasses.replace(config.model, backbone=resnet_config(18), num_queries=10, hidden_dim=64)
     config.data = dataclasses.replace(config.data, val_short_side=480, max_long_side=640, val_buckets=())
@@ -138,7 +141,7 @@ def test_parts_devices_and_recomputation_give_the_step_of_plain_convolutions(fas
     assert {shape[1:] for shape in fast_forms} == {(*BUCKET, 3)}
     for name in ("loss", "loss_ce", "loss_bbox", "loss_giou", "gradient_norm"):
         assert terms[name] == pytest.approx(plain_terms[name], rel=1e-3), name
-    moments = [jax.tree.leaves_with_path(one.optimizer) for one in (state, plain)]
+    moments = [jax.tree.leaves_with_path(one.opt_state) for one in (state, plain)]
     largest = max(np.abs(x).max() for path, x in moments[1] if "mu" in jax.tree_util.keystr(path))
     for (path, found), (_, expected) in zip(*moments, strict=True):  # of AdamW: the gradients and their squares
         # a bias of keys has no gradient, only rounding

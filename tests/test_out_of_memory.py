@@ -17,7 +17,9 @@ from detr_jax.cli import main
 from detr_jax.data.batching import LoaderError
 from detr_jax.memory import OutOfMemoryError, arrays_text, fitting, is_out_of_memory, size_text
 from detr_jax.models import DETR
-from detr_jax.training import loop
+from detr_jax.training import checkpointing
+from detr_jax.training.error import TrainingError
+from detr_jax.training.loop import train
 from tests.tiny import tiny_config
 
 HUGE = (60000, 60000)
@@ -98,15 +100,13 @@ def test_evaluation_says_which_field_to_lower(checkpoint):
     assert "Lower evaluation.batch_size=4" in result.stderr
 
 
-def test_a_run_whose_model_does_not_fit_names_its_largest_array(tmp_path, monkeypatch):
-    create_mesh = loop.create_mesh
-    monkeypatch.setattr(loop, "create_mesh", lambda: create_mesh(jax.devices()[:1]))
+def test_a_run_whose_model_does_not_fit_names_its_largest_array(tmp_path, one_device, monkeypatch):
     # fails as the values of such a model do, without computing those of its smaller arrays first
-    monkeypatch.setattr(loop, "with_initial_values", lambda *_: jnp.zeros((2**20, 2**26)))
+    monkeypatch.setattr(checkpointing, "initialize_missing", lambda *_: jnp.zeros((2**20, 2**26)))
     config = tiny_config()
     config.model = dataclasses.replace(config.model, num_classes=1_700_000_123)
-    with pytest.raises(loop.TrainingError, match=r"class_head/kernel \[16, 1700000124\] takes .*model\.num_classes"):
-        loop.train(config, tmp_path)
+    with pytest.raises(TrainingError, match=r"class_head/kernel \[16, 1700000124\] takes .*model\.num_classes"):
+        train(config, tmp_path, mesh=one_device)
 
 
 def test_a_checkpoint_that_does_not_fit_is_not_called_damaged(checkpoint, monkeypatch):

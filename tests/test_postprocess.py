@@ -1,4 +1,4 @@
-"""Detections in pixels, against plain numpy."""
+"""Detections in pixels, compared with plain numpy."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,10 +6,10 @@ import numpy as np
 from detr_jax.postprocess import detections
 
 
-def test_detections_are_the_best_real_class_and_the_box_in_pixels_of_every_query(rng):
+def test_every_query_gives_its_most_probable_class_and_its_box_in_pixels(rng):
     batch, queries, classes = 3, 6, 4
     logits = rng.normal(scale=3, size=(batch, queries, classes + 1)).astype(np.float32)
-    logits[0, 0, -1] = 20.0  # "no object" wins, and yet the best real class is the answer
+    logits[0, 0, -1] = 20.0  # "no object" is the most probable, but it is never a detection
     boxes = rng.uniform(0, 1, (batch, queries, 4)).astype(np.float32)
     sizes = rng.integers(50, 900, (batch, 2))
 
@@ -25,7 +25,7 @@ def test_detections_are_the_best_real_class_and_the_box_in_pixels_of_every_query
         np.testing.assert_allclose(found.boxes[image, query], corners, rtol=1e-4, atol=1e-2)
 
 
-def test_boxes_beyond_the_image_are_not_clipped():
+def test_boxes_that_reach_outside_of_the_image_are_not_clipped():
     found = detections(jnp.zeros((1, 1, 3)), jnp.asarray([[[0.0, 1.0, 0.5, 0.5]]]), jnp.asarray([[100, 200]]))
     np.testing.assert_allclose(found.boxes, [[[-50, 75, 50, 125]]])
     assert found.labels.dtype == jnp.int32

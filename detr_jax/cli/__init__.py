@@ -1,7 +1,7 @@
-"""The ``detr-jax`` command, the same program as ``python -m detr_jax``; one file for each group of subcommands.
+"""The ``detr-jax`` command, which is the same program as ``python -m detr_jax``.
 
-A subcommand's file is imported when the subcommand is called, and files import what is heavy inside of the function
-that needs it, so that help and mistyped commands answer at once.
+Each group of subcommands has one file, which is imported when a subcommand of it is called. These files import heavy
+modules inside of the functions that need them. So --help and mistyped commands answer at once.
 """
 
 import importlib
@@ -24,7 +24,8 @@ _ERRORS = {
     "detr_jax.visualization.charts": "MissingMatplotlib",
     "detr_jax.weights.files": "WeightsError",
 }
-"""Errors whose message is a sentence for the user, by module; not imported, as only imported modules raise them."""
+"""Errors whose message is a sentence for the user, by module. The modules are not imported here: only a module that is
+imported already can have raised its error."""
 
 
 class _Subcommand(click.Command):
@@ -46,7 +47,7 @@ class _Subcommand(click.Command):
 
 
 class _Sentences(click.Group):
-    """Commands that end with a sentence if their input cannot be used (exit code 1), or after Ctrl-C."""
+    """A group whose commands end with a sentence if their input cannot be used (exit code 1), or after Ctrl-C."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -59,7 +60,7 @@ class _Sentences(click.Group):
 
 
 def _sentence(error: Exception, subcommand: str | None) -> str:
-    """What to tell the user of an error; raises it again if it is not the user's to correct."""
+    """The message for the user about an error. Errors that the user cannot correct are raised again."""
     if any(
         isinstance(error, getattr(sys.modules[module], name, ()))
         for module, name in _ERRORS.items()
@@ -80,7 +81,7 @@ def _sentence(error: Exception, subcommand: str | None) -> str:
     "files",
     type=click.Path(exists=True, dir_okay=False),
     multiple=True,
-    help="Run this Python file first: for checkpoints whose configuration holds classes that it defines.",
+    help="Run this Python file first. Needed if a checkpoint's configuration holds classes that the file defines.",
 )
 def main(files: tuple[str, ...]) -> None:
     """DETR, end-to-end object detection with transformers, in JAX."""

@@ -3,20 +3,19 @@
 import dataclasses
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import click
 import jax
 import numpy as np
 
-from detr_jax.cli.configuration import read_config
+from detr_jax.cli.configuration import config_option, read_config
 from detr_jax.compilation_cache import keep_compiled_programs
 from detr_jax.config import Config, check_buckets
 from detr_jax.data import TrainPlan, ValPlan, open_source
 from detr_jax.data.bucket_counts import images_trained, images_validated
 from detr_jax.data.buckets import Bucket, train_sizes, useful_share, val_sizes
-from detr_jax.training.start import settle_buckets, settle_classes, settle_model
+from detr_jax.training.resolve import resolve_buckets, resolve_classes, resolve_model
 from detr_jax.wording import counted
 
 
@@ -40,12 +39,7 @@ class MemorySize(click.ParamType):
     short_help="Show the buckets of a data set and their memory.",
     context_settings={"ignore_unknown_options": True},
 )
-@click.option(
-    "--config",
-    "file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The same configuration file as for train.py.",
-)
+@config_option
 @click.option(
     "--dataset",
     help="coco, yolo, voc, labelme, tfds, shapes or an entry of data.sources. Short for --config.data.dataset.",
@@ -58,7 +52,7 @@ class MemorySize(click.ParamType):
 )
 @click.argument("changes", nargs=-1, type=click.UNPROCESSED, metavar="[--config.FIELD=VALUE]...")
 def buckets(
-    file: Path | None,
+    config_name: str | None,
     dataset: str | None,
     root: str | None,
     memory: bool,
@@ -81,17 +75,17 @@ def buckets(
 
     \b
     Examples:
-      detr-jax buckets --config configs/coco.py --root FOLDER --config.data.num_train_buckets=16
-      detr-jax buckets --config configs/coco.py --root FOLDER --memory --config.training.batch_size=8
-      detr-jax buckets --config configs/coco.py --root FOLDER --largest-batch --config.model.remat=all
+      detr-jax buckets --config coco --root FOLDER --config.data.num_train_buckets=16
+      detr-jax buckets --config coco --root FOLDER --memory --config.training.batch_size=8
+      detr-jax buckets --config coco --root FOLDER --largest-batch --config.model.remat=all
     """
     if device_memory and not largest_batch:
         raise click.UsageError("--device-memory has an effect only with --largest-batch: give both.")
-    config = read_config(file, changes, dataset=dataset, root=root)
-    config, _ = settle_model(config, None)
+    config = read_config(config_name, changes, dataset=dataset, root=root)
+    config, _ = resolve_model(config, None)
     train, val = open_source(config, "train"), open_source(config, "val")
-    config = settle_classes(config, train, val)
-    limits, config = config.data, settle_buckets(config, None, train, val)
+    config = resolve_classes(config, train, val)
+    limits, config = config.data, resolve_buckets(config, None, train, val)
     stride, size = config.model.backbone.stride, config.training.batch_size
     plan = TrainPlan(train, config.data, size, config.training.seed, stride)
     val_plan = ValPlan(val, config.data, config.evaluation.batch_size, stride)
@@ -118,7 +112,7 @@ def _print_memory(
     ``given`` is the memory of a device in bytes. If it is None, the devices report it.
     """
     from detr_jax.sharding import create_mesh
-    from detr_jax.training.start import check_devices
+    from detr_jax.training.resolve import check_devices
 
     mesh = create_mesh()
     try:

@@ -1,8 +1,10 @@
-"""Configurations from the command line, for ``train.py`` and ``detr-jax`` alike."""
+"""Read configurations from presets, files and ``--config.FIELD=VALUE`` flags, for ``train.py`` and ``detr-jax``."""
 
 import contextlib
 import copy
+import difflib
 import enum
+import importlib
 import re
 import sys
 import traceback
@@ -14,10 +16,16 @@ from pathlib import Path
 import click
 
 from detr_jax.config import Config, current_path, unknown_field
+from detr_jax.presets import PRESETS
+
+config_option = click.option(
+    "--config", "config_name", metavar="NAME|FILE", help="A preset, or a Python file with get_config()."
+)
+"""The option of a command that takes a configuration, for `read_config`."""
 
 
 class ConfigurableCommand(click.Command):
-    """A command that takes ``--config.FIELD=VALUE`` anywhere, and gives them to its function as ``changes``."""
+    """A command that accepts ``--config.FIELD=VALUE`` at any place and passes them to its function as ``changes``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         changes, others, remaining = [], [], list(args)
@@ -43,13 +51,13 @@ class ConfigurableCommand(click.Command):
 def check_fields_named(
     changes: Sequence[str], allowed: Sequence[str], reason: str, *, config: Config | None = None
 ) -> None:
-    """Refuse changes of other fields than the allowed ones.
+    """Refuse changes of fields that are not allowed.
 
     Args:
-      changes: those of a `ConfigurableCommand`.
-      allowed: fields such as ``data.val_short_side``, or beginnings such as ``data.``.
-      reason: why the others cannot be changed, as the rest of the sentence.
-      config: the configuration that is changed, which says what fields there are; by default the default one.
+      changes: the ``changes`` of a `ConfigurableCommand`.
+      allowed: fields such as ``data.val_short_side``, or beginnings of paths such as ``data.``.
+      reason: why other fields cannot be changed, as the end of the error's sentence.
+      config: the configuration that is changed, whose fields count as known. By default the default configuration.
 
     Raises:
       click.ClickException: a change is not allowed.
@@ -61,23 +69,25 @@ def check_fields_named(
 
 
 def read_config(
-    file: str | Path | None, changes: Sequence[str], *, base: Config | None = None, **data: str | None
+    name: str | Path | None, changes: Sequence[str], *, base: Config | None = None, **data: str | None
 ) -> Config:
-    """The configuration of a file, or without one ``base`` or else the default, with single fields changed.
+    """Read the configuration of a preset or file, and change single fields of it.
 
     Args:
-      file: a Python file with ``get_config()``; behind a colon, an argument for it.
-      changes: each ``--config.field=value``, or ``--config.field`` and ``value`` after one another.
-      data: values of fields of ``data``, None for those that are not given; they come after ``changes``.
+      name: a preset, or a Python file with ``get_config()``. Text after a colon is the argument of
+        ``get_config``. None: start from ``base``.
+      changes: each ``--config.field=value``, or ``--config.field`` followed by ``value``.
+      base: the configuration to start from if ``name`` is None. By default the default configuration.
+      data: values of fields of ``data``. None leaves a field as it is. They are set after ``changes``.
 
     Raises:
-      click.ClickException: the file gives none, or a change is not understood.
+      click.ClickException: the preset or file gives no configuration, or a change is not understood.
     """
     from absl import flags
     from ml_collections import config_flags
 
-    changes = [*changes, *(f"--config.data.{name}={value}" for name, value in data.items() if value is not None)]
-    config = _from_file(str(file)) if file is not None else Config() if base is None else copy.deepcopy(base)
+    changes = [*changes, *(f"--config.data.{field}={value}" for field, value in data.items() if value is not None)]
+    config = _named(str(name)) if name is not None else Config() if base is None else copy.deepcopy(base)
     arguments = ["detr-jax", *_checked(changes, config)]
     own_flags = flags.FlagValues()
     try:
@@ -87,7 +97,7 @@ def read_config(
         raise click.ClickException(_sentence(str(error), config)) from None
     except config_flags.UnsupportedOperationError:
         raise click.ClickException(
-            f"{' '.join(arguments[1:])} changes a section as a whole: change its fields one by one, or in a "
+            f"{' '.join(arguments[1:])} changes a whole section: change its fields one by one, or write a "
             "configuration file."
         ) from None
     for argument in arguments:
@@ -97,7 +107,7 @@ def read_config(
 
 
 def _use_none(config: Config, path: str) -> None:
-    """Sets a field to None if the parser of tuples made ``(None,)`` of the word and the field can be None."""
+    """Set a field to None if it can be None and the parser of tuples made ``(None,)`` of the word "None"."""
     node, name = _owner(config, path)
     if isinstance(node, dict) or getattr(node, name) != (None,):
         return
@@ -106,7 +116,7 @@ def _use_none(config: Config, path: str) -> None:
 
 
 def _owner(config: Config, path: str) -> tuple[typing.Any, str]:
-    """The object or dictionary that holds the field of a path, and the name of the field there."""
+    """The object or dictionary that holds the field at a path, and the name of the field in it."""
     *parents, name = path.split(".")
     node: typing.Any = config
     for parent in parents:
@@ -115,7 +125,7 @@ def _owner(config: Config, path: str) -> tuple[typing.Any, str]:
 
 
 def _checked(changes: Sequence[str], config: Config) -> list[str]:
-    """The changes with present names instead of earlier ones, of which a warning is printed.
+    """The changes with current names. A warning is printed for each earlier name.
 
     Raises:
       click.ClickException: a change names no field.
@@ -138,29 +148,40 @@ def _checked(changes: Sequence[str], config: Config) -> list[str]:
     return found
 
 
-def _from_file(file: str) -> Config:
-    """The configuration that a Python file gives; behind a colon, an argument for its ``get_config``."""
-    path, _, argument = file.partition(":")
-    if not Path(path).is_file():
-        raise click.ClickException(f"The configuration file {path} does not exist: give one like configs/shapes.py.")
-    content = run_as_module(path)
+def _named(name: str) -> Config:
+    """The configuration of a preset or of a Python file. Text after a colon is an argument for its ``get_config``."""
+    source, _, argument = name.partition(":")
+    if source in PRESETS:
+        content = vars(importlib.import_module(f"detr_jax.presets.{source}"))
+    elif Path(source).is_file():
+        content = run_as_module(source)
+    else:
+        raise click.ClickException(_no_such_configuration(source))
     if "get_config" not in content:
-        raise click.ClickException(f"{path} has no function get_config(): write one, as in configs/shapes.py.")
-    with _faults_of(path):
+        raise click.ClickException(f"{source} has no function get_config(): write one that returns a Config.")
+    with _faults_of(source):
         config = content["get_config"](*filter(None, [argument]))
     if not isinstance(config, Config):
-        raise click.ClickException(f"get_config() in {path} returned something else than a detr_jax.config.Config.")
+        raise click.ClickException(
+            f"get_config() in {source} returned an object of class {type(config).__name__}: it must return a "
+            "detr_jax.config.Config."
+        )
     return config
+
+
+def _no_such_configuration(source: str) -> str:
+    close = difflib.get_close_matches(source, PRESETS, n=1)
+    hint = f"did you mean {close[0]}?" if close else "give a preset or an existing Python file."
+    return f"--config={source} is neither a preset ({', '.join(PRESETS)}) nor an existing file: {hint}"
 
 
 def run_as_module(path: str) -> dict[str, typing.Any]:
     """Run a Python file as the module of its name, so that a configuration can hold classes that the file defines.
 
-    Worker processes import the module to unpickle them, and `detr_jax.config.from_json` finds it among the imported
-    ones.
+    Worker processes import the module to unpickle these classes, and `detr_jax.config.from_json` finds them there.
 
     Returns:
-      What the file defines, by name.
+      The names that the file defines, with their values.
 
     Raises:
       click.ClickException: the file cannot be run.
@@ -185,12 +206,12 @@ def run_as_module(path: str) -> dict[str, typing.Any]:
 
 @contextlib.contextmanager
 def _faults_of(path: str) -> Iterator[None]:
-    """Turns any error of a file's code into a sentence with its line."""
+    """Turn any error in the code of a file into a sentence with the line."""
     try:
         yield
     except click.ClickException:
         raise
-    except Exception as error:  # it is anybody's code
+    except Exception as error:  # the user's code can raise anything
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
         where = path if line is None else f"{path}, line {line}"
@@ -198,7 +219,7 @@ def _faults_of(path: str) -> Iterator[None]:
 
 
 def _sentence(problem: str, config: Config) -> str:
-    """What absl says of a flag, in terms of the configuration if it is a field's value."""
+    """A sentence about absl's problem with a flag. For the value of a field it says what the field can hold."""
     found = re.match(r"flag --config\.([\w.]+)=(.*?): ", problem, re.DOTALL)
     if found is None:
         return problem

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from detr_jax.cli.configuration import ConfigurableCommand, read_config
+from detr_jax.cli.configuration import ConfigurableCommand, config_option, read_config
 from detr_jax.cli.output import check_writable, counted
 from detr_jax.config import Config, ModelConfig, ShapesConfig, check_data
 from detr_jax.data import DataError, Source, check_classes, find_layout
@@ -24,12 +24,7 @@ _SAMPLES = 24  # images in a picture
 
 
 @click.command("check-data", cls=ConfigurableCommand, short_help="Check a data set.")
-@click.option(
-    "--config",
-    "file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The same configuration file as for train.py.",
-)
+@config_option
 @click.option(
     "--dataset",
     help="coco, yolo, voc, labelme, tfds or shapes. Short for --config.data.dataset. By default it is recognised.",
@@ -43,7 +38,7 @@ _SAMPLES = 24  # images in a picture
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw sample images into this file.")
 @click.argument("folder", required=False)
 def check_data_command(
-    file: Path | None,
+    config_name: str | None,
     dataset: str | None,
     root: str | None,
     split: str | None,
@@ -55,23 +50,23 @@ def check_data_command(
 ) -> None:
     """Read a whole data set, and report its errors, classes, sizes and buckets.
 
-    The data set is FOLDER, whose kind is recognised, or the data set of a configuration file, as for train.py. The exit
+    The data set is FOLDER, whose kind is recognised, or the data set of a configuration, as for training. The exit
     code is 1 if the data cannot be used for training, else 0. Problems that are handled automatically are listed too.
     With --config or --config.model.num_classes, the command also checks that num_classes covers every label.
 
     \b
     Examples:
       detr-jax check-data FOLDER --picture samples.png
-      detr-jax check-data --config configs/coco.py --config.data.root=FOLDER
+      detr-jax check-data --config coco --config.data.root=FOLDER
       detr-jax check-data --dataset tfds --config.data.sources.tfds.name=voc/2007
     """
     if folder is not None and root is not None:
         raise click.ClickException(f"Give the data set once: as FOLDER ({folder}) or as --root={root}.")
-    config = read_config(file, changes, dataset=dataset, root=folder if root is None else root)
+    config = read_config(config_name, changes, dataset=dataset, root=folder if root is None else root)
     check_data(config.data)
     if picture is not None:
         _check_picture(picture)
-    model_given = file is not None or any(change.startswith("--config.model.num_classes") for change in changes)
+    model_given = config_name is not None or any(change.startswith("--config.model.num_classes") for change in changes)
     fine = True
     reports: dict[str, Report] = {}
     samples: list[tuple[str, np.ndarray, LabelledBoxes]] = []
@@ -229,7 +224,7 @@ def make_shapes(
     \b
     Examples:
       detr-jax make-shapes shapes --train 1000 --val 100
-      python train.py --config configs/shapes.py --config.data.dataset=coco --config.data.root=shapes
+      detr-jax train --config shapes --config.data.dataset=coco --config.data.root=shapes
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise click.ClickException(f"{folder} exists already and is not an empty folder: give a new folder.")

@@ -1,4 +1,4 @@
-"""``detr-jax evaluate``: COCO metrics of a checkpoint."""
+"""``detr-jax evaluate``: the metrics of a checkpoint."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from detr_jax.config import Config, DataConfig, check, check_buckets, current_pa
 from detr_jax.config.effects import without_source
 
 if TYPE_CHECKING:
-    from detr_jax.evaluation.coco import Metrics
+    from detr_jax.evaluation.metrics import Metrics
 
 
 @click.command(
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def evaluate(
     checkpoint: Path, root: str | None, dataset: str | None, file: Path | None, ema: bool, changes: tuple[str, ...]
 ) -> None:
-    """Evaluate a checkpoint on validation images: COCO's 12 metrics, and the AP of each class.
+    """Evaluate a checkpoint on validation images. By default the metrics are COCO's 12 and the AP of each class.
 
     CHECKPOINT is a checkpoint, or the workdir of a run, whose newest checkpoint is used. By default the data and all
     settings are the same as in the training, and so are the metrics. --root, --dataset and --config flags for fields
@@ -47,7 +47,6 @@ def evaluate(
       detr-jax evaluate runs/voc --root FOLDER --config.data.val_split=test
     """
     from detr_jax.checkpoints import find_checkpoint, load_config
-    from detr_jax.evaluation.coco import METRICS
 
     reason = "an evaluation can only change fields of data and evaluation."
     check_fields_named(changes, ("data.", "evaluation."), reason)
@@ -62,13 +61,7 @@ def evaluate(
     base = dataclasses.replace(base, data=_as_trained(base.data, named))
     config = read_config(None, changes, base=base, root=root, dataset=dataset)
     metrics = _metrics(checkpoint, config, ema)
-    for name in METRICS:
-        click.echo(f"{name:<6} {_number(metrics[name])}")
-    click.echo("AP of each class:")
-    classes = {name.partition("/")[2]: value for name, value in metrics.items() if "/" in name}
-    width = max(map(len, classes), default=0)
-    for name, value in classes.items():
-        click.echo(f"  {name:<{width}}  {_number(value)}")
+    _print_metrics(metrics)
     if file is not None:
         step = checkpoint.name
         values = {f"val/{name}": value for name, value in metrics.items()}
@@ -111,7 +104,25 @@ def _metrics(checkpoint: Path, config: Config, ema: bool) -> "Metrics":
     check_buckets(config.model, validator.plan.buckets)
     with click.progressbar(length=len(source), label="evaluating", file=sys.stderr) as bar:
         found = validator.detect((nnx.as_pure(values),), after_batch=bar.update)
-    return validator.judge(found)
+    return validator.evaluate(found)
+
+
+def _print_metrics(metrics: "Metrics") -> None:
+    """Print the numbers of the data set as a whole, then ``NUMBER/CLASS`` in one table per number."""
+    overall = {name: value for name, value in metrics.items() if "/" not in name}
+    width = max(6, *map(len, overall))
+    for name, value in overall.items():
+        click.echo(f"{name:<{width}} {_number(value)}")
+    by_number: dict[str, dict[str, float | None]] = {}
+    for name, value in metrics.items():
+        number, slash, category = name.partition("/")
+        if slash:
+            by_number.setdefault(number, {})[category] = value
+    for number, classes in by_number.items():
+        click.echo(f"{number} of each class:")
+        width = max(map(len, classes))
+        for category, value in classes.items():
+            click.echo(f"  {category:<{width}}  {_number(value)}")
 
 
 def _as_trained(data: DataConfig, named: Collection[str]) -> DataConfig:

@@ -46,8 +46,9 @@ def plot(
 ) -> None:
     """Draw the report of a run, an animation of its training, or the attention of a model.
 
-    The report is a folder of PNG files and one page, index.html, that contains them. It shows losses, learning rates,
-    AP, curves of precision and recall, confused classes, and the worst images. It needs the data set of the run.
+    The report is a folder of PNG files and one page, index.html, that contains them. It shows losses,
+    diagnostics, learning rates, metrics, curves of precision and recall, confused classes, and the worst images. It
+    needs the data set of the run.
 
     \b
     Examples:
@@ -84,9 +85,10 @@ def plot(
             animate(path, animation, config, open_source(config, "val"))
         else:
             from detr_jax.evaluation.report import write_report
+            from detr_jax.workdir import METRICS_FILE
 
-            if not (path / "metrics.jsonl").is_file():
-                click.echo(f"{path} has no metrics.jsonl: the report will have no charts of the training.", err=True)
+            if not (path / METRICS_FILE).is_file():
+                click.echo(f"{path} has no {METRICS_FILE}: the report will have no charts of the training.", err=True)
             click.echo("evaluating the detections of the last validation ...", err=True)
             written = write_report(path, out or path / "report", root)
     except OSError as error:
@@ -109,9 +111,9 @@ def _draw_attention(
 
     if out.suffix.lower() not in Image.registered_extensions():
         raise click.ClickException(f"--out={out} must end in the suffix of a picture format, such as .png.")
-    looked = Detector.from_checkpoint(checkpoint).attention(image, threshold)
+    shown = Detector.from_checkpoint(checkpoint).attention(image, threshold)
     try:
-        sheet = looked.draw(points or None, max_detections=max_detections or MOST_OBJECTS)
+        sheet = shown.draw(points or None, max_detections=max_detections or MOST_OBJECTS)
     except ValueError as error:
         raise click.ClickException(f"--point: {error}") from None
     sheet.save(out)

@@ -4,7 +4,7 @@ import difflib
 import json
 import os
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,36 +84,19 @@ def predict(
       detr-jax predict detr-r50 photos --out found --threshold 0.7
       detr-jax predict detr-r50 photos --classes person,car --max-detections 10
     """
-    from detr_jax.checkpoints import find_checkpoint, load_category_ids, load_class_names, load_config
-    from detr_jax.cli.image_files import find_images
+    from detr_jax.checkpoints import find_checkpoint, load_config
     from detr_jax.host_memory import keep_freed_memory
     from detr_jax.inference import Detector
 
     check_fields_named(changes, _FIELDS, f"of its fields, a prediction uses {', '.join(_known(_FIELDS))}.")
     checkpoint = find_checkpoint(checkpoint)
-    files, faults = find_images(images)
-    if not files:
-        for sentence in faults:
-            click.echo(sentence, err=True)
-        fail("There is no image to predict.")
-    names = _picture_names(files, _others(out)) if pictures else None
-    if pictures and (own := [file for file in files if out.resolve() == file.resolve().parent]):
-        raise click.ClickException(
-            f"The pictures would be written to the folder of {own[0]}: give another --out, or --no-pictures."
-        )
+    files, faults = _files(images)
+    names = _picture_names(files, out) if pictures else None
     keep_freed_memory()  # before reading the checkpoint starts jax
     config = read_config(None, changes, base=load_config(checkpoint))
-    ids = load_category_ids(checkpoint)
-    class_names = {ids.get(label, label): name for label, name in load_class_names(checkpoint).items()}
-    labels = find_labels(classes, class_names, config.model.num_classes) if classes else None
+    labels = _labels(classes, checkpoint, config.model.num_classes)
     detector = Detector.from_checkpoint(checkpoint, ema, batch_size=batch_size or _batch_size(), data=config.data)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise click.ClickException(
-            f"--out={out} cannot be created ({error.strerror}): choose another folder."
-        ) from None
-
+    _create(out)
     results = _Results(files, out, names, faults)
     stopped = False
     try:
@@ -130,6 +113,38 @@ def predict(
         left = len(files) - len(results.found) - len(results.unreadable)
         fail(f"Stopped before the other {counted(left, 'image')}.", STOPPED)
     raise SystemExit(1 if results.faults or results.unreadable else 0)
+
+
+def _files(images: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The image files of the arguments, and sentences about arguments without an image; ends if there is no image."""
+    from detr_jax.cli.image_files import find_images
+
+    files, faults = find_images(images)
+    if not files:
+        for sentence in faults:
+            click.echo(sentence, err=True)
+        fail("There is no image to predict.")
+    return files, faults
+
+
+def _labels(classes: Sequence[str], checkpoint: Path, num_classes: int) -> set[int] | None:
+    """The labels of --classes, as results have them; None for all."""
+    from detr_jax.checkpoints import load_category_ids, load_class_names
+
+    if not classes:
+        return None
+    ids = load_category_ids(checkpoint)
+    names = {ids.get(label, label): name for label, name in load_class_names(checkpoint).items()}
+    return find_labels(classes, names, num_classes)
+
+
+def _create(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.ClickException(
+            f"--out={out} cannot be created ({error.strerror}): choose another folder."
+        ) from None
 
 
 def _batch_size() -> int:
@@ -235,12 +250,17 @@ def _others(out: Path) -> list[str]:
     return [file.name for file in out.iterdir() if file.name not in earlier] if out.is_dir() else []
 
 
-def _picture_names(files: Sequence[Path], others: Iterable[str]) -> list[str]:
+def _picture_names(files: Sequence[Path], out: Path) -> list[str]:
     """A file name for each picture: the name of its image, with a number if another picture or file has it.
 
-    ``others`` are the names of the other files in the folder.
+    Raises:
+      click.ClickException: an image is in the folder of the pictures.
     """
-    taken = {name.lower() for name in others}  # some file systems ignore case
+    if own := [file for file in files if out.resolve() == file.resolve().parent]:
+        raise click.ClickException(
+            f"The pictures would be written to the folder of {own[0]}: give another --out, or --no-pictures."
+        )
+    taken = {name.lower() for name in _others(out)}  # some file systems ignore case
     names = []
     for file in files:
         suffix = file.suffix if file.suffix.lower() in _PICTURES else ".png"

@@ -1,25 +1,30 @@
-"""``detr-jax train``."""
+"""``detr-jax train``: train a model, or resume a run. ``train.py`` is the same program."""
 
 import traceback
 from pathlib import Path
 
 import click
 
-from detr_jax.cli.configuration import read_config
+from detr_jax.cli.configuration import config_option, read_config
 from detr_jax.cli.output import fail
 from detr_jax.config import Config, ConfigError
+from detr_jax.presets import PRESETS
+
+_WIDTH = max(map(len, PRESETS))
+_PRESETS = "\b\nPresets:\n" + "\n".join(f"  {name:<{_WIDTH}}  {text}" for name, text in PRESETS.items())
 
 
 def run_training(config: Config, workdir: str | Path) -> None:
-    """Trains, and ends the process with a sentence and an exit code where that comes to no good end.
+    """Train. If the training fails, print a sentence and end the process with an exit code.
 
-    Where there are other processes, what ends one of them ends all.
+    In a distributed run, an error in one process ends all processes.
     """
     from absl import logging
 
     from detr_jax.checkpoints import CheckpointError
     from detr_jax.data import DataError
-    from detr_jax.training.loop import TrainingError, train
+    from detr_jax.training.error import TrainingError
+    from detr_jax.training.loop import train
     from detr_jax.training.signals import Interrupted
     from detr_jax.weights import WeightsError
 
@@ -37,7 +42,7 @@ def run_training(config: Config, workdir: str | Path) -> None:
 
 
 def _end_others(error: BaseException, shown: str = "") -> None:
-    """Where there are other processes, ends them and this one."""
+    """In a distributed run, end all processes, this one included."""
     import jax
 
     if jax.distributed.is_initialized():
@@ -50,15 +55,20 @@ def _end_others(error: BaseException, shown: str = "") -> None:
     "train",
     short_help="Train a model, or continue a run.",
     context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]},
+    epilog=_PRESETS,
 )
-@click.option("--config", "file", metavar="FILE", help="Configuration file, such as configs/shapes.py.")
-@click.option("--workdir", type=click.Path(path_type=Path), help="Folder of the run; default: runs/NAME_OF_CONFIG.")
-@click.option("--distributed", is_flag=True, help="One of several processes, which jax finds: on TPU, Slurm, MPI.")
-@click.option("--coordinator", metavar="HOST:PORT", help="Process 0, where jax does not find it.")
+@config_option
+@click.option("--workdir", type=click.Path(path_type=Path), help="Folder of the run. Default: runs/NAME.")
 @click.option(
-    "--num-processes", "--num_processes", type=int, metavar="N", help="With --coordinator: how many there are."
+    "--distributed", is_flag=True, help="Join the other processes of the run, which JAX finds on TPU, Slurm and MPI."
 )
-@click.option("--process-id", "--process_id", type=int, metavar="I", help="With --coordinator: this one, from 0 on.")
+@click.option("--coordinator", metavar="HOST:PORT", help="Address of process 0, if JAX does not find it.")
+@click.option(
+    "--num-processes", "--num_processes", type=int, metavar="N", help="With --coordinator: number of processes."
+)
+@click.option(
+    "--process-id", "--process_id", type=int, metavar="I", help="With --coordinator: number of this process, from 0."
+)
 @click.option(
     "--connect-timeout",
     "--connect_timeout",
@@ -66,11 +76,11 @@ def _end_others(error: BaseException, shown: str = "") -> None:
     default=300,
     show_default=True,
     metavar="SECONDS",
-    help="How long processes wait for one another at the start.",
+    help="Longest time to wait for the other processes at the start.",
 )
 @click.argument("changes", nargs=-1, type=click.UNPROCESSED, metavar="[--config.FIELD=VALUE]...")
 def train_command(
-    file: str | None,
+    config_name: str | None,
     workdir: Path | None,
     distributed: bool,
     coordinator: str | None,
@@ -79,20 +89,23 @@ def train_command(
     connect_timeout: int,
     changes: tuple[str, ...],
 ) -> None:
-    """Train a model, or go on where an earlier run in the same workdir stopped: the program train.py.
+    """Train a model. If the workdir holds a checkpoint, the run is resumed from it.
 
-    The workdir gets checkpoints, metrics.jsonl and pictures. Ctrl-C saves before it stops. On several hosts give each
-    the same command with --distributed (docs/scaling.md) and a workdir that all of them see.
+    The run writes checkpoints, metrics.jsonl and pictures into the workdir. After Ctrl-C it saves a checkpoint and
+    stops. On several hosts, give the same command with --distributed (docs/scaling.md) on each of them, and a workdir
+    that all of them see.
 
     \b
     Examples:
-      detr-jax train --config configs/shapes.py
-      detr-jax train --config configs/coco.py --config.data.root=FOLDER --config.training.batch_size=16
-      detr-jax train --config configs/coco.py --coordinator=HOST:8476 --num-processes=2 --process-id=0
+      detr-jax train --config shapes
+      detr-jax train --config coco --config.data.root=FOLDER --config.training.batch_size=16
+      detr-jax train --config mine.py --coordinator=HOST:8476 --num-processes=2 --process-id=0
     """
-    if file is None:
-        raise click.ClickException("Give a configuration: --config configs/shapes.py")
-    config = read_config(file, changes)
+    if config_name is None:
+        raise click.ClickException(
+            f"Give a configuration, such as --config shapes: a preset ({', '.join(PRESETS)}) or a Python file."
+        )
+    config = read_config(config_name, changes)
     if distributed or coordinator is not None or num_processes is not None or process_id is not None:
         from detr_jax.distributed import DistributedError, start
 
@@ -100,4 +113,4 @@ def train_command(
             start(coordinator, num_processes, process_id, timeout=connect_timeout)
         except DistributedError as error:
             raise click.ClickException(str(error)) from None
-    run_training(config, workdir or Path("runs") / Path(file.partition(":")[0]).stem)
+    run_training(config, workdir or Path("runs") / Path(config_name.partition(":")[0]).stem)

@@ -1,4 +1,4 @@
-"""Weights of other projects."""
+"""`detr-jax import-weights`: convert PyTorch checkpoints into checkpoints of this package."""
 
 import importlib.util
 import sys
@@ -29,27 +29,29 @@ def _list_all(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.command("import-weights", short_help="A checkpoint from PyTorch weights or a listed name.")
 @click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path), required=False)
-@click.option("--download", "fetches", is_flag=True, help="SOURCE is a listed name: fetch it first, over HTTPS.")
+@click.option("--download", "with_download", is_flag=True, help="SOURCE is a listed name. Download its file first.")
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_all, help="Show listed names.")
-@click.option("--dilation", is_flag=True, help="The model is a DC5 one, which its tensors do not show.")
+@click.option("--dilation", is_flag=True, help="The model is a DC5 model. Its tensors do not show this.")
 @click.option(
     "--mask-padding/--no-mask-padding",
     default=True,
     show_default=True,
-    help="Keep padding out of the backbone; without, a padded batch is answered as the original answers it.",
+    help="Keep padding out of the backbone. --no-mask-padding gives the original's predictions.",
 )
-@click.option("--num-heads", type=click.IntRange(min=1), help="Attention heads, if the checkpoint does not tell: 8.")
+@click.option(
+    "--num-heads", type=click.IntRange(min=1), help="Attention heads. Default: the number in the checkpoint, or else 8."
+)
 def import_weights(
-    source: str, out: Path | None, fetches: bool, dilation: bool, mask_padding: bool, num_heads: int | None
+    source: str, out: Path | None, with_download: bool, dilation: bool, mask_padding: bool, num_heads: int | None
 ) -> None:
     """Turn a detector trained elsewhere into a checkpoint of this package.
 
     SOURCE is a .pth file of the original (or of its detectron2 wrapper) or of mmdetection 3, or a directory or file
-    of Hugging Face; the kind is recognised by itself. Files other than .safetensors need the extra "torch". OUT is a
-    new folder, ready for inference and for fine-tuning.
+    of Hugging Face. The kind is recognised automatically. Files other than .safetensors need the extra "torch". OUT is
+    a new folder for inference and fine-tuning.
 
-    With --download, SOURCE is a name of the list that --list shows; its file is kept in the cache folder. Without OUT
-    it is only fetched.
+    With --download, SOURCE is a name that --list shows. Its file is kept in the cache folder. Without OUT, the file is
+    only downloaded.
 
     \b
     Examples:
@@ -57,15 +59,15 @@ def import_weights(
       detr-jax import-weights detr-r50 detr-r50 --download
     """
     logging.set_verbosity(logging.ERROR)
-    if out is None and not fetches:
-        read_pretrained(source)  # says what is wrong with it, such as a name that must be fetched first
+    if out is None and not with_download:
+        read_pretrained(source)  # reports a fault of SOURCE first, such as a name that must be downloaded
         raise click.UsageError("Missing argument 'OUT'.")
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise click.ClickException(f"{out} exists already: give a new folder.")
+        raise click.ClickException(f"{out} already exists: give a new folder.")
     path = source
-    if fetches:
+    if with_download:
         listed = _listed(source)
-        path = str(_fetch(listed))
+        path = str(_download(listed))
         if out is None or listed.backbone:
             click.echo(path)
             click.echo(_what_next(listed, path), err=True)
@@ -76,35 +78,35 @@ def import_weights(
         weights = read_pretrained(path, dilation=dilation, mask_padding=mask_padding, num_heads=num_heads)
     if weights.config is None:
         raise WeightsError(
-            f"{source} holds a backbone alone, not a detector: start a training from it with "
+            f"{source} holds only a backbone, not a detector: start a training from it with "
             "--config.training.init_from."
         )
     _write(weights, out)
 
 
 def _listed(source: str) -> Official:
-    """The listed weights that are to be fetched.
+    """The listed weights of a name.
 
     Raises:
-      WeightsError: they are not listed, or could not be read once they are here.
+      WeightsError: the name is not listed, or its file could not be read after the download.
     """
     listed = find(source)
     if listed is None:
         names = ", ".join(weights.name for weights in OFFICIAL)
-        raise WeightsError(f"--download fetches listed weights only, and {source} is not listed; here are {names}.")
+        raise WeightsError(f"--download needs a listed name, and {source} is not listed. The listed names are {names}.")
     if listed.file.endswith(TORCH_SUFFIXES) and importlib.util.find_spec("torch") is None:
         raise WeightsError(
             f"{listed.file} is a PyTorch file, and PyTorch is not installed: pip install 'detr_jax[torch]' first. "
-            "Nothing was fetched."
+            "Nothing was downloaded."
         )
     return listed
 
 
-def _fetch(listed: Official) -> Path:
+def _download(listed: Official) -> Path:
     """The file of listed weights, with a progress bar on a terminal."""
     kept = (weights_folder() / listed.file).is_file()
     if not kept:
-        click.echo(f"fetching {listed.address} ({listed.licence}), kept in {weights_folder()}", err=True)
+        click.echo(f"downloading {listed.address} ({listed.licence}) to {weights_folder()}", err=True)
     expected = None if listed.megabytes is None else listed.megabytes * 2**20
     with click.progressbar(length=expected or 1, label=listed.file, file=sys.stderr, hidden=kept) as bar:
 
@@ -120,18 +122,18 @@ def _what_next(listed: Official, path: str) -> str:
         return (
             f"{listed.name} is a backbone without a detector: train one from it with --config.training.init_from={path}"
         )
-    return f"import it with detr-jax import-weights {listed.name} OUT --download, which does not fetch it again"
+    return f"import it with detr-jax import-weights {listed.name} OUT --download, which does not download it again"
 
 
 def _write(weights: ImportedWeights, out: Path) -> None:
-    """Writes a detector as a checkpoint of this package, and says what it is."""
+    """Writes a detector as a checkpoint of this package and prints what it is."""
     assert weights.config is not None
     _, abstract = abstract_model(weights.config)
     config = Config(model=weights.config, data=weights.data)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise click.ClickException(f"{out} cannot be made ({error.strerror}): choose another folder.") from None
+        raise click.ClickException(f"{out} cannot be created ({error.strerror}): choose another folder.") from None
     checkpoints = Checkpoints(out / "checkpoints", keep=1)
     checkpoints.class_names = weights.class_names
     try:

@@ -1,8 +1,8 @@
 """The typed configuration of a model and its training.
 
-A file under ``configs/`` returns a `Config` from ``get_config()``; ``train.py`` changes single fields with
-``--config.optimizer.learning_rate=1e-4``. `check` finds what cannot work before anything starts, and
-`to_json` / `from_json` carry the configuration next to every checkpoint.
+A preset (`detr_jax.presets`) or a Python file returns a `Config` from ``get_config()``. Flags such as
+``--config.optimizer.learning_rate=1e-4`` change single fields. `check` finds what cannot work before anything starts.
+`to_json` and `from_json` write and read the configuration next to every checkpoint.
 """
 
 from detr_jax.config.augmentation import Augmentation as Augmentation
@@ -38,6 +38,9 @@ from detr_jax.config.loss import Matcher as Matcher
 from detr_jax.config.loss import MatchingCost as MatchingCost
 from detr_jax.config.loss import SigmoidFocal as SigmoidFocal
 from detr_jax.config.loss import SoftmaxCost as SoftmaxCost
+from detr_jax.config.metrics import CocoBox as CocoBox
+from detr_jax.config.metrics import MetricConfig as MetricConfig
+from detr_jax.config.metrics import logged_name as logged_name
 from detr_jax.config.model import IMAGENET_MEAN as IMAGENET_MEAN
 from detr_jax.config.model import IMAGENET_STD as IMAGENET_STD
 from detr_jax.config.model import LEARNED_CELLS as LEARNED_CELLS

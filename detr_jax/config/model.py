@@ -3,7 +3,7 @@
 Defaults are those of DETR R50 on COCO.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -79,6 +79,9 @@ class BackboneBase:
     default_frozen: ClassVar[tuple[str, ...]] = ()
     """Parameters inside the backbone that are not trained if ``optimizer.frozen`` is None, by the beginning of their
     path."""
+    free_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields in which a backbone may differ from the pretrained weights that it starts from, because its parameters are
+    the same for every value."""
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -117,6 +120,8 @@ class BackboneBase:
 @dataclass(kw_only=True)
 class ResNetConfig(BackboneBase):
     """A residual network."""
+
+    free_fields = ("dilation",)
 
     block: Block = Block.BOTTLENECK
     """Residual block: "basic" (ResNet-18, 34) or "bottleneck" (ResNet-50, 101)."""
@@ -183,6 +188,16 @@ class DetectorConfig:
 
     run_fields: ClassVar[tuple[str, ...]] = ("dtype", "remat")
     """Fields that a run may set otherwise than the checkpoint that it follows."""
+    free_fields: ClassVar[tuple[str, ...]] = ("mask_padding", "dtype", "remat")
+    """Fields in which a detector may differ from the pretrained weights that it starts from, because parameters of the
+    same path fit each other for every value."""
+    resizing_fields: ClassVar[Mapping[str, str]] = {
+        "num_classes": r"class_head/.*",
+        "classification": r"class_head/.*",
+        "num_queries": "object_queries",
+    }
+    """Fields that may differ as well, each with a regular expression for the paths of the parameters that it resizes.
+    Those parameters start from their own initial values."""
 
     backbone: BackboneBase = field(default_factory=ResNetConfig)
     """The network that turns an image into features."""
@@ -245,7 +260,8 @@ class DetectorConfig:
 class DETRConfig(DetectorConfig):
     """DETR (section 3.2 and appendix A)."""
 
-    run_fields = ("dropout", "dtype", "remat")
+    run_fields = ("dropout", *DetectorConfig.run_fields)
+    free_fields = ("encoder_layers", "decoder_layers", "dropout", *DetectorConfig.free_fields)
 
     hidden_dim: int = 256
     """Channels of the transformer, a multiple of 4 and of `num_heads` (the paper's)."""

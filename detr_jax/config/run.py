@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from detr_jax.config.data import DataConfig
 from detr_jax.config.fields import Choice, ranged
 from detr_jax.config.loss import LossConfig
+from detr_jax.config.metrics import CocoBox, MetricConfig, logged_name
 from detr_jax.config.model import DetectorConfig, DETRConfig
 
 
@@ -87,7 +88,7 @@ class TrainingConfig:
     keep_checkpoints: int = 3
     """Number of newest checkpoints to keep. The one of the best validation is kept in addition."""
     early_stop: int = ranged(0, least=0)
-    """Validations in a row without a better AP after which the run stops. 0, the default: never."""
+    """Validations in a row without a better `evaluation.best` after which the run stops. 0, the default: never."""
 
     def faults(self, path: str) -> Iterator[str]:
         """Fields that do not fit one another."""
@@ -113,6 +114,12 @@ class EvaluationConfig:
     """Epochs between two validations. 0: only at the end."""
     batch_size: int = 8
     """Images per batch of a validation, over all devices. It changes speed and memory, and no result."""
+    metrics: dict[str, MetricConfig] = field(default_factory=lambda: {"bbox": CocoBox()})
+    """The metrics of a validation by name. The default "bbox" logs its numbers under their own names, such as AP. Every
+    other entry logs them as ENTRY_NUMBER."""
+    best: str = "AP"
+    """The logged number of which a larger value makes a better checkpoint. The best checkpoint is kept, and
+    `training.early_stop` watches this number. AP, the default, is COCO's main metric."""
     pictures: int = ranged(12, least=0)
     """Number of validation images that are drawn with their predictions into predictions.png at the end of a run, and
     used for the snapshots. 0: none."""
@@ -121,6 +128,15 @@ class EvaluationConfig:
     renders them. 0: never."""
     picture_threshold: float = ranged(0.5, most=1)
     """Lowest score of a prediction that is drawn, from 0 to 1. 0.5 shows what the model finds more likely than not."""
+
+    def faults(self, path: str) -> Iterator[str]:
+        """A `best` that no metric computes."""
+        known = [logged_name(entry, name) for entry, metric in self.metrics.items() for name in metric.numbers]
+        if self.best not in known:
+            yield (
+                f"{path}best={self.best!r} is not a number of {path}metrics ({', '.join(self.metrics)}), which are "
+                f"{', '.join(known) or 'none'}: choose one of them, or add a metric."
+            )
 
 
 @dataclass(kw_only=True)

@@ -296,13 +296,13 @@ class ShapesConfig(SourceConfig):
     generated: ClassVar[bool] = True
 
     train_images: int = 4096
-    """Number of training images. With 4096, configs/shapes.py reaches an AP of 0.64."""
+    """Number of training images. With 4096, the preset shapes reaches an AP of 0.64."""
     val_images: int = 512
     """Number of validation images, an eighth of the training images."""
     min_size: int = 48
     """Smallest height and width of an image, in pixels."""
     max_size: int = 64
-    """Largest height and width of an image, in pixels. 64 fits the one bucket of configs/shapes.py."""
+    """Largest height and width of an image, in pixels. 64 fits the one bucket of the preset shapes."""
     max_objects: int = ranged(4, least=0)
     """The most objects of an image. Their number is drawn evenly from 0 to it, as far as there is room."""
     kinds: tuple[str, ...] = ("circle", "square", "triangle")

@@ -1,4 +1,4 @@
-"""COCO's box metrics, computed by faster-coco-eval."""
+"""COCO's metrics of boxes, computed by faster-coco-eval."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,15 +7,12 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
 from detr_jax.boxes import xyxy_to_xywh
+from detr_jax.config import CocoBox
+from detr_jax.evaluation.metrics import Metrics as Metrics
+from detr_jax.structures import Detections
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-
-Metrics = dict[str, float | None]
-"""Values in 0..1 by name: the names in `METRICS`, and ``AP/<category>`` for each category.
-
-A value is None, which means undefined, if the ground truth has no object of its size or category, or no object at all.
-COCO's own evaluation writes -1 instead, which cannot be compared with other values.
-"""
+METRICS = CocoBox.numbers
+"""Names of COCO's 12 metrics."""
 
 
 def has_objects(ground_truth: dict[str, Any]) -> bool:
@@ -24,29 +21,38 @@ def has_objects(ground_truth: dict[str, Any]) -> bool:
 
 
 class CocoEvaluator:
-    """Collects detections and compares them with annotations like COCO's own evaluation."""
+    """Collects detections and compares them with annotations like COCO's own evaluation.
+
+    It is a `detr_jax.evaluation.metrics.Evaluator`.
+    """
 
     def __init__(self, ground_truth: dict[str, Any]):
         """``ground_truth`` is an instances JSON: images, annotations (crowds included) and categories."""
         self._ground_truth = ground_truth
         self._rows: list[np.ndarray] = []
 
-    def add(self, image_ids: Iterable[int], boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
-        """Adds the detections of a batch.
+    def add(self, image_ids: Iterable[int], detections: Detections) -> None:
+        """Add the detections of some images.
 
         Args:
-          image_ids: [B]; images with a negative id are ignored.
-          boxes: [B, Q, 4] xyxy in pixels of the original images.
-          scores: [B, Q].
-          labels: [B, Q], category ids.
+          image_ids: [B]. Images with a negative id are ignored.
+          detections: boxes [B, N, 4] xyxy in pixels of the original images, scores [B, N], and labels [B, N], which are
+            category ids of the ground truth.
         """
-        for image_id, xywh, score, label in zip(image_ids, xyxy_to_xywh(boxes), scores, labels, strict=True):
+        rows = xyxy_to_xywh(detections.boxes), detections.scores, detections.labels
+        for image_id, xywh, score, label in zip(image_ids, *rows, strict=True):
             if image_id >= 0:
                 columns = np.full(len(score), image_id), xywh, score, label
                 self._rows.append(np.column_stack([np.asarray(x, np.float64) for x in columns]))
 
-    def metrics(self) -> Metrics:
-        """The `Metrics` of all detections that were added."""
+    def compute(self) -> Metrics:
+        """Compute COCO's metrics of all detections that were added.
+
+        Returns:
+          Values in 0..1: the names in `METRICS`, and ``AP/<category>`` for each category. A value is None if the ground
+          truth has no object of its size or category, or no object at all. COCO's own evaluation writes -1 instead,
+          which cannot be compared with other values.
+        """
         evaluation = self._evaluated()
         evaluation.summarize()
         stats = (float(value) for value in evaluation.stats[: len(METRICS)])

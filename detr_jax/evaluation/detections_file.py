@@ -15,6 +15,7 @@ import numpy as np
 
 from detr_jax.data import DataError
 from detr_jax.data.labels import mapped
+from detr_jax.structures import Detections
 
 DETECTIONS = "detections.npz"
 SNAPSHOTS = "snapshots"
@@ -37,6 +38,11 @@ class StoredDetections:
     """[I, Q] float32, probability of the label."""
     labels: np.ndarray
     """[I, Q] int32, labels of the model. A file holds category ids of the data instead, as int64."""
+
+    @property
+    def detections(self) -> Detections:
+        """The detections without step and image ids."""
+        return Detections(self.boxes, self.scores, self.labels)
 
     def first(self, number: int) -> "StoredDetections":
         """The detections in the first ``number`` images."""

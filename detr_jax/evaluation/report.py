@@ -1,6 +1,5 @@
-"""The report of a run: charts, confusions and the worst images, as PNG files and one HTML page."""
+"""The report of a run: charts, confused classes and the worst images, as PNG files and one HTML page."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,9 @@ import numpy as np
 from flax import nnx
 
 from detr_jax.checkpoints import find_checkpoint, labels_of_run, load_model
-from detr_jax.config import Config, ConfigError, from_json
+from detr_jax.config import Config
 from detr_jax.data import DataError, Objects, Source, open_source
-from detr_jax.evaluation.coco import METRICS, CocoEvaluator, Metrics
+from detr_jax.evaluation.coco import CocoEvaluator
 from detr_jax.evaluation.detections_file import (
     DETECTIONS,
     SNAPSHOTS,
@@ -21,6 +20,8 @@ from detr_jax.evaluation.detections_file import (
     write_detections,
 )
 from detr_jax.evaluation.errors import IOU, confusion, image_error, outside_crowds
+from detr_jax.evaluation.metrics import Evaluators
+from detr_jax.evaluation.training_charts import Picture, training_charts
 from detr_jax.evaluation.validator import Validator
 from detr_jax.sharding import create_mesh
 from detr_jax.visualization import LabelledBoxes, charts
@@ -29,25 +30,30 @@ from detr_jax.visualization.boxes import comparison
 from detr_jax.visualization.fonts import class_caption
 from detr_jax.visualization.page import write_page
 from detr_jax.wording import counted, image_name
+from detr_jax.workdir import CONFIG_FILE, read_metrics, read_run_config
 
 _WORST = 12
-_CLASS_CURVES = 10  # classes that a chart of precision and recall can tell apart
-
-Picture = tuple[Path, str]
-"""A file and its caption."""
+_CLASS_CURVES = 10  # more curves in one chart could not be distinguished
 
 Pair = tuple[int, Objects, LabelledBoxes]
-"""The index of an image, its objects, and the sure detections in it."""
+"""The index of an image, its objects, and the detections in it whose score reaches the threshold."""
 
 
 def write_report(workdir: Path, out: Path, root: str | None = None) -> Path:
-    """Writes PNG files and ``index.html``, which holds them all, into the folder ``out``; returns the page.
+    """Write the report of a run as PNG files and ``index.html``, which contains them.
 
-    What the last validation found is taken from the workdir or, where a run left none, found anew by its newest
-    checkpoint. ``root`` stands in the place of the configuration's ``data.root``, where the data set has moved.
+    The detections are those of the last validation. If the workdir has none, its newest checkpoint is evaluated.
+
+    Args:
+      workdir: folder of the run.
+      out: folder of the report, which is created.
+      root: folder of the data set if it has moved, instead of ``data.root``.
+
+    Returns:
+      The path of ``index.html``.
 
     Raises:
-      DataError, ConfigError, CheckpointError: the workdir, or its data set, cannot be read.
+      DataError, ConfigError, CheckpointError: the workdir or its data set cannot be read.
       detr_jax.visualization.charts.MissingMatplotlib: the extra "plot" is not installed.
     """
     config, log = read_run(workdir, root)
@@ -55,21 +61,21 @@ def write_report(workdir: Path, out: Path, root: str | None = None) -> Path:
     source = open_source(config, "val", trained=labels_of_run(workdir))
     found = _last_detections(workdir, config, source)
     pairs = _pairs(source, found, config.evaluation.picture_threshold)
-    evaluator = CocoEvaluator(source.ground_truth())
-    evaluator.add(found.image_ids.tolist(), found.boxes, found.scores, found.labels)
-    metrics = evaluator.metrics()
+    evaluators = Evaluators(config.evaluation.metrics, source)
+    evaluators.add(found.image_ids.tolist(), found.detections)
+    metrics = evaluators.compute()
     out.mkdir(parents=True, exist_ok=True)
 
     sections = {
-        "Training": _training_charts(log, out),
-        "Precision": _precision_charts(evaluator, metrics, source, out),
+        "Training": training_charts(log, out),
+        "Precision": _precision_charts(evaluators, source, out),
         "Mistakes": [_confusion_chart(source, pairs, config.evaluation.picture_threshold, out)],
         "The worst images": _worst_images(source, pairs, out),
     }
     if read_snapshots(workdir, source.category_ids):
         animate(workdir, out / "training.webp", config, source)
-        sections["Training"].append((out / "training.webp", "The first validation images over the training."))
-    numbers = {name: "none" if (value := metrics[name]) is None else f"{value:.3f}" for name in METRICS}
+        sections["Training"].append((out / "training.webp", "The first validation images during the training."))
+    numbers = {name: "none" if value is None else f"{value:.3f}" for name, value in metrics.items() if "/" not in name}
     images = counted(len(found.image_ids), "validation image")
     sentence = f"Step {found.step:,}, {images} of {config.data.dataset}."
     page = out / "index.html"
@@ -78,34 +84,30 @@ def write_report(workdir: Path, out: Path, root: str | None = None) -> Path:
 
 
 def read_run(workdir: Path, root: str | None = None) -> tuple[Config, list[dict[str, Any]]]:
-    """The configuration of a run, with another ``data.root`` where one is given, and the lines of its log.
+    """Read the configuration of a run and the lines of its log.
+
+    Args:
+      workdir: folder of the run.
+      root: replaces ``data.root`` if it is given.
 
     Raises:
-      DataError: the folder holds no run. ConfigError: its configuration is damaged.
+      DataError: the folder has no ``config.json``.
+      ConfigError: the configuration is damaged.
     """
-    if not (workdir / "config.json").is_file():
-        raise DataError(f"{workdir} holds no config.json: give the workdir of a run.")
-    log = []
-    file = workdir / "metrics.jsonl"
-    for text in file.read_text().splitlines() if file.is_file() else ():
-        try:
-            log.append(json.loads(text))
-        except json.JSONDecodeError:  # the last line of a run that was killed
-            continue
-    try:
-        config = from_json((workdir / "config.json").read_text())
-    except ConfigError as error:
-        raise ConfigError(f"{workdir / 'config.json'} is damaged: {error}") from None
+    config = read_run_config(workdir)
+    if config is None:
+        raise DataError(f"{workdir} holds no {CONFIG_FILE}: give the workdir of a run.")
     if root is not None:
         config.data.root = root
-    return config, log
+    return config, read_metrics(workdir)
 
 
 def animate(workdir: Path, path: Path, config: Config, source: Source) -> None:
-    """Writes the snapshots of a run as an animation.
+    """Write the snapshots of a run as an animation.
 
     Raises:
-      DataError: the run has no snapshots, or one is damaged. ValueError: the file's suffix is not known.
+      DataError: the run has no snapshots, or a snapshot is damaged.
+      ValueError: the suffix of ``path`` is not the suffix of an animation.
     """
     snapshots = read_snapshots(workdir, source.category_ids)
     if not snapshots:
@@ -128,39 +130,15 @@ def _last_detections(workdir: Path, config: Config, source: Source) -> StoredDet
     return found
 
 
-def _training_charts(log: list[dict[str, Any]], out: Path) -> list[Picture]:
-    def curve(name: str) -> tuple[list[float], list[float]]:
-        """Steps and values, without those that are not defined: None, or -1 in runs of earlier versions."""
-        rows = [(line["step"], value) for line in log if (value := line.get(name)) is not None and value > -1]
-        return [step for step, _ in rows], [value for _, value in rows]
-
-    charted = {
-        "loss": ("Loss", {"loss": "train/loss"}, "loss", True),
-        "terms": (
-            "Loss terms, last decoder layer, unweighted",
-            {"classes": "train/loss_ce", "L1 of boxes": "train/loss_bbox", "GIoU of boxes": "train/loss_giou"},
-            "loss",
-            True,
-        ),
-        "learning_rate": (
-            "Learning rates",
-            {"transformer": "train/learning_rate", "backbone": "train/backbone_learning_rate"},
-            "learning rate",
-            False,
-        ),
-        "ap": ("Validation", {"AP": "val/AP", "AP50": "val/AP50", "AP75": "val/AP75"}, "average precision", False),
-    }
-    pictures = []
-    for name, (title, fields, unit, log_scale) in charted.items():
-        curves = {label: points for label, field in fields.items() if (points := curve(field))[0]}
-        if curves:
-            file = out / f"{name}.png"
-            charts.lines(file, title, curves, x="optimiser step", y=unit, log=log_scale, unit=name == "ap")
-            pictures.append((file, f"{title}."))
-    return pictures
+def _precision_charts(evaluators: Evaluators, source: Source, out: Path) -> list[Picture]:
+    """Curves of precision and recall, and the AP of each class, if COCO's metrics of boxes are among the metrics."""
+    for evaluator in evaluators.by_name.values():
+        if isinstance(evaluator, CocoEvaluator):
+            return _coco_charts(evaluator, source, out)
+    return []
 
 
-def _precision_charts(evaluator: CocoEvaluator, metrics: Metrics, source: Source, out: Path) -> list[Picture]:
+def _coco_charts(evaluator: CocoEvaluator, source: Source, out: Path) -> list[Picture]:
     precision, names = evaluator.precision()
     recall = np.linspace(0, 1, precision.shape[1])
     known = [k for k in range(len(names)) if precision[0, 0, k] > -1]
@@ -170,7 +148,7 @@ def _precision_charts(evaluator: CocoEvaluator, metrics: Metrics, source: Source
     by_iou = {f"IoU {0.5 + 0.05 * t:.2f}": (recall, mean[t]) for t in (0, 5, 8, 9)}
     files = {name: out / f"{name}.png" for name in ("precision_recall", "precision_recall_classes", "class_ap")}
     charts.lines(files["precision_recall"], "Precision and recall", by_iou, x="recall", y="precision", unit=True)
-    ap = {names[k]: value for k in known if (value := metrics[f"AP/{names[k]}"]) is not None}
+    ap = {names[k]: float(precision[:, :, k].mean()) for k in known}
     captions = {name: class_caption(label, source.categories) for label, name in source.categories.items()}
     by_caption = {captions[name]: value for name, value in ap.items()}
     charts.bars(files["class_ap"], "AP of each class", by_caption, x="average precision")
@@ -189,16 +167,16 @@ def _precision_charts(evaluator: CocoEvaluator, metrics: Metrics, source: Source
 
 
 def _pairs(source: Source, found: StoredDetections, threshold: float) -> list[Pair]:
-    """Index, objects and sure detections of each image, without the detections that only find a crowd.
+    """The `Pair` of each image, without detections that only find a crowd.
 
     Raises:
-      DataError: the detections are not those of the data set's images.
+      DataError: the images of the detections are not the images of the data set.
     """
     indices = _indices(source, found.image_ids, DETECTIONS)
     if missing := set(source.image_ids) - set(found.image_ids.tolist()):
         raise DataError(
-            f"{DETECTIONS} lacks image {min(missing)} of the data set, which has changed since: delete the "
-            "file, and the newest checkpoint is evaluated again."
+            f"{DETECTIONS} lacks image {min(missing)} of the data set, which has changed since. Delete the file: then "
+            "the newest checkpoint is evaluated again."
         )
     crowds = _crowds(source)
     pairs = []
@@ -215,19 +193,19 @@ def _indices(source: Source, image_ids: np.ndarray, file: str) -> list[int]:
     """The positions of images in the data set.
 
     Raises:
-      DataError: ``file`` tells of an image that is not in it.
+      DataError: ``file`` has an image that is not in the data set.
     """
     index_of = {image_id: index for index, image_id in enumerate(source.image_ids)}
     if gone := [image_id for image_id in image_ids.tolist() if image_id not in index_of]:
         raise DataError(
-            f"{file} has image {gone[0]}, which is not in the data set (any more): bring the image back, or "
+            f"{file} has image {gone[0]}, which is not in the data set (any more): put the image back, or "
             f"delete {file} in the workdir."
         )
     return [index_of[image_id] for image_id in image_ids.tolist()]
 
 
 def _crowds(source: Source) -> dict[int, Objects]:
-    """The crowds of the images that have some, by image id."""
+    """The crowds of each image that has crowds, by image id."""
     rows: dict[int, list[tuple[list[float], int]]] = {}
     for annotation in source.ground_truth()["annotations"]:
         if annotation.get("iscrowd"):
@@ -243,7 +221,7 @@ def _confusion_chart(source: Source, pairs: list[Pair], threshold: float, out: P
     place = {label: i for i, label in enumerate(labels)}
     counts = np.zeros((len(labels) + 1, len(labels) + 1), int)
     for _, truth, sure in pairs:
-        named = np.isin(sure.labels, labels)  # ids between those of COCO's classes name nothing
+        named = np.isin(sure.labels, labels)  # some ids between those of COCO's classes have no name
         counts += confusion(
             Objects(truth.boxes, np.array([place[x] for x in truth.labels.tolist()], int)),
             Objects(sure.boxes[named], np.array([place[x] for x in sure.labels[named].tolist()], int)),
@@ -252,16 +230,16 @@ def _confusion_chart(source: Source, pairs: list[Pair], threshold: float, out: P
     file = out / "confusion.png"
     captions = [class_caption(label, source.categories) for label in labels]
     charts.confusion_matrix(file, "Confusion of classes", counts, captions)
-    return file, f"Objects (rows) and what was found there (columns), scores from {threshold:g}, IoU from {IOU:g}."
+    return file, f"True classes (rows) and detected classes (columns), scores from {threshold:g}, IoU from {IOU:g}."
 
 
 def _worst_images(source: Source, pairs: list[Pair], out: Path) -> list[Picture]:
-    judged = [
+    ranked = [
         (*image_error(truth, Objects(sure.boxes, sure.labels)), index, truth, sure) for index, truth, sure in pairs
     ]
-    judged.sort(key=lambda item: (-item[0], -item[1], item[2]))
+    ranked.sort(key=lambda item: (-item[0], -item[1], item[2]))
     pictures = []
-    for rank, (error, wrong, index, truth, sure) in enumerate(judged[:_WORST], 1):
+    for rank, (error, wrong, index, truth, sure) in enumerate(ranked[:_WORST], 1):
         file = out / f"worst_{rank:02d}.png"
         comparison(source[index].image, LabelledBoxes(truth.boxes, truth.labels), sure, source.categories).save(file)
         caption = (

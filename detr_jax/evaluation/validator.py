@@ -1,4 +1,4 @@
-"""A model over the validation images: the metrics, snapshots, and a picture."""
+"""Run a model on the validation images: detections, metrics, snapshots, and a picture."""
 
 import math
 import operator
@@ -16,8 +16,8 @@ from detr_jax.config import Config
 from detr_jax.data import Source, ValPlan, batches
 from detr_jax.data.batching import PlannedBatch
 from detr_jax.distributed import is_main
-from detr_jax.evaluation.coco import CocoEvaluator, Metrics
 from detr_jax.evaluation.detections_file import StoredDetections
+from detr_jax.evaluation.metrics import Evaluators, Metrics
 from detr_jax.evaluation.sameness import sameness
 from detr_jax.inference.predict import check_scores, create_predict_step
 from detr_jax.memory import fitting, on_host
@@ -31,10 +31,10 @@ Values = tuple[Any, ...]
 
 
 class Validator:
-    """Runs models of one structure over the validation images of a data set.
+    """Runs models of one structure on the validation images of a data set.
 
-    Where the mesh has devices of several processes, each reads its own rows of a batch, all get all detections, and all
-    call the same methods.
+    If the mesh has devices of several processes, each process reads its own rows of a batch and gets all detections.
+    All processes must call the same methods.
     """
 
     def __init__(self, config: Config, source: Source, graph: nnx.GraphDef, mesh: Mesh, where: Any = None):
@@ -49,9 +49,12 @@ class Validator:
     def detect(
         self, values: Values, step: int = 0, after_batch: Callable[[int], object] = lambda images: None
     ) -> StoredDetections:
-        """What a model, that of ``step``, finds in every validation image.
+        """Predict every validation image.
 
-        ``after_batch`` is called with the number of images of each batch that is done, and may end it by raising.
+        Args:
+          values: the model's values.
+          step: optimizer steps that the model was trained for.
+          after_batch: called after each batch with its number of images. It may stop the prediction by raising.
 
         Raises:
           OutOfMemoryError: a batch does not fit into memory.
@@ -63,27 +66,28 @@ class Validator:
                 after_batch(len(planned.images))
             return self._stored(step, found)
 
-    def judge(self, found: StoredDetections) -> Metrics:
-        """The COCO `Metrics` of detections.
+    def evaluate(self, found: StoredDetections) -> Metrics:
+        """Compute the metrics in ``evaluation.metrics`` of detections.
 
         Raises:
           CheckpointError: the scores are not numbers.
+          ConfigError: a metric does not compute what its class lists.
         """
         check_scores(found.scores)
-        evaluator = CocoEvaluator(self.source.ground_truth())
-        evaluator.add(found.image_ids.tolist(), found.boxes, found.scores, found.labels)
-        return evaluator.metrics()
+        evaluators = Evaluators(self.config.evaluation.metrics, self.source)
+        evaluators.add(found.image_ids.tolist(), found.detections)
+        return evaluators.compute()
 
     def sameness(self, found: StoredDetections) -> str | None:
-        """What `detr_jax.evaluation.sameness.sameness` says of detections."""
+        """The warning of `detr_jax.evaluation.sameness.sameness` about detections, if there is one."""
         index_of = {image_id: index for index, image_id in enumerate(self.source.image_ids)}
         sizes = self.source.sizes[[index_of[image_id] for image_id in found.image_ids.tolist()]]
         return sameness(found, sizes, self.source.categories)
 
     def snapshot(self, values: Values, step: int) -> StoredDetections:
-        """What a model, that of ``step``, finds in the first ``evaluation.pictures`` validation images of the plan.
+        """Predict the first ``evaluation.pictures`` validation images of the plan.
 
-        Those images are read once and kept.
+        The images are read once and kept in memory.
         """
         with self._fitting():
             if self._first_batches is None:
@@ -99,7 +103,7 @@ class Validator:
         return found.first(self.config.evaluation.pictures)
 
     def draw(self, values: Values, path: Path) -> None:
-        """Writes the first validation images with their ground truth and a model's predictions as one picture."""
+        """Write a picture of the first validation images with their ground truth and a model's predictions."""
         found = self.snapshot(values, 0)
         if not is_main():
             return
@@ -108,18 +112,16 @@ class Validator:
         samples = [self.source[index] for index in indices]
         predictions = []
         for boxes, scores, labels in zip(found.boxes, found.scores, found.labels, strict=True):
-            sure = scores >= self.config.evaluation.picture_threshold
-            predictions.append(LabelledBoxes(boxes[sure], labels[sure], scores[sure]))
+            drawn = scores >= self.config.evaluation.picture_threshold
+            predictions.append(LabelledBoxes(boxes[drawn], labels[drawn], scores[drawn]))
         if samples:
-            images, truths = (
-                [sample.image for sample in samples],
-                [LabelledBoxes(sample.objects.boxes, sample.objects.labels) for sample in samples],
-            )
+            images = [sample.image for sample in samples]
+            truths = [LabelledBoxes(sample.objects.boxes, sample.objects.labels) for sample in samples]
             names = [image_name(self.source, index) for index in indices]
             comparison_sheet(path, images, truths, predictions, self.source.categories, names)
 
     def _fitting(self) -> AbstractContextManager[None]:
-        """Says, if memory runs out inside, that the validation batches do not fit, and what helps."""
+        """Report that the validation batches do not fit if memory runs out inside, and what helps."""
         height, width = max(self.plan.buckets, key=math.prod)
         size = self.config.evaluation.batch_size
         return fitting(
@@ -128,7 +130,7 @@ class Validator:
         )
 
     def _batches(self) -> Iterator[tuple[PlannedBatch, Batch]]:
-        """All batches as planned, and of each the rows of this process."""
+        """Each planned batch, and the rows of this process in it."""
         size = self.config.evaluation.batch_size
         rows = own_rows(self._mesh, size)
         return zip(self.plan.batches, batches(self.plan, self.source, size, self.config.data, rows=rows), strict=True)
@@ -139,7 +141,7 @@ class Validator:
         return on_host(self._predict(values, *inputs))
 
     def _stored(self, step: int, found: list[tuple[PlannedBatch, Detections]]) -> StoredDetections:
-        """The detections of batches in one, without the places that hold no image."""
+        """The detections of all batches together, without the rows that hold no image."""
         queries = self.config.model.max_detections
         ids = [[self.source.image_ids[image.source_index] for image in planned.images] for planned, _ in found]
         nothing = Detections(

@@ -1,371 +1,320 @@
-"""A training run from its first step, or from its last checkpoint, to its last evaluation."""
+"""The training loop: `train` runs from the first step, or from the newest checkpoint, to the last validation."""
 
 import itertools
 import math
 import time
-import zlib
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
-from detr_jax.checkpoints import Checkpoints
+from detr_jax.checkpoints import Checkpoints, newest_checkpoint
 from detr_jax.compilation_cache import keep_compiled_programs
 from detr_jax.config import Config, ConfigError, check_buckets, to_json
 from detr_jax.data import DataError, batches
 from detr_jax.data.batching import LoaderError
-from detr_jax.distributed import gathered, is_main, wait_for_all
+from detr_jax.distributed import is_main
 from detr_jax.evaluation.coco import Metrics
-from detr_jax.evaluation.detections_file import (
-    DETECTIONS,
-    SNAPSHOTS,
-    StoredDetections,
-    drop_snapshots,
-    snapshot_steps,
-    write_detections,
-)
+from detr_jax.evaluation.detections_file import drop_snapshots
 from detr_jax.evaluation.validator import Validator
 from detr_jax.host_memory import keep_freed_memory
-from detr_jax.memory import OutOfMemoryError, arrays_text, does_not_fit, fitting, is_out_of_memory, on_host
-from detr_jax.sharding import create_mesh, own_rows, shard, state_shardings
-from detr_jax.structures import BatchInputs
-from detr_jax.training.best import Best
-from detr_jax.training.feed import Feed, Pace
-from detr_jax.training.introduction import introduce
-from detr_jax.training.log import RunLog
-from detr_jax.training.memory import TO_NEED_LESS, StepMemory, device_memory, memory_sentence
+from detr_jax.memory import OutOfMemoryError, fitting, on_host
+from detr_jax.sharding import Tree, create_mesh, own_rows, state_shardings
+from detr_jax.structures import Batch
+from detr_jax.training.best_checkpoint import BestCheckpoint
+from detr_jax.training.checkpointing import restore_or_initialize, save
+from detr_jax.training.compiled_step import CompiledStep
+from detr_jax.training.error import TrainingError
+from detr_jax.training.initial_weights import load_initial_weights, read_initial_weights
+from detr_jax.training.memory import TO_NEED_LESS, device_memory
 from detr_jax.training.optimizer import create_optimizer, learning_rates
-from detr_jax.training.programs import StepPrograms
-from detr_jax.training.saving import has_checkpoint, restore, save
+from detr_jax.training.prefetch import Prefetch
+from detr_jax.training.process_checks import check_same_config, check_same_data, create_shared_workdir
+from detr_jax.training.resolve import Resolved, resolve
+from detr_jax.training.run_log import OnLog, RunLog
 from detr_jax.training.signals import STEPS_AHEAD, Interrupted, StopSignals
-from detr_jax.training.start import Start, prepare, read_start, start_from
-from detr_jax.training.step import (
-    create_state,
-    create_train_step,
-    outline_batch,
-    outline_model,
-    outline_state,
-    with_initial_values,
-)
+from detr_jax.training.state import PartitionedModel, TrainState, abstract_batch, abstract_model
+from detr_jax.training.step import create_train_step
+from detr_jax.training.summary import log_summary
+from detr_jax.training.throughput import Throughput
+from detr_jax.training.validation import Validation
+from detr_jax.workdir import CONFIG_FILE
 
-_SMALLER_STATE = (
-    "Make the model smaller (model.num_classes, model.num_queries, model.hidden_dim), set training.ema_decay=0, or "
-    "share the state out over several devices with training.fsdp=True."
-)
+Terms = dict[str, jax.Array]
+"""The terms of one step, each [] float32."""
 
 
-class TrainingError(RuntimeError):
-    """A run that cannot go on; the message says at which step, why, and what to try."""
+def train(config: Config, workdir: str | Path, *, mesh: Mesh | None = None, on_log: OnLog | None = None) -> Metrics:
+    """Trains a model, or resumes from the newest checkpoint in ``workdir`` if there is one.
 
+    The workdir gets ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and ``snapshots/``. The
+    validations add ``detections.npz``, ``best.json`` and the link ``best``. The end adds ``predictions.png``.
 
-def train(config: Config, workdir: str | Path) -> Metrics:
-    """Trains a model, or goes on where an earlier run in the same workdir stopped.
-
-    The workdir gets ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``snapshots/``, with the
-    validations ``detections.npz``, ``best.json`` and the link ``best`` and, at the end, ``predictions.png``.
+    Args:
+      config: the configuration. What it leaves open is taken from the checkpoint and the data.
+      workdir: the folder of the run. It is created if it does not exist.
+      mesh: the devices, along the axis "data" (`detr_jax.sharding.create_mesh`). By default all devices of all
+        processes.
+      on_log: called as ``on_log(step, numbers)`` on process 0 for each line that is added to ``metrics.jsonl``. A
+        training line (every ``training.log_every`` steps and before each checkpoint) has names such as "train/loss",
+        a validation line has names such as "val/AP". ``numbers`` are floats; metrics that are not defined are dropped.
+        An exception in it ends the run and is raised unchanged.
 
     Returns:
       The `detr_jax.evaluation.coco.Metrics` of the last validation.
 
     Raises:
-      ConfigError, DataError, CheckpointError, WeightsError: something given does not fit.
-      TrainingError: the loss is not finite, a process that loads data was killed, or something does not fit into
-        memory.
-      Interrupted: after SIGINT or SIGTERM, with everything saved.
+      ConfigError, DataError, CheckpointError, WeightsError: the configuration, data, checkpoint or weights are wrong.
+      TrainingError: the loss is not finite, a data worker was killed, or something does not fit into memory.
+      Interrupted: SIGINT or SIGTERM came. Everything is saved.
     """
     keep_compiled_programs()
     keep_freed_memory()
-    workdir, mesh = Path(workdir), create_mesh()
-    _check_same(config)
-    try:
+    workdir, mesh = Path(workdir), create_mesh() if mesh is None else mesh
+    with _training_errors(), ExitStack() as cleanup:
         with fitting("The start of the run", "Use a machine with more memory, or a smaller model."):
-            start = prepare(config, workdir, mesh)
-            _check_same_data(start)
-            run = Run(start, workdir, mesh)
-    except OutOfMemoryError as error:
-        raise TrainingError(str(error)) from error
-    try:
-        with StopSignals(mesh) as stop:
-            run.to_the_end(stop)
-    except LoaderError as error:
-        raise TrainingError(f"{error} The same command goes on from the last checkpoint.") from None
-    except OutOfMemoryError as error:
-        raise TrainingError(str(error)) from error
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        raise TrainingError(does_not_fit(f"Step {run.step + 1}", TO_NEED_LESS, error)) from error
-    finally:
-        run.close()
-    return run.metrics
+            resolved = _resolve(config, workdir, mesh)
+            config, total_steps = resolved.config, resolved.total_steps
+            model, loaded = _initial_model(resolved, workdir)
+            optimizer = create_optimizer(config.optimizer, total_steps, resolved.plan.steps_per_epoch)
+            validator = _create_validator(resolved, model, mesh)
 
+            create_shared_workdir(workdir)
+            checkpoints = _open_checkpoints(resolved, workdir)
+            cleanup.callback(checkpoints.close)
+            state, frozen = restore_or_initialize(checkpoints, model, optimizer, config, mesh)
+            model = model.abstract  # frees the memory of the initial weights
+            start_step = _check_start(int(state.step), total_steps, workdir)
 
-class Run:
-    """A run with everything that it holds open: model and state, stream of batches, checkpoints, log."""
-
-    def __init__(self, start: Start, workdir: Path, mesh: Mesh):
-        """Makes the model, or takes it from the workdir, and says what will be trained; writes nothing if it raises.
-
-        Raises:
-          ConfigError, CheckpointError, DataError, WeightsError: something does not fit.
-        """
-        config = start.config
-        self.workdir, self.config, self.plan, self.total_steps = workdir, config, start.plan, start.total_steps
-        self.metrics: Metrics = {}
-        """Of the last validation."""
-        self._mesh = mesh
-        model, started_from = outline_model(config), ""
-        if config.training.init_from and not has_checkpoint(workdir):
-            weights = start.weights or read_start(config)
-            model, started_from = start_from(model, weights, config, start.train_source.categories)
-        self._model = model.structure
-        optimizer = create_optimizer(config.optimizer, self.total_steps, self.plan.steps_per_epoch)
-        self._train_step = StepPrograms(create_train_step(self._model, optimizer, config, mesh))
-        where = state_shardings((self._model.params, self._model.frozen), mesh, config.training.fsdp)
-        self._validator = Validator(config, start.val_source, model.graph, mesh, where)
-        check_buckets(config.model, self._validator.plan.buckets)
-
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:  # what `check_workdir` could not foresee
-            raise ConfigError(
-                f"--workdir={workdir} cannot be made ({error.strerror}): choose another folder."
-            ) from None
-        _check_shared(workdir)
-        self._checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep_checkpoints)
-        self._checkpoints.class_names = start.train_source.categories
-        self._checkpoints.category_ids = start.train_source.category_ids
-        state = arrays_text({"state": outline_state(model, optimizer, config), "frozen": self._model.frozen})
-        with fitting(f"The state of the training (weights, optimiser, moving average: {state})", _SMALLER_STATE):
-            if self._checkpoints.latest_step is None:
-                model = with_initial_values(model, config)
-                self._state = create_state(model, optimizer, config, mesh)
-                self._frozen = shard(model.frozen, where[1])
-            else:
-                self._state, self._frozen = restore(self._checkpoints, model, optimizer, config, mesh)
-        del model  # its values are in the state
-        self.step = int(self._state.step)
-        """Optimiser steps done."""
-        if self.step > self.total_steps:
-            raise ConfigError(
-                f"training.steps={self.total_steps} is below the {self.step} steps that {workdir} has done: raise it, "
-                "or choose another --workdir."
+            log = RunLog(workdir, start_step, total_steps, config.training.batch_size, on_log)
+            cleanup.callback(log.close)
+            _write_start(resolved, workdir, start_step)
+            log_summary(log.say, resolved, model, mesh, start_step, loaded)
+            best = BestCheckpoint(
+                workdir, checkpoints, start_step, metric=config.evaluation.best, reset=resolved.changes_metrics
             )
+            validation = Validation(validator, frozen, log, workdir, start_step, resolved)
+            train_step = _create_compiled_step(resolved, model, optimizer, frozen, mesh, log)
+            stream = _training_batches(resolved, mesh, start_step)
+            cleanup.callback(stream.close)
+            prefetch = Prefetch(stream, mesh, resolved.train_source, config.data, log.say_anywhere)
+        save_state = partial(save, checkpoints, model, frozen, config)
+        with StopSignals(mesh) as stop:
+            metrics = _train_steps(resolved, state, train_step, prefetch, validation, best, save_state, log, stop)
+        if len(train_step):
+            log.say(train_step.sentence())
+        log.say(best.sentence())
+        log.say(f"finished; checkpoints, metrics.jsonl and predictions.png are in {workdir}")
+    return metrics
 
-        self._log = RunLog(workdir, self.step, self.total_steps, config.training.batch_size)
-        if is_main():
-            (workdir / "config.json").write_text(to_json(config))
-            drop_snapshots(workdir, after=self.step)
-        introduce(self._log.say, start, self._model, mesh, self.step, started_from)
-        self._stale = any(name.startswith(("data.", "evaluation.", "model.")) for name in start.changed)
-        self._best = Best(workdir, self._checkpoints, self.step, anew=self._stale)
-        self._pictured = snapshot_steps(self.total_steps, config.evaluation.snapshots)
-        if (workdir / SNAPSHOTS / f"{self.step}.npz").exists():
-            self._pictured -= {self.step}
-        batch_size = config.training.batch_size
-        rows = own_rows(mesh, batch_size)
-        self._stream = batches(self.plan, start.train_source, batch_size, config.data, start=self.step, rows=rows)
-        planned = itertools.islice(self._stream, self.total_steps - self.step)
-        self._feed = Feed(planned, mesh, start.train_source, config.data, self._log.say_anywhere)
-        self._pace = Pace(batch_size, config.data)
-        self._same_said = False
-        self._pending: list[dict[str, jax.Array]] = []  # terms of the steps since the last line of the log
 
-    def to_the_end(self, stop: StopSignals) -> None:
-        """Trains and validates until all steps are done, validations no longer improve, or a signal comes.
+def _train_steps(
+    resolved: Resolved,
+    state: TrainState,
+    train_step: CompiledStep,
+    prefetch: Prefetch,
+    validation: Validation,
+    best: BestCheckpoint,
+    save_state: Callable[[TrainState], None],
+    log: RunLog,
+    stop: StopSignals,
+) -> Metrics:
+    """Trains and validates until all steps are done, validations no longer improve, or a signal comes.
 
-        Raises:
-          Interrupted: a signal came; everything is saved.
-          DataError, LoaderError: a batch cannot be had; what was learned up to it is saved.
-          TrainingError: the loss is not finite.
-        """
+    Returns:
+      The metrics of the last validation.
+    """
+    config, step, metrics = resolved.config, int(state.step), {}
+    throughput = Throughput(config.training.batch_size, config.data)
+    pending: list[Terms] = []  # terms of the steps since the last log line, on the devices
+    try:
         while True:
-            self._take_snapshot()
-            if self._validates():
-                self._validate(stop)
-            if 0 < self.config.training.early_stop <= self._best.since and self.step < self.total_steps:
-                self._log.say(f"stopping at step {self.step}: {self._best.since} validations without a better AP")
+            validation.take_snapshot(state, step)
+            if resolved.validates(step):
+                metrics = validation.evaluate(state, step, stop)
+                best.add(step, metrics[config.evaluation.best])
+            if step == resolved.total_steps or _stops_early(config, best, step, log):
                 break
-            if self.step == self.total_steps:
-                break
-            self._train()
+            with fitting(f"Step {step + 1}", TO_NEED_LESS):
+                began = time.monotonic()
+                batch = next(prefetch)
+                received = time.monotonic()
+                if batch in train_step:
+                    state, terms = train_step(state, batch)
+                    _wait_for_devices(terms, pending, received, throughput)
+                    throughput.add(time.monotonic() - began, received - began)
+                else:
+                    with log.uncounted(steps=1):
+                        train_step.compile(state, batch)
+                        state, terms = train_step(state, batch)
+                        jax.block_until_ready(terms)
+            step += 1
+            pending.append(terms)
             stopping = stop.after_step()
-            saves = stopping or self._validates() or self.step % self.config.training.checkpoint_every == 0
-            if saves or self.step % self.config.training.log_every == 0:
-                self._line()
-                if slow := self._pace.sentence():
-                    self._log.say(slow)
+            saves = stopping or resolved.validates(step) or step % config.training.checkpoint_every == 0
+            if saves or step % config.training.log_every == 0:
+                _log_line(log, resolved, step, pending, prefetch, train_step, throughput)
             if saves:
-                self._save()
+                save_state(state)
             if stopping:
-                raise Interrupted(self.step, stopping)
-        with stop.at_once(self.step):
-            self._validator.draw(self._values, self.workdir / "predictions.png")
-        if len(self._train_step):
-            self._log.say(self._train_step.sentence())
-        self._log.say(self._best.sentence())
-        self._log.say(f"finished; checkpoints, metrics.jsonl and predictions.png are in {self.workdir}")
-
-    def close(self) -> None:
-        """Waits for what is on the way, and closes everything."""
-        with suppress(RuntimeError):  # what a failed step leaves behind
-            jax.block_until_ready(self._state)  # leaving with a host callback in flight would crash the interpreter
-        self._stream.close()
-        self._checkpoints.close()
-        self._log.close()
-
-    @property
-    def _values(self) -> tuple:
-        """What is validated: the model's values as they are now."""
-        return self._state.evaluated, self._frozen
-
-    def _train(self) -> None:
-        """One step."""
-        began = time.monotonic()
-        try:
-            batch = next(self._feed)
-        except (DataError, LoaderError):
-            if self._pending and not self._mesh.is_multi_process:  # what was learned is not lost with the data
-                self._line()
-                self._save()
-            raise
-        received = time.monotonic()
-        known = batch in self._train_step
-        terms = self._step_of_known_bucket(batch, received) if known else self._step_with_compilation(batch)
-        self.step += 1
-        self._pending.append(terms)
-        if len(self._pending) > STEPS_AHEAD:
-            jax.block_until_ready(self._pending[-1 - STEPS_AHEAD]["loss"])
-        if known:
-            self._pace.add(time.monotonic() - began, received - began)
-
-    def _step_of_known_bucket(self, batch: BatchInputs, received: float) -> dict[str, jax.Array]:
-        self._state, terms = self._train_step(self._state, self._frozen, batch)
-        if not self._pending:  # the devices were idle
-            jax.block_until_ready(terms)
-            self._pace.alone = time.monotonic() - received
-        return terms
-
-    def _step_with_compilation(self, batch: BatchInputs) -> dict[str, jax.Array]:
-        with self._log.uncounted(steps=1):
-            if not len(self._train_step):
-                bucket = max(self.plan.buckets, key=math.prod)
-                largest = outline_batch(self.config, bucket, self.plan.source.max_objects)
-                if memory := self._compile(largest):
-                    self._log.say(memory_sentence(memory, bucket, device_memory(self._mesh)))
-            if batch not in self._train_step:
-                self._compile(batch)
-            self._state, terms = jax.block_until_ready(self._train_step(self._state, self._frozen, batch))
-        return terms
-
-    def _compile(self, batch: BatchInputs) -> StepMemory | None:
-        seconds, memory = self._train_step.compile(self._state, self._frozen, batch)
-        height, width = batch.images.shape[1:3]
-        self._log.say(f"compiled for bucket {height} x {width} in {seconds:.0f} s")
-        return memory
-
-    def _validates(self) -> bool:
-        """Whether a validation belongs to this step."""
-        every = self.config.evaluation.every_epochs * self.plan.steps_per_epoch
-        return self.step == self.total_steps or bool(every and self.step and self.step % every == 0)
-
-    def _validate(self, stop: StopSignals) -> None:
-        """Validates, unless that was done before the run was stopped here."""
-        self.metrics = {} if self._stale else self._log.validation_at(self.step) or {}
-        if self.metrics:
-            self._log.say_validation(self.step, self.metrics)
-        else:
-            with self._log.uncounted(), stop.at_once(self.step) as check:
-                found = self._validator.detect(self._values, self.step, lambda images: check())
-                self.metrics = self._validator.judge(found)
-                self._store(self.workdir / DETECTIONS, found)
-            self._log.validation(self.step, self.metrics)
-            if not self._same_said and (sentence := self._validator.sameness(found)):
-                self._log.say(sentence)
-                self._same_said = True
-        self._best.add(self.step, self.metrics["AP"])
-
-    def _take_snapshot(self) -> None:
-        """Keeps what the model of now finds in the first validation images, at the steps for that."""
-        if self.step in self._pictured:
-            with self._log.uncounted():
-                found = self._validator.snapshot(self._values, self.step)
-                self._store(self.workdir / SNAPSHOTS / f"{self.step}.npz", found)
-
-    def _store(self, path: Path, found: StoredDetections) -> None:
-        """Writes detections for pictures and reports, which a run can do without."""
-        if not is_main():
-            return
-        try:
-            write_detections(path, found, self._validator.source.category_ids)
-        except OSError as error:
-            self._log.say(f"{path} could not be written ({error.strerror}): pictures and reports will lack it.")
-
-    def _line(self) -> None:
-        """A line of the log, after a check that all losses since the last are finite."""
-        terms = _finite_means(self._pending, self.step)
-        self._pending.clear()
-        if self.config.data.on_error == "skip":
-            terms["skipped_images"] = self._feed.skipped_by_all()
-        terms |= learning_rates(self.config.optimizer, self.step, self.total_steps, self.plan.steps_per_epoch)
-        terms |= {"compile_seconds": self._train_step.seconds, "programs": len(self._train_step)}
-        self._log.training(self.step, terms)
-
-    def _save(self) -> None:
-        save(self._checkpoints, self._model, self._state, self._frozen, self.config)
+                raise Interrupted(step, stopping)
+        validation.draw(state, step, stop)
+    except (DataError, LoaderError):
+        if pending and jax.process_count() == 1:  # the steps before the missing batch are saved
+            _log_line(log, resolved, step, pending, prefetch, train_step, throughput)
+            save_state(state)
+        raise
+    finally:
+        with suppress(RuntimeError):  # a failed step leaves deleted arrays
+            jax.block_until_ready(state)  # the interpreter would crash if it ended during a host callback
+    return metrics
 
 
-def _check_same(config: Config) -> None:
-    """Checks that all processes were given the same."""
-    if other := _other_process(to_json(config).encode()):
-        raise ConfigError(f"Process {other} was given another configuration than process 0: give all the same.")
+def _wait_for_devices(terms: Terms, pending: list[Terms], received: float, throughput: Throughput) -> None:
+    """Keeps the host at most `STEPS_AHEAD` steps ahead, and measures the step if it began with idle devices."""
+    if not pending:
+        jax.block_until_ready(terms)
+        throughput.step_seconds = time.monotonic() - received
+    elif len(pending) >= STEPS_AHEAD:
+        jax.block_until_ready(pending[-STEPS_AHEAD]["loss"])
 
 
-def _check_same_data(start: Start) -> None:
-    """Checks that all processes found the same images, from which each plans the whole batches."""
-    content = repr(start.plan.buckets).encode()
-    for source in (start.train_source, start.val_source):
-        content += (
-            np.array(source.image_ids).tobytes() + source.sizes.tobytes() + bytes(str(source.max_objects), "ascii")
-        )
-    if other := _other_process(content):
-        raise DataError(f"Process {other} found other images than process 0: give all hosts the same data.")
+def _stops_early(config: Config, best: BestCheckpoint, step: int, log: RunLog) -> bool:
+    """Whether ``training.early_stop`` ends the run at this step. It is logged."""
+    stops = 0 < config.training.early_stop <= best.validations_since
+    if stops:
+        log.say(f"stopping at step {step}: {best.validations_since} validations without a better {best.metric}")
+    return stops
 
 
-def _other_process(content: bytes) -> int | None:
-    """The first process that has other content than process 0; None where all have the same."""
-    sums = gathered(zlib.crc32(content))
-    return next(iter(np.flatnonzero(sums != sums[0]).tolist()), None)
+def _log_line(
+    log: RunLog,
+    resolved: Resolved,
+    step: int,
+    pending: list[Terms],
+    prefetch: Prefetch,
+    train_step: CompiledStep,
+    throughput: Throughput,
+) -> None:
+    """Logs the mean terms of the pending steps, and clears them.
+
+    Raises:
+      TrainingError: a loss is not finite.
+    """
+    config = resolved.config
+    with fitting(f"Step {step}", TO_NEED_LESS):
+        numbers = _finite_means(pending, step)
+    pending.clear()
+    if config.data.on_error == "skip":
+        numbers["skipped_images"] = prefetch.skipped_by_all()
+    numbers |= learning_rates(config.optimizer, step, resolved.total_steps, resolved.plan.steps_per_epoch)
+    numbers |= {"compile_seconds": train_step.seconds, "programs": len(train_step)}
+    log.training(step, numbers)
+    if warning := throughput.warning():
+        log.say(warning)
 
 
-def _check_shared(workdir: Path) -> None:
-    """Checks that all processes see the same workdir."""
-    if jax.process_count() == 1:
-        return
-    token = workdir / ".processes"
-    if is_main():
-        token.touch()
-    wait_for_all("the token was written")
-    sees = gathered(token.exists())
-    if is_main():
-        token.unlink(missing_ok=True)
-    if not sees.all():
-        raise ConfigError(
-            f"--workdir={workdir} is not the same folder for process {int(np.argmin(sees))} as for process 0: give one "
-            "on a file system that all hosts share."
-        )
+def _finite_means(pending: list[Terms], step: int) -> dict[str, float]:
+    """The mean of each term over the pending steps, the last of which is ``step``.
 
-
-def _finite_means(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
-    """Means of the terms of the steps up to ``step``, after a check that every loss is a finite number."""
+    Raises:
+      TrainingError: a loss is not finite.
+    """
     values = on_host(pending)
     for i, terms in enumerate(values):
         if not np.isfinite(terms["loss"]):
             at = step - len(values) + i + 1
             raise TrainingError(
                 f"The loss is {terms['loss']} at step {at}: lower optimizer.learning_rate, add "
-                "optimizer.warmup_steps, or train in float32; the last checkpoint is from before."
+                "optimizer.warmup_steps, or train in float32. The last checkpoint was saved before this step."
             )
     return {name: float(np.mean([terms[name] for terms in values])) for name in values[0]}
+
+
+def _resolve(config: Config, workdir: Path, mesh: Mesh) -> Resolved:
+    """Resolves the configuration and opens the data. All processes must have the same."""
+    check_same_config(config)
+    resolved = resolve(config, workdir, mesh)
+    check_same_data(resolved)
+    return resolved
+
+
+def _initial_model(resolved: Resolved, workdir: Path) -> tuple[PartitionedModel, str]:
+    """The abstract model, with the weights of ``training.init_from`` if the run is new, and a text about them."""
+    config = resolved.config
+    model = abstract_model(config)
+    if not config.training.init_from or newest_checkpoint(workdir) is not None:
+        return model, ""
+    weights = resolved.weights or read_initial_weights(config)
+    return load_initial_weights(model, weights, config, resolved.train_source.categories)
+
+
+def _create_validator(resolved: Resolved, model: PartitionedModel, mesh: Mesh) -> Validator:
+    config = resolved.config
+    shardings = state_shardings((model.params, model.frozen), mesh, config.training.fsdp)
+    validator = Validator(config, resolved.val_source, model.graphdef, mesh, shardings)
+    check_buckets(config.model, validator.plan.buckets)
+    return validator
+
+
+def _open_checkpoints(resolved: Resolved, workdir: Path) -> Checkpoints:
+    checkpoints = Checkpoints(workdir / "checkpoints", resolved.config.training.keep_checkpoints)
+    checkpoints.class_names = resolved.train_source.categories
+    checkpoints.category_ids = resolved.train_source.category_ids
+    return checkpoints
+
+
+def _check_start(step: int, total_steps: int, workdir: Path) -> int:
+    """Returns the step at which the run starts, if that is not after its end."""
+    if step > total_steps:
+        raise ConfigError(
+            f"training.steps={total_steps} is below the {step} steps that {workdir} has done: raise it, "
+            "or choose another --workdir."
+        )
+    return step
+
+
+def _write_start(resolved: Resolved, workdir: Path, start_step: int) -> None:
+    """Writes the configuration, and deletes the snapshots of steps that will be done again."""
+    if is_main():
+        (workdir / CONFIG_FILE).write_text(to_json(resolved.config))
+        drop_snapshots(workdir, after=start_step)
+
+
+def _create_compiled_step(
+    resolved: Resolved,
+    model: PartitionedModel,
+    optimizer: optax.GradientTransformation,
+    frozen: Tree,
+    mesh: Mesh,
+    log: RunLog,
+) -> CompiledStep:
+    step = create_train_step(model, optimizer, resolved.config, mesh)
+    largest = max(resolved.plan.buckets, key=math.prod)
+    batch = abstract_batch(resolved.config, largest, resolved.plan.source.max_objects)
+    return CompiledStep(step, frozen, batch, device_memory(mesh), log.say)
+
+
+def _training_batches(resolved: Resolved, mesh: Mesh, start_step: int) -> Generator[Batch, None, None]:
+    """The batches from ``start_step`` to the end of the run, with the rows of this process."""
+    config, size = resolved.config, resolved.config.training.batch_size
+    rows = own_rows(mesh, size)
+    stream = batches(resolved.plan, resolved.train_source, size, config.data, start=start_step, rows=rows)
+    with closing(stream):
+        yield from itertools.islice(stream, resolved.total_steps - start_step)
+
+
+@contextmanager
+def _training_errors() -> Iterator[None]:
+    """Raises a `TrainingError` if memory runs out or a data worker is killed."""
+    try:
+        yield
+    except LoaderError as error:
+        raise TrainingError(f"{error} The same command resumes from the last checkpoint.") from None
+    except OutOfMemoryError as error:
+        raise TrainingError(str(error)) from error

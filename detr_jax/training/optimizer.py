@@ -21,15 +21,15 @@ def is_trainable(config: Config) -> nnx.filterlib.Filter:
 
 
 def _begins_with(path: str, prefix: str) -> bool:
-    """Whether a parameter's path begins with whole segments of ``prefix``."""
+    """Whether a parameter's path begins with the segments of ``prefix``."""
     return f"{path}/".startswith(prefix.rstrip("/") + "/")
 
 
 def check_frozen(config: Config, params: Any) -> None:
-    """Refuses frozen paths that name nothing among a model's pure tree of parameters, and freezing everything.
+    """Checks that each frozen path names parameters of a pure tree, and that some parameters remain trainable.
 
     Raises:
-      ConfigError: naming the path, and those that there are.
+      ConfigError: it names the path, and similar paths that exist.
     """
     paths = ["/".join(str(part.key) for part in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for prefix in config.frozen_paths:
@@ -38,7 +38,7 @@ def check_frozen(config: Config, params: Any) -> None:
             there = sorted({"/".join(path.split("/")[:depth]) for path in paths if path.count("/") >= depth - 1})
             close = difflib.get_close_matches(prefix, there, n=4, cutoff=0.3)
             raise ConfigError(
-                f"optimizer.frozen holds {prefix!r}, but no parameter's path begins so: "
+                f"optimizer.frozen holds {prefix!r}, but no parameter's path begins with it: "
                 f"there is {', '.join(close or there)}."
             )
     if all(any(_begins_with(path, prefix) for prefix in config.frozen_paths) for path in paths):
@@ -48,7 +48,7 @@ def check_frozen(config: Config, params: Any) -> None:
 def learning_rate_schedule(
     config: OptimizerConfig, peak: float, total_steps: int, steps_per_epoch: int
 ) -> optax.Schedule:
-    """Learning rate by optimiser step: warm-up from 0, then "step", "cosine" or "constant"."""
+    """The learning rate by optimizer step: warm-up from 0, then "step", "cosine" or "constant"."""
     after_warmup = max(1, total_steps - config.warmup_steps)
     if config.schedule == "cosine":
         main = optax.cosine_decay_schedule(peak, after_warmup)
@@ -64,7 +64,7 @@ def learning_rate_schedule(
 
 
 def learning_rates(config: OptimizerConfig, step: int, total_steps: int, steps_per_epoch: int) -> dict[str, float]:
-    """The rates by which optimiser step number ``step``, of 1 on, changes the parameters, for the log."""
+    """The learning rates of optimizer step number ``step``, counted from 1, for the log."""
     peaks = {"learning_rate": config.learning_rate, "backbone_learning_rate": config.backbone_learning_rate}
     return {
         name: float(learning_rate_schedule(config, peak, total_steps, steps_per_epoch)(max(step - 1, 0)))
@@ -73,9 +73,9 @@ def learning_rates(config: OptimizerConfig, step: int, total_steps: int, steps_p
 
 
 def create_optimizer(config: OptimizerConfig, total_steps: int, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Clipping over all trainable parameters together, then AdamW with the group's own learning rate.
+    """Clips the gradient of all trainable parameters together, then applies AdamW with one learning rate per group.
 
-    Weight decay acts on every parameter, biases and norms included, as the original's does.
+    Weight decay acts on every parameter, biases and norms included, as in facebookresearch/detr.
     """
 
     def adamw(peak: float) -> optax.GradientTransformation:
@@ -90,5 +90,5 @@ def create_optimizer(config: OptimizerConfig, total_steps: int, steps_per_epoch:
 
 
 def parameter_groups(params: Any) -> Any:
-    """The group of each parameter of a pure tree: "backbone" or "main"."""
+    """The learning-rate group of each parameter of a pure tree: "backbone" or "main"."""
     return jax.tree_util.tree_map_with_path(lambda path, _: "backbone" if path[0].key == "backbone" else "main", params)

@@ -1,4 +1,4 @@
-"""Stopping a run in good order on SIGINT (Ctrl-C) and SIGTERM, all of its processes at the same step."""
+"""Stops a run after SIGINT (Ctrl-C) or SIGTERM with everything saved, in all processes at the same step."""
 
 import collections
 import signal
@@ -14,28 +14,28 @@ from jax.sharding import Mesh
 from detr_jax.sharding import replicated, shard_rows
 
 STEPS_AHEAD = 2
-"""Steps that the host may run ahead of the devices; each holds a batch in their memory."""
+"""Steps that the host may run ahead of the devices. Each of them holds a batch in the devices' memory."""
 
 
 class Interrupted(Exception):
-    """A run was asked to stop, and has saved what it reached."""
+    """A run was stopped by a signal. Everything up to its last step is saved."""
 
     def __init__(self, step: int, signal_number: int):
-        super().__init__(f"Stopped at step {step}; the same command goes on from there.")
+        super().__init__(f"Stopped at step {step}. The same command resumes from there.")
         self.signal_number = signal_number
 
 
 class StopSignals:
-    """While entered, notes the first signal; a second one ends the program as it always does.
+    """Inside this context the first signal is noted. A second signal ends the program as usual.
 
-    Where the mesh has devices of other processes, a signal to any of them stops all: at every step each contributes
-    what it has received to a small collective, which is read when that costs no wait, so all read the same at the
-    same step.
+    If the mesh has devices of other processes, a signal to any process stops all of them. At every step, each process
+    contributes the signal that it received to a small collective. The result is read a few steps later, when it costs
+    no waiting. So all processes read the same result at the same step.
     """
 
     def __init__(self, mesh: Mesh) -> None:
         self.received: int | None = None
-        """Number of the signal that came to this process, if one did."""
+        """The number of the signal that this process received, if any."""
         self._mesh = mesh
         self._saved_step: int | None = None
         self._handlers: dict[int, Any] = {}
@@ -54,7 +54,7 @@ class StopSignals:
         self._restore()
 
     def after_step(self) -> int | None:
-        """Number of a signal after which the run is to stop now, in all processes; to be called after each step."""
+        """The number of a signal after which all processes must stop now, else None. Call it after each step."""
         if self._highest is None:
             return self.received
         self._contributed.append(self._contribute())
@@ -62,9 +62,9 @@ class StopSignals:
 
     @contextmanager
     def at_once(self, saved_step: int) -> Iterator[Callable[[], None]]:
-        """Inside, everything up to ``saved_step`` is saved, and a signal raises `Interrupted` right away.
+        """Inside this context a signal raises `Interrupted` at once, because everything up to ``saved_step`` is saved.
 
-        In several processes it does so in the function that is given, which all call as often.
+        With several processes, only the yielded function raises it. All processes must call it equally often.
         """
         if self._highest is not None:
             yield lambda: self._check(saved_step)
@@ -82,7 +82,7 @@ class StopSignals:
             raise Interrupted(saved_step, number)
 
     def _contribute(self) -> jax.Array:
-        """The highest number of a signal in any process, 0 where none came."""
+        """The highest number of a signal in any process, [] int32; 0 if there was none."""
         assert self._highest is not None
         own = np.full(len(self._mesh.local_devices), self.received or 0, np.int32)
         return self._highest(shard_rows(own, self._mesh))

@@ -65,7 +65,7 @@ def lines(
       curves: x and y values by name.
       x: label of the x axis.
       y: label of the y axis.
-      log: whether the y axis is logarithmic, if any value is above 0.
+      log: whether the y axis is logarithmic, if values are above 0 and none is below.
       unit: whether the y axis goes from 0 to 1.
     """
     names: dict[tuple[tuple[float, ...], ...], list[str]] = {}
@@ -84,7 +84,8 @@ def lines(
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.grid(alpha=0.25)
-        if log and any(value > 0 for _, ys in curves.values() for value in ys):
+        values = [value for _, ys in curves.values() for value in ys]
+        if log and max(values, default=0) > 0 and min(values) >= 0:
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")

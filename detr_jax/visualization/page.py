@@ -27,6 +27,8 @@ def write_page(
 ) -> None:
     """Writes a page with a title, a paragraph, numbers by name, and sections of pictures with captions.
 
+    A section without pictures is dropped.
+
     Args:
       path: the file to write.
       title: title of the page.
@@ -37,6 +39,8 @@ def write_page(
     boxes = "".join(f"<div>{html.escape(name)}<b>{html.escape(value)}</b></div>" for name, value in numbers.items())
     parts = [f"<h1>{html.escape(title)}</h1><p>{html.escape(introduction)}</p><div class=numbers>{boxes}</div>"]
     for heading, pictures in sections.items():
+        if not pictures:
+            continue
         figures = "".join(_figure(file, caption) for file, caption in pictures)
         parts.append(f"<h2>{html.escape(heading)}</h2><div class=pictures>{figures}</div>")
     head = (

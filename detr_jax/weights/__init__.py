@@ -1,7 +1,9 @@
-"""Weights of other frameworks: fetch them, import them as a model, or start a training from them."""
+"""Weights of other frameworks: download them, import them as a model, or start a training from them."""
 
 from detr_jax.weights.downloads import download as download
 from detr_jax.weights.files import WeightsError as WeightsError
+from detr_jax.weights.layout import Layout as Layout
+from detr_jax.weights.layouts import LAYOUTS as LAYOUTS
 from detr_jax.weights.merging import Outcome as Outcome
 from detr_jax.weights.merging import merge_pretrained as merge_pretrained
 from detr_jax.weights.merging import outcome_table as outcome_table

@@ -1,4 +1,7 @@
-"""Listed weights, fetched over HTTPS into the user's cache folder; nothing is fetched unless a caller asks for it."""
+"""`download`: listed weights from their publishers, over HTTPS, into the user's cache folder.
+
+No other function of this package downloads anything.
+"""
 
 import errno
 import hashlib
@@ -18,16 +21,16 @@ from detr_jax.weights.files import WeightsError
 from detr_jax.weights.official import BASES, Official
 
 Progress = Callable[[int, int | None], None]
-"""Is told the bytes that have come since the last call, and how many there are in all, if that is known."""
+"""Called with the bytes received since the last call, and the size of the file in bytes or None if it is unknown."""
 
 _TIMEOUT = 30  # seconds without an answer
-_CHUNK = 2**18
+_CHUNK = 2**18  # bytes
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_TOO_LARGE = 1.5  # times the size that is listed
+_TOO_LARGE = 1.5  # this many times the listed size
 
 
 def weights_folder() -> Path:
-    """Where fetched weights are kept: ``weights`` in the cache folder of this package."""
+    """The folder of downloaded weights: ``weights`` in the cache folder of this package."""
     return default_folder() / "weights"
 
 
@@ -38,18 +41,21 @@ def download(
     progress: Progress | None = None,
     bases: Mapping[str, str] = BASES,
 ) -> Path:
-    """The file of listed weights, fetched if the folder does not hold it with the right hash.
+    """Downloads the file of listed weights, unless the folder already holds it with the right hash.
 
-    The file gets its name when it is whole and its hash is right; until then it has another one.
+    The file gets its name only after all bytes have arrived and the hash is right. Until then it has a temporary name.
 
     Args:
-      weights: from `detr_jax.weights.official`.
-      folder: to keep it in, by default `weights_folder`.
-      progress: is called for every piece that comes.
-      bases: addresses by origin; all must be HTTPS, except on this machine's loopback.
+      weights: an entry of `detr_jax.weights.official.OFFICIAL`.
+      folder: where the file is stored. None: `weights_folder`.
+      progress: called for every received piece.
+      bases: address of each origin. It must be HTTPS, or on this machine's loopback.
+
+    Returns:
+      The path of the file.
 
     Raises:
-      WeightsError: it cannot be fetched or written, or is another file than the one that is listed.
+      WeightsError: the file cannot be downloaded or written, or it is not the listed file.
     """
     folder = folder or weights_folder()
     path = folder / weights.file
@@ -61,8 +67,8 @@ def download(
         part = Path(name)
     except OSError as error:
         raise WeightsError(
-            f"Weights cannot be kept in {folder} ({error.strerror or error}): set the environment variable "
-            "XDG_CACHE_HOME to a folder that can be written."
+            f"Weights cannot be stored in {folder} ({error.strerror or error}): set the environment variable "
+            "XDG_CACHE_HOME to a writable folder."
         ) from None
     address = f"{bases[weights.origin]}/{weights.file}"
     try:
@@ -70,8 +76,8 @@ def download(
         found = _fetch(address, part, weights, progress or (lambda _, __: None))
         if not found.startswith(weights.sha256):
             raise WeightsError(
-                f"What came from {address} is not {weights.file}: its SHA-256 begins with {found[:8]}, and must begin "
-                f"with {weights.sha256}. It was deleted; try again, or ask who runs your network."
+                f"The file from {address} is not {weights.file}: its SHA-256 begins with {found[:8]}, and must begin "
+                f"with {weights.sha256}. It was deleted. Try again, or ask the administrator of your network."
             )
         part.replace(path)
     except OSError as error:
@@ -79,14 +85,14 @@ def download(
     except (http.client.HTTPException, ValueError) as error:
         if isinstance(error, WeightsError):
             raise
-        raise WeightsError(f"{address} could not be fetched ({error or type(error).__name__}): try again.") from None
+        raise WeightsError(f"{address} could not be downloaded ({error or type(error).__name__}): try again.") from None
     finally:
         part.unlink(missing_ok=True)  # also after Ctrl-C
     return path
 
 
 def _fetch(address: str, part: Path, weights: Official, progress: Progress) -> str:
-    """Writes what an address has into a file; returns its SHA-256 in hexadecimal digits."""
+    """Downloads an address into the file ``part`` and returns the SHA-256 in hexadecimal digits."""
     _check_secure(address)
     request = urllib.request.Request(address, headers={"User-Agent": "detr-jax", "Accept-Encoding": "identity"})
     opener = urllib.request.build_opener(_SecureRedirects())
@@ -100,29 +106,30 @@ def _fetch(address: str, part: Path, weights: Official, progress: Progress) -> s
             done += len(piece)
             if most is not None and max(done, total or 0) > most:
                 raise WeightsError(
-                    f"{address} is much larger than the {weights.megabytes} MiB that are listed: it is another file."
+                    f"{address} is much larger than the listed {weights.megabytes} MiB: it is another file."
                 )
             file.write(piece)
             digest.update(piece)
             progress(len(piece), total)
     if total is not None and done != total:
-        raise WeightsError(f"{address} broke off after {done} of {total} bytes: try again.")
+        raise WeightsError(f"The download of {address} ended after {done} of {total} bytes: try again.")
     return digest.hexdigest()
 
 
 class _SecureRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to HTTPS only."""
+    """Follows redirects only to HTTPS."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        """The request for the new address, which must be HTTPS."""
         if urllib.parse.urlsplit(newurl).scheme != "https":
-            raise WeightsError(f"{req.full_url} redirects to {newurl}, which is not HTTPS: nothing was fetched.")
+            raise WeightsError(f"{req.full_url} redirects to {newurl}, which is not HTTPS: nothing was downloaded.")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _check_secure(address: str) -> None:
     parts = urllib.parse.urlsplit(address)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
-        raise WeightsError(f"{address} is refused: weights are fetched over HTTPS only.")
+        raise WeightsError(f"{address} is refused: weights are downloaded only over HTTPS.")
 
 
 def _length(answer: Any) -> int | None:
@@ -136,20 +143,20 @@ def _sha256(path: Path) -> str:
 
 
 def _reason(error: OSError, address: str, folder: Path, weights: Official) -> str:
-    """A sentence about what went wrong, on the network or on the disk."""
+    """A sentence about an error of the network or the disk."""
     if isinstance(error, urllib.error.HTTPError):
-        return f"{address} could not be fetched: the server answered {error.code} {error.reason}. Try again later."
+        return f"{address} could not be downloaded: the server answered {error.code} {error.reason}. Try again later."
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, TimeoutError):
-        return f"{address} could not be fetched: no answer for {_TIMEOUT} seconds. Try again later."
+        return f"{address} could not be downloaded: no answer for {_TIMEOUT} seconds. Try again later."
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-        size = f"{weights.megabytes} MiB are" if weights.megabytes else "Its size is"
+        size = f", which has {weights.megabytes} MiB" if weights.megabytes else ""
         return (
-            f"There is no room for {weights.file} in {folder}: {size} needed; make room, or set XDG_CACHE_HOME to "
+            f"The disk of {folder} is too full for {weights.file}{size}: free some space, or set XDG_CACHE_HOME to "
             "another folder."
         )
     proxies = sorted(
         {name for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY") if os.environ.get(name)}
     )
-    through = f" Requests go through the proxy that {proxies[0]} names." if proxies else ""
-    return f"{address} could not be fetched ({cause}): check the connection and try again.{through}"
+    through = f" The proxy in the environment variable {proxies[0]} is used." if proxies else ""
+    return f"{address} could not be downloaded ({cause}): check the connection and try again.{through}"

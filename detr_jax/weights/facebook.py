@@ -1,42 +1,49 @@
 """The original's checkpoints (facebookresearch/detr): detection and panoptic.
 
-A panoptic checkpoint has the detector under ``detr.`` and a mask head beside it.
+A panoptic checkpoint has the detector under ``detr.`` and a mask head next to it.
 """
 
 from typing import Any
 
 from detr_jax.data.coco_classes import COCO_CLASSES, NUM_COCO_LABELS
-from detr_jax.weights.facts import Facts
+from detr_jax.weights.detr_config import check_detr, infer_detr
 from detr_jax.weights.files import TensorFile
-from detr_jax.weights.layout import POINTWISE, TABLE, Layout, Rule, layer_norm, linear, packed_attention
+from detr_jax.weights.layout import Layout
+from detr_jax.weights.metadata import Metadata
 from detr_jax.weights.official import by_file_name
+from detr_jax.weights.rules import POINTWISE, TABLE, Rule, layer_norm, linear, packed_attention
 from detr_jax.weights.torchvision import resnet_rules
 
 MASK_HEAD = r"(bbox_attention|mask_head)\..*"
+"""Names of a panoptic model's mask head."""
+
+_PANOPTIC_LABELS = 250
 
 
 def transformer_rules() -> list[Rule]:
+    """Rules for ``transformer.encoder.layers.0.self_attn.in_proj_weight`` ..."""
     encoder, decoder = "transformer.encoder.layers.*", "transformer.decoder.layers.*"
-    ours_encoder, ours_decoder = "encoder/layers/*", "decoder/layers/*"
+    our_encoder, our_decoder = "encoder/layers/*", "decoder/layers/*"
     return [
-        *packed_attention(f"{encoder}.self_attn", f"{ours_encoder}/self_attention"),
-        *layer_norm(f"{encoder}.norm1", f"{ours_encoder}/self_attention_residual/norm"),
-        *linear(f"{encoder}.linear1", f"{ours_encoder}/feed_forward/expand"),
-        *linear(f"{encoder}.linear2", f"{ours_encoder}/feed_forward/contract"),
-        *layer_norm(f"{encoder}.norm2", f"{ours_encoder}/feed_forward_residual/norm"),
+        *packed_attention(f"{encoder}.self_attn", f"{our_encoder}/self_attention"),
+        *layer_norm(f"{encoder}.norm1", f"{our_encoder}/self_attention_residual/norm"),
+        *linear(f"{encoder}.linear1", f"{our_encoder}/feed_forward/expand"),
+        *linear(f"{encoder}.linear2", f"{our_encoder}/feed_forward/contract"),
+        *layer_norm(f"{encoder}.norm2", f"{our_encoder}/feed_forward_residual/norm"),
         *layer_norm("transformer.encoder.norm", "encoder/norm"),
-        *packed_attention(f"{decoder}.self_attn", f"{ours_decoder}/self_attention"),
-        *layer_norm(f"{decoder}.norm1", f"{ours_decoder}/self_attention_residual/norm"),
-        *packed_attention(f"{decoder}.multihead_attn", f"{ours_decoder}/cross_attention"),
-        *layer_norm(f"{decoder}.norm2", f"{ours_decoder}/cross_attention_residual/norm"),
-        *linear(f"{decoder}.linear1", f"{ours_decoder}/feed_forward/expand"),
-        *linear(f"{decoder}.linear2", f"{ours_decoder}/feed_forward/contract"),
-        *layer_norm(f"{decoder}.norm3", f"{ours_decoder}/feed_forward_residual/norm"),
+        *packed_attention(f"{decoder}.self_attn", f"{our_decoder}/self_attention"),
+        *layer_norm(f"{decoder}.norm1", f"{our_decoder}/self_attention_residual/norm"),
+        *packed_attention(f"{decoder}.multihead_attn", f"{our_decoder}/cross_attention"),
+        *layer_norm(f"{decoder}.norm2", f"{our_decoder}/cross_attention_residual/norm"),
+        *linear(f"{decoder}.linear1", f"{our_decoder}/feed_forward/expand"),
+        *linear(f"{decoder}.linear2", f"{our_decoder}/feed_forward/contract"),
+        *layer_norm(f"{decoder}.norm3", f"{our_decoder}/feed_forward_residual/norm"),
         *layer_norm("transformer.decoder.norm", "decoder/norm"),
     ]
 
 
-def other_rules() -> list[Rule]:
+def embedding_and_head_rules() -> list[Rule]:
+    """Rules for the tensors outside of backbone and transformer."""
     return [
         *linear("input_proj", "input_projection", POINTWISE),
         Rule("query_embed.weight", ("object_queries",), TABLE),
@@ -47,38 +54,41 @@ def other_rules() -> list[Rule]:
     ]
 
 
-FACEBOOK = Layout(
-    kind="facebook",
-    rules=(*resnet_rules("backbone.0.body."), *transformer_rules(), *other_rules()),
-    spellings=((r"^detr\.", ""),),
-    aside=MASK_HEAD,
-)
-
-_PANOPTIC_LABELS = 250
-
-
-def facts(file: TensorFile) -> Facts:
-    """What the arguments of the training command say, which are in its checkpoints, or the released file's name."""
-    found = Facts()
-    arguments = _arguments(file.metadata.get("args"))
-    found.num_heads = found.count(arguments.get("nheads"), "The arguments of its training have nheads")
-    found.dilation = bool(arguments.get("dilation"))
-    found.check_backbone(arguments.get("backbone"), "The arguments of its training have backbone")
+def read_metadata(file: TensorFile) -> Metadata:
+    """Reads the command's arguments, which a training checkpoint holds, and the name of a released file."""
+    metadata = Metadata()
+    arguments = _arguments(file.extras.get("args"))
+    metadata.num_heads = metadata.checked_count(arguments.get("nheads"), "The arguments of its training have nheads")
+    metadata.dilation = bool(arguments.get("dilation"))
+    metadata.check_backbone(arguments.get("backbone"), "The arguments of its training have backbone")
     released = by_file_name(file.source.name)
-    if released and released.dilation and not found.dilation:
-        found.dilation = True
-        found.notes.append(f"{file.source.name} is the name of a released DC5 model, so dilation=True was taken.")
+    if released and released.dilation and not metadata.dilation:
+        metadata.dilation = True
+        metadata.notes.append(f"{file.source.name} is the name of a released DC5 model, so dilation=True was taken.")
     labels = next((len(x) - 1 for name, x in file.tensors.items() if name.endswith("class_embed.bias") and x.ndim), 0)
-    if labels in (NUM_COCO_LABELS, _PANOPTIC_LABELS) and str(arguments.get("dataset_file") or "coco").startswith(
-        "coco"
-    ):
-        found.class_names = dict(COCO_CLASSES)
-        found.notes.append(f"Its {labels} classes are taken for COCO's raw ids, as the original's are.")
-    return found
+    is_coco = str(arguments.get("dataset_file") or "coco").startswith("coco")
+    if labels in (NUM_COCO_LABELS, _PANOPTIC_LABELS) and is_coco:
+        metadata.class_names = dict(COCO_CLASSES)
+        metadata.notes.append(
+            f"Its {labels} classes are assumed to be COCO's raw ids, because the original uses those."
+        )
+    return metadata
 
 
 def _arguments(args: Any) -> dict[str, Any]:
-    """The arguments of the original's command, a Namespace; empty if there are none."""
+    """The arguments of the original's command, a Namespace. Empty if there are none."""
     if isinstance(args, dict):
         return args
     return dict(vars(args)) if hasattr(args, "__dict__") else {}
+
+
+FACEBOOK = Layout(
+    kind="facebook",
+    rules=(*resnet_rules("backbone.0.body."), *transformer_rules(), *embedding_and_head_rules()),
+    spellings=((r"^detr\.", ""),),
+    aside=MASK_HEAD,
+    read_metadata=read_metadata,
+    infer_config=infer_detr,
+    check=check_detr,
+)
+"""Detectors and panoptic models of the original."""

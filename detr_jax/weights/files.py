@@ -1,7 +1,7 @@
-"""Files of foreign checkpoints as plain numpy arrays, without ever running what is inside them.
+"""Reads the files of other frameworks' checkpoints into numpy arrays, without running any code inside them.
 
-``.safetensors`` needs nothing but numpy. PyTorch's own files are pickles; they are read with
-``torch.load(weights_only=True)`` only, which builds tensors and plain values and refuses everything else.
+``.safetensors`` needs no framework. PyTorch's own files are pickles. They are read only with
+``torch.load(weights_only=True)``, which builds tensors and plain values and refuses everything else.
 """
 
 import argparse
@@ -21,13 +21,14 @@ from safetensors.numpy import load_file
 from detr_jax.memory import is_out_of_memory
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+"""Endings of the names of PyTorch's files."""
 _SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 _INDEX = ".index.json"
 _DIRECTORY_FILES = tuple(
     f"{name}{index}" for name in ("model.safetensors", "pytorch_model.bin") for index in ("", _INDEX)
 )
 _SHARD = re.compile(r"-\d+-of-\d+$")
-_WRAPPERS = (  # what training checkpoints call the tensors; only if there is no plain one, the moving average
+_WRAPPERS = (  # entries of training checkpoints that hold the tensors; the EMA is taken only without plain weights
     "model",
     "state_dict",
     "model_state_dict",
@@ -37,7 +38,7 @@ _WRAPPERS = (  # what training checkpoints call the tensors; only if there is no
     "ema",
     "module",
 )
-_LOG_BOOKS = (  # what training checkpoints of mmdetection and Lightning hold in addition: losses and paths
+_IGNORED_CLASSES = (  # of losses and paths, which training checkpoints of mmdetection and Lightning hold
     "mmengine.logging.history_buffer.HistoryBuffer",
     "builtins.getattr",
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
@@ -46,7 +47,7 @@ _LOG_BOOKS = (  # what training checkpoints of mmdetection and Lightning hold in
     "pathlib.PosixPath",
     "pathlib.WindowsPath",
 )
-_SETTINGS = (  # dictionaries of Lightning's own
+_DICT_CLASSES = (  # of settings, which Lightning's checkpoints hold
     "pytorch_lightning.utilities.parsing.AttributeDict",
     "lightning_fabric.utilities.data.AttributeDict",
     "lightning.fabric.utilities.data.AttributeDict",
@@ -54,7 +55,7 @@ _SETTINGS = (  # dictionaries of Lightning's own
 
 
 class _Nothing:
-    """Stands in a pickle for something that is not wanted: it can be made and filled, and does nothing."""
+    """Replaces an ignored object of a pickle. It accepts any arguments and any state, and does nothing."""
 
     def __init__(self, *_: Any):
         pass
@@ -64,7 +65,7 @@ class _Nothing:
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be read or do not fit; the message names the file and everything that is wrong."""
+    """The weights cannot be read or do not fit. The message names the file and everything that is wrong."""
 
 
 @dataclass
@@ -72,20 +73,21 @@ class TensorFile:
     """The content of a checkpoint file."""
 
     source: Path
+    """The file, or the index of a sharded checkpoint."""
     tensors: dict[str, np.ndarray]
-    """By name; floating point of any width as float32, integers as they are."""
+    """By name. Floating point numbers of any width are float32, integers keep their type."""
     config: dict[str, Any] | None = None
-    """The config.json beside the tensors, as Hugging Face writes it."""
-    metadata: dict[str, Any] = field(default_factory=dict)
-    """What else stood beside the tensors in a training checkpoint, such as ``args`` or ``meta``."""
+    """The config.json next to the file, as Hugging Face writes it."""
+    extras: dict[str, Any] = field(default_factory=dict)
+    """Other entries of a training checkpoint, such as ``args`` or ``meta``."""
 
 
 def read_file(path: str | Path) -> TensorFile:
-    """Reads a ``.safetensors`` or PyTorch file, the index of a checkpoint in several files, or a folder with one.
+    """Reads a ``.safetensors`` or PyTorch file, the index of a sharded checkpoint, or a folder that holds one of these.
 
     Raises:
       WeightsError: the path does not exist, is damaged, is not a checkpoint, or is a pickle that holds more than
-        tensors and plain values; or PyTorch is needed and not installed.
+        tensors and plain values. Or PyTorch is needed and not installed.
     """
     path = Path(path)
     if path.is_dir():
@@ -97,12 +99,12 @@ def read_file(path: str | Path) -> TensorFile:
         return TensorFile(path, _read_shards(path), config)
     if _SHARD.search(path.stem):
         raise WeightsError(f"{path} is one of several files of a checkpoint: give their folder, {path.parent}.")
-    tensors, metadata = _unwrapped(_read_one(path), path)
-    return TensorFile(path, tensors, config, metadata)
+    tensors, extras = _unwrapped(_read_one(path), path)
+    return TensorFile(path, tensors, config, extras)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, None if there is no file.
+    """The object in a JSON file, or None if there is no file.
 
     Raises:
       WeightsError: the file holds something else.
@@ -139,7 +141,7 @@ def _read_one(path: Path) -> Any:
 
 
 def _read_shards(index: Path) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint in several files, each from the file that the index names."""
+    """The tensors of a sharded checkpoint, each from the file that the index names."""
     shard_of = (read_json(index) or {}).get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of:
         raise WeightsError(f"{index} is not the index of a checkpoint: it has no weight_map.")
@@ -155,20 +157,20 @@ def _read_shards(index: Path) -> dict[str, np.ndarray]:
     if missing := [shard for shard in shards if not (index.parent / shard).is_file()]:
         raise WeightsError(
             f"{index.parent} lacks {len(missing)} of the {len(shards)} files of its checkpoint: "
-            f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}. Get them again."
+            f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}. Download them again."
         )
     tensors: dict[str, np.ndarray] = {}
     for shard, names in shards.items():
         found, _ = _unwrapped(_read_one(index.parent / shard), index.parent / shard)
         if absent := [name for name in names if name not in found]:
             raise WeightsError(
-                f"{index.parent / shard} lacks {len(absent)} tensors that {index.name} promises, such as {absent[0]}: "
-                "get it again."
+                f"{index.parent / shard} lacks {len(absent)} tensors that {index.name} lists, such as {absent[0]}: "
+                "download it again."
             )
         if strays := [name for name in found if shard_of.get(name) != shard]:
             raise WeightsError(
                 f"{index.parent / shard} holds {len(strays)} tensors that {index.name} does not expect there, such as "
-                f"{strays[0]}: the files are of different checkpoints; get them again."
+                f"{strays[0]}: the files belong to different checkpoints. Download them again."
             )
         tensors |= found
     return tensors
@@ -187,17 +189,17 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         if is_out_of_memory(error):
             raise
-        raise WeightsError(f"{path} is damaged or no safetensors file ({error}): get it again.") from None
+        raise WeightsError(f"{path} is damaged or not a safetensors file ({error}): download it again.") from None
 
 
 def _read_torch(path: Path) -> Any:
     torch = _import_torch(path)
     try:
-        # training checkpoints hold more than tensors: the original's its command line, a Namespace of plain values
+        # training checkpoints hold more than tensors: the original's hold the command line, a Namespace
         allowed = [
             argparse.Namespace,
-            *((_Nothing, name) for name in _LOG_BOOKS),
-            *((dict, name) for name in _SETTINGS),
+            *((_Nothing, name) for name in _IGNORED_CLASSES),
+            *((dict, name) for name in _DICT_CLASSES),
         ]
         with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -205,15 +207,15 @@ def _read_torch(path: Path) -> Any:
         wanted = re.findall(r"GLOBAL (\S+)", str(error))
         if wanted:
             raise WeightsError(
-                f"{path} is refused: it is a pickle that asks for {wanted[0]}, and loading that could run any code; "
-                "only tensors and plain values are read. Save its state_dict() alone, or convert it to safetensors."
+                f"{path} is refused: it is a pickle that asks for {wanted[0]}, and loading that could run any code. "
+                "Only tensors and plain values are read. Save only its state_dict(), or convert it to safetensors."
             ) from None
-        raise WeightsError(f"{path} is damaged or no PyTorch checkpoint: get it again.") from None
-    except Exception as error:  # a truncated archive can end in nearly any exception of the unpickler
+        raise WeightsError(f"{path} is damaged or not a PyTorch checkpoint: download it again.") from None
+    except Exception as error:  # a truncated archive can raise nearly any exception
         if is_out_of_memory(error):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"{path} is damaged or no PyTorch checkpoint ({reason}): get it again.") from None
+        raise WeightsError(f"{path} is damaged or not a PyTorch checkpoint ({reason}): download it again.") from None
 
 
 def _import_torch(path: Path) -> ModuleType:
@@ -222,16 +224,16 @@ def _import_torch(path: Path) -> ModuleType:
     except ImportError:
         raise WeightsError(
             f"{path} is a PyTorch file, and PyTorch is not installed: pip install 'detr_jax[torch]', or convert the "
-            "file to safetensors where PyTorch is."
+            "file to safetensors on a machine that has PyTorch."
         ) from None
     return torch
 
 
 def _unwrapped(content: Any, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The tensors of a file and what stood beside them."""
-    metadata: dict[str, Any] = {}
+    """The tensors of a file, and the other entries of a training checkpoint."""
+    extras: dict[str, Any] = {}
     while wrapper := _wrapper_of(content):
-        metadata |= {name: value for name, value in content.items() if name != wrapper}
+        extras |= {name: value for name, value in content.items() if name != wrapper}
         content = content[wrapper]
     tensors = {}
     for name, value in content.items() if isinstance(content, Mapping) else ():
@@ -239,19 +241,19 @@ def _unwrapped(content: Any, path: Path) -> tuple[dict[str, np.ndarray], dict[st
         if isinstance(name, str) and array is not None:
             tensors[name] = array
     if not tensors:
-        raise WeightsError(f"{path} is no checkpoint of a model: it holds no tensors by name.")
-    return tensors, metadata
+        raise WeightsError(f"{path} is not a checkpoint of a model: it holds no named tensors.")
+    return tensors, extras
 
 
 def _wrapper_of(content: Any) -> str | None:
-    """The entry of a training checkpoint that holds the tensors, None if they are here."""
+    """The entry of a training checkpoint that holds the tensors, or None if the content itself does."""
     if not isinstance(content, Mapping):
         return None
     return next((name for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
 
 
 def _as_array(value: Any) -> np.ndarray | None:
-    """A tensor of numpy or PyTorch as numpy, floats as float32; None for anything else."""
+    """A numpy or PyTorch tensor as a numpy array, floats as float32. None for anything else."""
     if isinstance(value, np.ndarray):
         is_integer = np.issubdtype(value.dtype, np.integer) or value.dtype == bool
         return value if is_integer else value.astype(np.float32)

@@ -1,30 +1,191 @@
-"""mmdetection 3.x's DETR: 80 contiguous classes in the order of COCO's ids, background last."""
+"""Checkpoints of mmdetection 3.x's DETR, whose classes are 80 contiguous ones in the order of COCO's ids."""
 
 import ast
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from detr_jax.config import IMAGENET_MEAN
+from detr_jax.config import IMAGENET_MEAN, DetectorConfig
 from detr_jax.data.coco_classes import COCO_CLASSES
-from detr_jax.weights.facts import Facts, is_whole
+from detr_jax.weights.detr_config import check_detr, check_no_dilation, infer_detr
 from detr_jax.weights.files import TensorFile
-from detr_jax.weights.layout import POINTWISE, TABLE, Layout, Rule, layer_norm, linear, packed_attention
+from detr_jax.weights.finishing import to_rgb_and_coco_ids
+from detr_jax.weights.layout import Layout
+from detr_jax.weights.metadata import Metadata, is_whole, nested_dict
+from detr_jax.weights.rules import POINTWISE, TABLE, Rule, layer_norm, linear, packed_attention
 from detr_jax.weights.torchvision import resnet_rules
 
 
-def _layer_rules(there: str, here: str, attentions: dict[str, str]) -> list[Rule]:
-    """A transformer layer: attentions (name there: name here), then the feed-forward network; norms are numbered."""
+def _layer_rules(layer: str, our_layer: str, attentions: dict[str, str]) -> list[Rule]:
+    """Rules of a transformer layer: its attentions (stored name: our name), then its feed-forward network.
+
+    Its norms are numbered in the same order.
+    """
     rules: list[Rule] = []
     for number, (name, ours) in enumerate(attentions.items()):
-        rules += packed_attention(f"{there}.{name}.attn", f"{here}/{ours}")
-        rules += layer_norm(f"{there}.norms.{number}", f"{here}/{ours}_residual/norm")
+        rules += packed_attention(f"{layer}.{name}.attn", f"{our_layer}/{ours}")
+        rules += layer_norm(f"{layer}.norms.{number}", f"{our_layer}/{ours}_residual/norm")
     return [
         *rules,
-        *linear(f"{there}.ffn.layers.0.0", f"{here}/feed_forward/expand"),
-        *linear(f"{there}.ffn.layers.1", f"{here}/feed_forward/contract"),
-        *layer_norm(f"{there}.norms.{len(attentions)}", f"{here}/feed_forward_residual/norm"),
+        *linear(f"{layer}.ffn.layers.0.0", f"{our_layer}/feed_forward/expand"),
+        *linear(f"{layer}.ffn.layers.1", f"{our_layer}/feed_forward/contract"),
+        *layer_norm(f"{layer}.norms.{len(attentions)}", f"{our_layer}/feed_forward_residual/norm"),
     ]
+
+
+def read_metadata(file: TensorFile) -> Metadata:
+    """Reads the configuration inside a training checkpoint, a Python text. The text is parsed and never run."""
+    metadata = Metadata(rounding="nearest")
+    meta = file.extras.get("meta")
+    meta = meta if isinstance(meta, dict) else {}
+    config = _read_config(meta.get("cfg"))
+    if config is None:
+        metadata.notes.append(
+            "It holds no readable configuration: the defaults of mmdetection's DETR are assumed (RGB, ImageNet's mean "
+            "and deviation, 800 pixels, at most 1333)."
+        )
+        _check_buffers(file, metadata)
+    else:
+        model = nested_dict(config, "model")
+        _read_images(nested_dict(model, "data_preprocessor") or nested_dict(config, "data_preprocessor"), metadata)
+        _read_pipeline(config, metadata)
+        _read_model(model, metadata)
+    dataset = nested_dict(meta, "dataset_meta") or nested_dict(config or {}, "test_dataloader", "dataset", "metainfo")
+    classes = dataset.get("classes") or dataset.get("CLASSES") or ()
+    names = tuple(classes) if isinstance(classes, list | tuple) else (classes,) if isinstance(classes, str) else ()
+    if names != tuple(COCO_CLASSES.values()):
+        metadata.set_class_names(dict(enumerate(names)), "dataset_meta")
+    return metadata
+
+
+def _check_buffers(file: TensorFile, metadata: Metadata) -> None:
+    """Refuses means other than ImageNet's, because only a configuration gives the order of their channels."""
+    for name, array in file.tensors.items():
+        if name.endswith("data_preprocessor.mean") and not np.allclose(array.ravel() / 255, IMAGENET_MEAN, atol=0.01):
+            metadata.faults.append(
+                f"It normalises by the mean {array.ravel().tolist()}, and the order of its channels is unknown: give "
+                "a training checkpoint, which holds it in its configuration (meta.cfg)."
+            )
+
+
+def _read_config(text: Any) -> dict[str, Any] | None:
+    """The top-level values of a configuration's text. Everything but plain values becomes None."""
+    if isinstance(text, dict):
+        return text
+    if not isinstance(text, str):
+        return None
+    values: dict[str, Any] = {}
+    try:
+        for statement in ast.parse(text).body:
+            if isinstance(statement, ast.Assign) and isinstance(target := statement.targets[0], ast.Name):
+                values[target.id] = _value(statement.value, values)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return values or None
+
+
+def _value(node: ast.expr, known: dict[str, Any]) -> Any:
+    """A plain value, in the forms that mmengine writes."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
+        return {keyword.arg: _value(keyword.value, known) for keyword in node.keywords if keyword.arg}
+    if isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        return {_value(key, known): _value(value, known) for key, value in pairs if isinstance(key, ast.Constant)}
+    if isinstance(node, ast.List | ast.Tuple):
+        return tuple(_value(item, known) for item in node.elts)
+    if isinstance(node, ast.Name):
+        return known.get(node.id)
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError):
+        return None
+
+
+def _read_images(preprocessor: dict[str, Any], metadata: Metadata) -> None:
+    """Reads mean, deviation and order of channels. mmcv loads images as blue, green, red."""
+    mean, std = preprocessor.get("mean"), preprocessor.get("std")
+    if mean is None or std is None:
+        mean, std = 0.0, 1.0
+    metadata.bgr = not (preprocessor.get("bgr_to_rgb") or preprocessor.get("rgb_to_bgr"))
+    metadata.set_normalisation(mean, std, levels=255, where="data_preprocessor of its configuration")
+
+
+def _read_pipeline(config: dict[str, Any], metadata: Metadata) -> None:
+    """Reads the image size from the pipeline for tests."""
+    pipeline = nested_dict(config, "test_dataloader", "dataset").get("pipeline") or config.get("test_pipeline") or ()
+    steps = [step for step in pipeline if isinstance(step, dict)]
+    resizes = [step for step in steps if "Resize" in str(step.get("type"))]
+    if not resizes:
+        if steps:
+            metadata.short_side = 0
+        return
+    scale: Any = resizes[0].get("scale")
+    if len(resizes) > 1 or resizes[0].get("type") != "Resize" or not _is_pair(scale):
+        metadata.faults.append(
+            f"Its test pipeline resizes by {resizes}: only one Resize with a scale of two sides is modelled."
+        )
+    elif not resizes[0].get("keep_ratio", False):
+        metadata.faults.append(
+            f"Its test pipeline resizes every image to {scale[0]} x {scale[1]} pixels (width x height) regardless of "
+            "its aspect ratio (keep_ratio=False), and this package always keeps the aspect ratio."
+        )
+    else:
+        metadata.short_side, metadata.max_long_side = min(scale), max(scale)
+
+
+def _is_pair(scale: Any) -> bool:
+    return isinstance(scale, tuple) and len(scale) == 2 and all(map(is_whole, scale))
+
+
+def _read_model(model: dict[str, Any], metadata: Metadata) -> None:
+    """Reads the number of heads, and refuses values that change the computation without changing the tensors."""
+    heads = [
+        nested_dict(model, coder, "layer_cfg", attention).get("num_heads")
+        for coder, attention in (
+            ("encoder", "self_attn_cfg"),
+            ("decoder", "self_attn_cfg"),
+            ("decoder", "cross_attn_cfg"),
+        )
+    ]
+    metadata.num_heads = heads[0] if is_whole(heads[0]) else None
+    if len({number for number in heads if number}) > 1:
+        metadata.faults.append(f"Its attentions have {heads} heads: all numbers must be equal.")
+    position, backbone = nested_dict(model, "positional_encoding"), nested_dict(model, "backbone")
+    modelled = {
+        "model.type": (model, "type", ("DETR",)),
+        "model.backbone.type": (backbone, "type", ("ResNet",)),
+        "model.backbone.style": (backbone, "style", ("pytorch",)),
+        "model.backbone.strides": (backbone, "strides", ((1, 2, 2, 2),)),
+        "model.backbone.dilations": (backbone, "dilations", ((1, 1, 1, 1),)),
+        "model.positional_encoding.temperature": (position, "temperature", (10000,)),
+        "model.positional_encoding.offset": (position, "offset", (0,)),
+        "model.bbox_head.loss_cls.use_sigmoid": (nested_dict(model, "bbox_head", "loss_cls"), "use_sigmoid", (False,)),
+        **{
+            f"model.{coder}.layer_cfg.ffn_cfg.act_cfg.type": (
+                nested_dict(model, coder, "layer_cfg", "ffn_cfg", "act_cfg"),
+                "type",
+                ("ReLU",),
+            )
+            for coder in ("encoder", "decoder")
+        },
+    }
+    for name, (values, field, choices) in modelled.items():
+        if field in values and values[field] not in choices:
+            metadata.faults.append(
+                f"Its configuration has {name}={values[field]!r}, and only {choices[0]!r} is modelled."
+            )
+    if position and "type" not in position and not position.get("normalize", False):
+        metadata.faults.append(
+            "Its configuration has model.positional_encoding.normalize=False, which is not modelled."
+        )
+    metadata.note_thresholds(nested_dict(model, "test_cfg"), "test_cfg of its configuration")
+
+
+def check(config: DetectorConfig) -> Iterator[str]:
+    """Sentences about a configuration that cannot be built or is not modelled."""
+    yield from check_detr(config)
+    yield from check_no_dilation(config, "mmdetection")
 
 
 MMDETECTION = Layout(
@@ -46,156 +207,9 @@ MMDETECTION = Layout(
         *linear("bbox_head.fc_reg", "box_head/layers/2"),
     ),
     ignored=r".*\.num_batches_tracked|data_preprocessor\.(mean|std)",
-    contiguous_coco=True,
+    read_metadata=read_metadata,
+    infer_config=infer_detr,
+    check=check,
+    finish=to_rgb_and_coco_ids,
 )
-
-
-def facts(file: TensorFile) -> Facts:
-    """What the configuration inside a training checkpoint says, which is Python's text; it is read and never run."""
-    found = Facts(rounding="nearest")
-    meta = file.metadata.get("meta")
-    meta = meta if isinstance(meta, dict) else {}
-    config = _read_config(meta.get("cfg"))
-    if config is None:
-        found.notes.append(
-            "It holds no configuration that can be read: images are taken as mmdetection's DETR takes them (RGB, "
-            "ImageNet's mean and deviation, 800 pixels, at most 1333)."
-        )
-        _check_buffers(file, found)
-    else:
-        model = _part(config, "model")
-        _read_images(_part(model, "data_preprocessor") or _part(config, "data_preprocessor"), found)
-        _read_pipeline(config, found)
-        _read_model(model, found)
-    dataset = _part(meta, "dataset_meta") or _part(config or {}, "test_dataloader", "dataset", "metainfo")
-    classes = dataset.get("classes") or dataset.get("CLASSES") or ()
-    names = tuple(classes) if isinstance(classes, list | tuple) else (classes,) if isinstance(classes, str) else ()
-    if names != tuple(COCO_CLASSES.values()):
-        found.name_classes(dict(enumerate(names)), "dataset_meta")
-    return found
-
-
-def _check_buffers(file: TensorFile, found: Facts) -> None:
-    """Refuses other means than ImageNet's, as the order of their channels stands in the configuration."""
-    for name, array in file.tensors.items():
-        if name.endswith("data_preprocessor.mean") and not np.allclose(array.ravel() / 255, IMAGENET_MEAN, atol=0.01):
-            found.faults.append(
-                f"It normalises by the mean {array.ravel().tolist()}, of channels in an order that only the "
-                "configuration in a training checkpoint tells (meta.cfg): give a checkpoint that has one."
-            )
-
-
-def _read_config(text: Any) -> dict[str, Any] | None:
-    """The top-level values of a configuration's text; what is more than a plain value in it is None."""
-    if isinstance(text, dict):
-        return text
-    if not isinstance(text, str):
-        return None
-    values: dict[str, Any] = {}
-    try:
-        for statement in ast.parse(text).body:
-            if isinstance(statement, ast.Assign) and isinstance(target := statement.targets[0], ast.Name):
-                values[target.id] = _value(statement.value, values)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    return values or None
-
-
-def _value(node: ast.expr, known: dict[str, Any]) -> Any:
-    """A plain value, of the forms in which mmengine writes them."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
-        return {keyword.arg: _value(keyword.value, known) for keyword in node.keywords if keyword.arg}
-    if isinstance(node, ast.Dict):
-        pairs = zip(node.keys, node.values, strict=True)
-        return {_value(key, known): _value(value, known) for key, value in pairs if isinstance(key, ast.Constant)}
-    if isinstance(node, ast.List | ast.Tuple):
-        return tuple(_value(item, known) for item in node.elts)
-    if isinstance(node, ast.Name):
-        return known.get(node.id)
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError):
-        return None
-
-
-def _part(config: Any, *names: str) -> dict[str, Any]:
-    """A dictionary inside of others, empty if one of them is missing."""
-    for name in names:
-        config = config.get(name) if isinstance(config, dict) else None
-    return config if isinstance(config, dict) else {}
-
-
-def _read_images(preprocessor: dict[str, Any], found: Facts) -> None:
-    """Mean, deviation and order of channels; images come as blue, green, red from mmcv."""
-    mean, std = preprocessor.get("mean"), preprocessor.get("std")
-    if mean is None or std is None:
-        mean, std = 0.0, 1.0
-    found.bgr = not (preprocessor.get("bgr_to_rgb") or preprocessor.get("rgb_to_bgr"))
-    found.normalise_by(mean, std, levels=255, where="data_preprocessor of its configuration")
-
-
-def _read_pipeline(config: dict[str, Any], found: Facts) -> None:
-    """The image size of the pipeline for tests."""
-    pipeline = _part(config, "test_dataloader", "dataset").get("pipeline") or config.get("test_pipeline") or ()
-    steps = [step for step in pipeline if isinstance(step, dict)]
-    resizes = [step for step in steps if "Resize" in str(step.get("type"))]
-    if not resizes:
-        if steps:
-            found.short_side = 0
-        return
-    scale: Any = resizes[0].get("scale")
-    if len(resizes) > 1 or resizes[0].get("type") != "Resize" or not _is_pair(scale):
-        found.faults.append(
-            f"Its test pipeline resizes by {resizes}: only one Resize with a scale of two sides is modelled."
-        )
-    elif not resizes[0].get("keep_ratio", False):
-        found.faults.append(
-            f"Its test pipeline resizes every image to {scale[0]} x {scale[1]} pixels (width x height) whatever its "
-            "aspect (keep_ratio=False), and here the aspect is always kept."
-        )
-    else:
-        found.short_side, found.max_long_side = min(scale), max(scale)
-
-
-def _is_pair(scale: Any) -> bool:
-    return isinstance(scale, tuple) and len(scale) == 2 and all(map(is_whole, scale))
-
-
-def _read_model(model: dict[str, Any], found: Facts) -> None:
-    """Heads, and what tensors do not show of a model that computes something else."""
-    heads = [
-        _part(model, part, "layer_cfg", attention).get("num_heads")
-        for part, attention in (
-            ("encoder", "self_attn_cfg"),
-            ("decoder", "self_attn_cfg"),
-            ("decoder", "cross_attn_cfg"),
-        )
-    ]
-    found.num_heads = heads[0] if is_whole(heads[0]) else None
-    if len({number for number in heads if number}) > 1:
-        found.faults.append(f"Its attentions have {heads} heads; they must be equal here.")
-    position, backbone = _part(model, "positional_encoding"), _part(model, "backbone")
-    plain = {
-        "model.type": (model, "type", ("DETR",)),
-        "model.backbone.type": (backbone, "type", ("ResNet",)),
-        "model.backbone.style": (backbone, "style", ("pytorch",)),
-        "model.backbone.strides": (backbone, "strides", ((1, 2, 2, 2),)),
-        "model.backbone.dilations": (backbone, "dilations", ((1, 1, 1, 1),)),
-        "model.positional_encoding.temperature": (position, "temperature", (10000,)),
-        "model.positional_encoding.offset": (position, "offset", (0,)),
-        "model.bbox_head.loss_cls.use_sigmoid": (_part(model, "bbox_head", "loss_cls"), "use_sigmoid", (False,)),
-        **{
-            f"model.{part}.layer_cfg.ffn_cfg.act_cfg.type": (
-                _part(model, part, "layer_cfg", "ffn_cfg", "act_cfg"),
-                "type",
-                ("ReLU",),
-            )
-            for part in ("encoder", "decoder")
-        },
-    }
-    for name, (values, field, choices) in plain.items():
-        if field in values and values[field] not in choices:
-            found.faults.append(f"Its configuration has {name}={values[field]!r}, and only {choices[0]!r} is modelled.")
-    if position and "type" not in position and not position.get("normalize", False):
-        found.faults.append("Its configuration has model.positional_encoding.normalize=False, which is not modelled.")
-    found.note_thresholds(_part(model, "test_cfg"), "test_cfg of its configuration")
+"""Detectors of mmdetection 3.x."""

@@ -1,6 +1,6 @@
-"""The released weights that this package reads: where they are, how large, under which licence, and their hashes.
+"""`OFFICIAL`: the list of released weights that this package reads, with address, size, licence and hash.
 
-A hash is the beginning of the file's SHA-256, which PyTorch's convention puts at the end of the file's name.
+By PyTorch's convention the name of a file ends with the beginning of its SHA-256.
 """
 
 from pathlib import Path
@@ -11,30 +11,36 @@ BASES = {
     "pytorch": "https://download.pytorch.org/models",
     "openmmlab": "https://download.openmmlab.com/mmdetection/v3.0/detr/detr_r50_8xb2-150e_coco",
 }
-"""Where files are fetched from, by origin."""
+"""Address of the folder of files, by origin."""
 
 
 class Official(NamedTuple):
-    """Weights that can be fetched by name."""
+    """Weights that can be downloaded by name."""
 
     name: str
+    """Name in commands and messages."""
     origin: str
     """A key of `BASES`."""
     file: str
+    """Name of the file, which ends with the beginning of its SHA-256."""
     about: str
+    """Architecture and publisher, for messages."""
     megabytes: int | None
-    """Size as its publisher gives it, 2**20 bytes; None if it gives none."""
+    """Published size in 2**20 bytes. None: not published."""
     licence: str
+    """Licence of the project that publishes the file."""
     dilation: bool = False
+    """A DC5 model."""
     backbone: bool = False
     """A backbone without a detector."""
     ap: float | None = None
-    """Box AP on COCO val2017 as published, with 500 epochs where nothing else is said."""
+    """Published box AP on COCO val2017, after 500 epochs unless `about` gives another number."""
     aliases: tuple[str, ...] = ()
-    """Other names for the same weights: on Hugging Face's Hub (converted from this file), in torch.hub."""
+    """Names of the same weights on Hugging Face's Hub (converted from this file) and in torch.hub."""
 
     @property
     def address(self) -> str:
+        """Where the file is downloaded from."""
         return f"{BASES[self.origin]}/{self.file}"
 
     @property
@@ -165,10 +171,11 @@ OFFICIAL = (
         backbone=True,
     ),
 )
+"""All listed weights. `docs/weights.md` has the same list."""
 
 
 def find(name: str) -> Official | None:
-    """The listed weights of a name, alias, file name or address; None if they are not listed."""
+    """The listed weights with this name, alias, file name or address, or None if there are none."""
     for weights in OFFICIAL:
         if name in (weights.name, weights.file, weights.address, *weights.aliases):
             return weights
@@ -176,5 +183,5 @@ def find(name: str) -> Official | None:
 
 
 def by_file_name(name: str) -> Official | None:
-    """The listed weights of a file's name, None if it is not the name of a released file."""
+    """The listed weights with this file name, or None if there are none."""
     return next((weights for weights in OFFICIAL if weights.file == name), None)

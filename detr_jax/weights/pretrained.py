@@ -1,8 +1,8 @@
-"""Pretrained detectors and backbones of other frameworks, read into this package's parameters."""
+"""`read_pretrained` and `load_pretrained`: detectors and backbones of other frameworks as our parameters."""
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,198 +12,179 @@ import numpy as np
 from flax import nnx
 
 from detr_jax.checkpoints import CheckpointError, find_checkpoint, load_class_names, load_model
-from detr_jax.config import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    BackboneBase,
-    DataConfig,
-    DetectorConfig,
-    ModelConfig,
-    ResNetConfig,
-)
-from detr_jax.data.coco_classes import COCO_CLASSES
-from detr_jax.models.detector import abstract_model
-from detr_jax.models.detr import DETR
-from detr_jax.weights import detectron2, facebook, huggingface, mmdetection, torchvision
-from detr_jax.weights.architecture import infer_backbone, infer_model
-from detr_jax.weights.class_rows import CONTIGUOUS_OUTPUTS, spread_over_coco_ids
-from detr_jax.weights.detectron2 import DETECTRON2
-from detr_jax.weights.facebook import FACEBOOK
-from detr_jax.weights.facts import Facts
+from detr_jax.config import IMAGENET_MEAN, IMAGENET_STD, BackboneBase, DataConfig, DetectorConfig
+from detr_jax.models.detector import DetectorModule, abstract_model
 from detr_jax.weights.files import TensorFile, WeightsError, read_file
-from detr_jax.weights.huggingface import HUGGINGFACE
-from detr_jax.weights.layout import Layout, Sorted
-from detr_jax.weights.mmdetection import MMDETECTION
+from detr_jax.weights.layout import ConvertedModel, Layout, Options, Shapes
+from detr_jax.weights.layouts import LAYOUTS
+from detr_jax.weights.metadata import Metadata
 from detr_jax.weights.names import check_is_path
 from detr_jax.weights.recognition import recognise
-from detr_jax.weights.torchvision import TORCHVISION
+from detr_jax.weights.sorting import SortedTensors
 from detr_jax.weights.trees import by_path, with_leaves
 
-_FACTS: dict[str, Callable[[TensorFile], Facts]] = {
-    layout.kind: facts
-    for layout, facts in (
-        (FACEBOOK, facebook.facts),
-        (DETECTRON2, detectron2.facts),
-        (HUGGINGFACE, huggingface.facts),
-        (MMDETECTION, mmdetection.facts),
-        (TORCHVISION, torchvision.facts),
-    )
-}
-_STEM = "backbone/stem/conv/conv/kernel"
 
-
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class ImportedWeights:
-    """What a checkpoint of another framework holds, in this package's terms."""
+    """The content of a checkpoint of another framework, in this package's terms."""
 
     source: Path
+    """The checkpoint's file, or the folder of this package's checkpoint."""
     kind: str
-    """"facebook", "detectron2", "huggingface", "mmdetection", "torchvision" or "detr_jax"."""
+    """`Layout.kind`: "facebook", "detectron2", "huggingface", "mmdetection", "torchvision" or "detr_jax"."""
     backbone: BackboneBase
+    """The backbone's configuration, with or without a detector."""
     config: DetectorConfig | None
-    """None if the checkpoint holds only a backbone."""
+    """The detector's configuration, or None if the checkpoint holds only a backbone."""
     data: DataConfig
-    """How images are prepared: of its fields, only those of image sizes (`detr_jax.config.IMAGE_SIZES`) and
-    ``val_buckets`` say something."""
+    """How images are prepared. Only the fields of image sizes (`detr_jax.config.IMAGE_SIZES`) and ``val_buckets`` come
+    from the checkpoint."""
     pixel_mean: tuple[float, float, float]
-    """By which images are normalised, of red, green and blue in 0..1; with a detector, ``config`` has it too."""
+    """Mean by which red, green and blue in 0..1 are normalised. A detector's ``config`` has the same value."""
     pixel_std: tuple[float, float, float]
-    params: dict[str, np.ndarray]
+    """Standard deviation, likewise."""
+    params: Mapping[str, np.ndarray]
     """Float32 arrays by path (`detr_jax.weights.trees`), frozen statistics included."""
-    mask_head: dict[str, np.ndarray] = field(default_factory=dict)
+    mask_head: Mapping[str, np.ndarray] = field(default_factory=dict)
     """The tensors of a panoptic checkpoint's mask head, with the original's names and PyTorch's shapes."""
-    class_names: dict[int, str] = field(default_factory=dict)
-    """Name by label, where the checkpoint tells it."""
-    notes: list[str] = field(default_factory=list)
-    """Sentences about what was assumed, changed or left out."""
+    class_names: Mapping[int, str] = field(default_factory=dict)
+    """Class name by label, empty if the checkpoint does not give names."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what was assumed, changed or ignored."""
 
 
-def load_pretrained(path: str | Path, dilation: bool = False, mask_padding: bool = True) -> DETR:
-    """A detector with the weights of a checkpoint of another framework, or of this package.
+def load_pretrained(
+    path: str | Path, dilation: bool = False, mask_padding: bool = True, *, layouts: Sequence[Layout] = LAYOUTS
+) -> DetectorModule:
+    """Loads a detector with the weights of a checkpoint of another framework or of this package.
 
     Args:
       path: a file or directory, as for `read_pretrained`.
-      dilation: the model is a DC5 one, which its tensors do not show.
-      mask_padding: keep padding out of the backbone, so that images in a padded batch get the answers that they get
-        alone; False is the original on a padded batch, to the digit.
+      dilation: the model is a DC5 model, which its tensors do not show.
+      mask_padding: keep padding out of the backbone, so that the predictions for an image do not depend on the batch
+        that it is padded in. False gives the original's predictions on a padded batch.
+      layouts: the kinds of checkpoints to recognise.
 
     Raises:
-      WeightsError: the checkpoint cannot be read, does not fit, or holds a backbone alone.
+      WeightsError: the checkpoint cannot be read, does not fit, or holds only a backbone.
     """
-    weights = read_pretrained(path, dilation=dilation, mask_padding=mask_padding)
+    weights = read_pretrained(path, dilation=dilation, mask_padding=mask_padding, layouts=layouts)
     if weights.config is None:
         raise WeightsError(
-            f"{weights.source} holds a backbone alone, not a detector: it can only start the training of one."
+            f"{weights.source} holds only a backbone, not a detector: it can only start the training of a detector."
         )
     graph, abstract = abstract_model(weights.config)
-    # on the device, as programs would send arrays of numpy there at every call
+    # on the device, because jitted functions would transfer numpy arrays at every call
     return nnx.merge(graph, jax.tree.map(jnp.asarray, with_leaves(abstract, weights.params)))
 
 
 def read_pretrained(
-    path: str | Path, *, dilation: bool = False, mask_padding: bool = True, num_heads: int | None = None
+    path: str | Path,
+    *,
+    dilation: bool = False,
+    mask_padding: bool = True,
+    num_heads: int | None = None,
+    layouts: Sequence[Layout] = LAYOUTS,
 ) -> ImportedWeights:
-    """Reads a checkpoint, whichever kind it is, and checks every tensor in it.
+    """Reads a checkpoint of any known kind and checks every tensor in it.
 
-    The kind is recognised from the names: the original (detection, panoptic, or its detectron2 wrapper),
-    Hugging Face, mmdetection 3.x, a torchvision or timm ResNet alone; or a workdir or checkpoint of this package.
+    The kind is recognised from the names: the original (detection, panoptic, or its detectron2 wrapper), Hugging Face,
+    mmdetection 3.x, or a torchvision or timm ResNet. The path may also be a workdir or checkpoint of this package.
 
     Args:
-      path: a ``.safetensors`` or PyTorch file, a directory as Hugging Face writes it, or one of this package. What
-        stands beside the tensors is read too: config.json, preprocessor_config.json, config.yaml, and what a training
-        checkpoint holds of its settings.
-      dilation: the model is a DC5 one. Only a config.json, the arguments in a training checkpoint, or the name of a
-        released file tell it as well.
-      mask_padding: goes into the configuration.
-      num_heads: attention heads, which tensors do not show; by default what the checkpoint tells, else 8.
+      path: a ``.safetensors`` or PyTorch file, a directory as Hugging Face writes it, or a directory of this package.
+        The files next to it are read too (config.json, preprocessor_config.json, config.yaml), and so are the settings
+        in a training checkpoint.
+      dilation: the model is a DC5 model. Tensors do not show it. A config.json, the arguments in a training checkpoint
+        or the name of a released file may.
+      mask_padding: value for the configuration.
+      num_heads: attention heads, which tensors do not show. None: the checkpoint's number, or else 8.
+      layouts: the kinds of checkpoints to recognise. ``(*LAYOUTS, MINE)`` adds one (`detr_jax.weights.layout.Layout`).
 
     Raises:
-      WeightsError: the checkpoint cannot be read, is of a kind or model that is not known here, prepares images in a
-        way that this package does not, or has tensors missing, unexpected or of the wrong shape; all of them are in
-        one message.
+      WeightsError: the checkpoint cannot be read, is of an unknown kind or model, prepares images in a way that this
+        package does not support, or has missing, unexpected or misshaped tensors. One message lists them all.
     """
     check_is_path(path)
     if own := _read_own(Path(path)):
         return own
     file = read_file(path)
-    tensors = recognise(file)
+    tensors = recognise(file, layouts)
     layout = tensors.layout
-    facts = _FACTS[layout.kind](file)
-    shapes = {path: array.shape for path, array in tensors.converted().items()}
-    notes = [*_notes(tensors), *facts.notes]
-
-    dilation = dilation or facts.dilation
-    if layout is TORCHVISION:
-        config, model = None, ModelConfig(backbone=infer_backbone(shapes, dilation=dilation))
-    else:
-        num_heads = num_heads or facts.num_heads or ModelConfig().num_heads
-        config = model = infer_model(shapes, num_heads=num_heads, dilation=dilation, mask_padding=mask_padding)
-        model.encoder_layers = _or(facts.encoder_layers, model.encoder_layers)
-        model.decoder_layers = _or(facts.decoder_layers, model.decoder_layers)
-    faults = [*facts.faults, *_model_faults(layout, model)]
-    if faults:
-        raise WeightsError(f"{file.source} cannot be imported:\n" + "\n".join(f"  {fault}" for fault in faults))
-
-    _, abstract = abstract_model(model)
-    wanted = {path: leaf.shape for path, leaf in by_path(abstract).items() if config or path.startswith("backbone/")}
-    tensors.check(wanted, f"{file.source} ({layout.kind}) is not the model that its tensors suggest")
-    params = {path: np.ascontiguousarray(array) for path, array in tensors.converted().items()}
-    notes += _take_channels(facts, model, params)
-    class_names = facts.class_names
-    if config:
-        if layout.contiguous_coco and config.num_classes + 1 == CONTIGUOUS_OUTPUTS and not class_names:
-            class_names = dict(COCO_CLASSES)
-            notes.append(_spread_classes(config, params))
-        if strange := [label for label in class_names if not 0 <= label < config.num_classes]:
-            raise WeightsError(
-                f"{file.source} cannot be imported: class names are given for the labels {strange[:5]}, and the class "
-                f"head has only the labels 0 to {config.num_classes - 1}. The files are of different models."
-            )
-    data, more = _data(facts, model)
+    metadata = layout.read_metadata(file)
+    options = Options(dilation=dilation, mask_padding=mask_padding, num_heads=num_heads)
+    config = _infer_config(tensors, metadata, options)
+    _refuse(file, [*metadata.faults, *layout.check(config)])
+    tensors.check(
+        _shapes_of(config, layout), f"{file.source} ({layout.kind}) is not the model that its tensors suggest"
+    )
+    model = layout.finish(_converted(tensors, config, metadata), metadata)
+    if not layout.backbone_only:
+        _check_labels(file, model)
+    data, data_notes = _image_preparation(metadata, model.config)
     return ImportedWeights(
         source=file.source,
         kind=layout.kind,
-        backbone=model.backbone,
-        config=config,
+        backbone=model.config.backbone,
+        config=None if layout.backbone_only else model.config,
         data=data,
-        pixel_mean=model.pixel_mean,
-        pixel_std=model.pixel_std,
-        params=params,
+        pixel_mean=model.config.pixel_mean,
+        pixel_std=model.config.pixel_std,
+        params=model.params,
         mask_head=tensors.aside,
-        class_names=class_names,
-        notes=[*notes, *more],
+        class_names=model.class_names,
+        notes=(*_dropped_tensors(tensors), *metadata.notes, *model.notes, *data_notes),
     )
 
 
-def _take_channels(facts: Facts, model: ModelConfig, params: dict[str, np.ndarray]) -> list[str]:
-    """Puts mean and deviation into the configuration, and makes a model for blue, green, red one for RGB."""
-    model.pixel_mean, model.pixel_std = facts.pixel_mean, facts.pixel_std
-    if not facts.bgr:
-        return []
-    model.pixel_mean, model.pixel_std = facts.pixel_mean[::-1], facts.pixel_std[::-1]
-    params[_STEM] = np.ascontiguousarray(params[_STEM][:, :, ::-1])
-    return ["It was trained on blue, green, red: its first convolution was turned to take red, green, blue."]
+def _infer_config(tensors: SortedTensors, metadata: Metadata, options: Options) -> DetectorConfig:
+    """The configuration that the layout infers, with the normalisation of the metadata."""
+    shapes = {path: array.shape for path, array in tensors.converted().items()}
+    config = tensors.layout.infer_config(shapes, metadata, options)
+    return dataclasses.replace(config, pixel_mean=metadata.rgb_mean, pixel_std=metadata.rgb_std)
 
 
-def _spread_classes(config: ModelConfig, params: dict[str, np.ndarray]) -> str:
-    """Makes a class head for contiguous COCO classes one for raw ids, and says so."""
-    params["class_head/kernel"], params["class_head/bias"] = spread_over_coco_ids(
-        params["class_head/kernel"], params["class_head/bias"]
-    )
-    config.num_classes = params["class_head/bias"].size - 1
-    return (
-        f"The class head's {CONTIGUOUS_OUTPUTS} outputs (80 contiguous COCO classes and no object) became "
-        f"{config.num_classes + 1}: labels are COCO's raw ids now."
-    )
+def _refuse(file: TensorFile, faults: list[str]) -> None:
+    if faults:
+        raise WeightsError(f"{file.source} cannot be imported:\n" + "\n".join(f"  {fault}" for fault in faults))
 
 
-def _or(value: int | None, default: int) -> int:
-    return default if value is None else value
+def _shapes_of(config: DetectorConfig, layout: Layout) -> Shapes:
+    """Shapes by path of all parameters that a checkpoint of this layout must hold."""
+    _, abstract = abstract_model(config)
+    shapes = {path: leaf.shape for path, leaf in by_path(abstract).items()}
+    return {path: s for path, s in shapes.items() if not layout.backbone_only or path.startswith("backbone/")}
 
 
-def _data(facts: Facts, model: ModelConfig) -> tuple[DataConfig, list[str]]:
-    """How images are prepared, and sentences about what of it differs from the paper."""
-    data, paper, notes = facts.data(), DataConfig(), []
+def _converted(tensors: SortedTensors, config: DetectorConfig, metadata: Metadata) -> ConvertedModel:
+    params = {path: np.ascontiguousarray(array) for path, array in tensors.converted().items()}
+    return ConvertedModel(config=config, params=params, class_names=metadata.class_names)
+
+
+def _check_labels(file: TensorFile, model: ConvertedModel) -> None:
+    """Refuses class names for labels that the class head does not have."""
+    last = model.config.num_classes - 1
+    if strange := [label for label in model.class_names if not 0 <= label <= last]:
+        raise WeightsError(
+            f"{file.source} cannot be imported: class names are given for the labels {strange[:5]}, and the class head "
+            f"has only the labels 0 to {last}. The files belong to different models."
+        )
+
+
+def _dropped_tensors(tensors: SortedTensors) -> list[str]:
+    """Sentences about the tensors that do not become parameters."""
+    notes = []
+    if tensors.ignored:
+        words = ", ".join(sorted({re.sub(r".*\.(?=\w+$)", "", name) for name in tensors.ignored}))
+        notes.append(f"{len(tensors.ignored)} tensors that the model does not need were ignored: {words}.")
+    if tensors.aside:
+        notes.append(f"{len(tensors.aside)} tensors of a mask head were set aside.")
+    return notes
+
+
+def _image_preparation(metadata: Metadata, config: DetectorConfig) -> tuple[DataConfig, list[str]]:
+    """How images are prepared, and sentences about its differences from the paper."""
+    data, paper, notes = metadata.data(), DataConfig(), []
     if not data.val_short_side:
         notes.append("It was made for images in their own size.")
     elif (data.val_short_side, data.max_long_side) != (paper.val_short_side, paper.max_long_side):
@@ -211,52 +192,28 @@ def _data(facts: Facts, model: ModelConfig) -> tuple[DataConfig, list[str]]:
             f"It was made for images with a short side of {data.val_short_side} pixels and a long side of at most "
             f"{data.max_long_side}."
         )
-    if (model.pixel_mean, model.pixel_std) != (IMAGENET_MEAN, IMAGENET_STD):
-        notes.append(f"Images are normalised by mean {model.pixel_mean} and deviation {model.pixel_std}, in 0..1.")
-    if facts.bucket is None:
+    if (config.pixel_mean, config.pixel_std) != (IMAGENET_MEAN, IMAGENET_STD):
+        notes.append(f"Images are normalised by mean {config.pixel_mean} and deviation {config.pixel_std}, in 0..1.")
+    if metadata.bucket is None:
         return data, notes
-    stride, padded = model.backbone.stride, f"{facts.bucket[0]} x {facts.bucket[1]}"
-    if any(side % stride for side in facts.bucket):
+    stride, padded = config.backbone.stride, f"{metadata.bucket[0]} x {metadata.bucket[1]}"
+    if any(side % stride for side in metadata.bucket):
         notes.append(
-            f"It was made for images padded to {padded} pixels, not followed as they are no multiples of {stride}."
+            f"It was made for images padded to {padded} pixels. This is ignored, because both sides must be multiples "
+            f"of {stride}."
         )
         return data, notes
     notes.append(f"It was made for images padded to {padded} pixels.")
-    if model.mask_padding:
+    if config.mask_padding:
         notes.append(
-            "There, padding changes its answers, and here it does not: mask_padding=False gives the same ones."
+            "In its framework padding changes the predictions, in this package it does not: mask_padding=False gives "
+            "the same predictions."
         )
-    return dataclasses.replace(data, val_buckets=(facts.bucket,)), notes
-
-
-def _notes(tensors: Sorted) -> list[str]:
-    notes = []
-    if tensors.ignored:
-        notes.append(f"{len(tensors.ignored)} tensors that mean nothing here were left out: {_names(tensors.ignored)}.")
-    if tensors.aside:
-        notes.append(f"{len(tensors.aside)} tensors of a mask head were set aside.")
-    return notes
-
-
-def _names(names: list[str]) -> str:
-    """The distinct last words of names."""
-    return ", ".join(sorted({re.sub(r".*\.(?=\w+$)", "", name) for name in names}))
-
-
-def _model_faults(layout: Layout, model: ModelConfig) -> Iterator[str]:
-    """Sentences about models that cannot be."""
-    if model.hidden_dim % model.num_heads:
-        yield f"Its width of {model.hidden_dim} cannot be split into {model.num_heads} heads: give num_heads."
-    backbone = model.backbone
-    assert isinstance(backbone, ResNetConfig), "the only backbone that files are read for"
-    if backbone.dilation and (backbone.block == "basic" or len(backbone.blocks) < 2):
-        yield "dilation=True needs a backbone of bottleneck blocks (ResNet-50 or 101), and this one has basic blocks."
-    if backbone.dilation and layout in (MMDETECTION, DETECTRON2):
-        yield f"dilation=True is the original's DC5; {layout.kind}'s dilates the first block too and is not modelled."
+    return dataclasses.replace(data, val_buckets=(metadata.bucket,)), notes
 
 
 def _read_own(path: Path) -> ImportedWeights | None:
-    """A workdir or checkpoint of this package; None if the path is something else."""
+    """A workdir or checkpoint of this package, or None if the path is something else."""
     try:
         checkpoint = find_checkpoint(path)
     except CheckpointError:

@@ -1,97 +1,114 @@
-"""Which framework a checkpoint is of, and behind which prefix its model is."""
+"""Recognition of a checkpoint's layout and of the prefix that its names share."""
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from detr_jax.weights.detectron2 import DETECTRON2
-from detr_jax.weights.facebook import FACEBOOK
 from detr_jax.weights.files import TensorFile, WeightsError
-from detr_jax.weights.huggingface import HUGGINGFACE
-from detr_jax.weights.layout import Layout, Sorted, sort_tensors, without_wrappers
-from detr_jax.weights.mmdetection import MMDETECTION
-from detr_jax.weights.torchvision import TORCHVISION
+from detr_jax.weights.layout import Layout, without_wrappers
+from detr_jax.weights.sorting import SortedTensors, described, sort_tensors
 
-LAYOUTS = (FACEBOOK, DETECTRON2, HUGGINGFACE, MMDETECTION, TORCHVISION)
-
-_RELATIVES = {  # names that only a relative of DETR has
-    "sampling_offsets": "Deformable DETR or one of its heirs",
+_RELATIVES = {  # parts of names that only this relative of DETR has
+    "sampling_offsets": "Deformable DETR or a model built on it",
     "ca_qcontent_proj": "Conditional DETR",
     "denoising_generator": "DINO or DN-DETR",
 }
-_AVERAGE = re.compile(r"(?<![a-z])ema(?![a-z])|averaged")
-_SAMPLE = 120  # names that are enough to tell layouts and prefixes apart
-_DEPTH = 3  # parts of a name that can be a prefix
-_TWIN = 0.9  # share of a model's tensors that makes another prefix a second copy of it
+_EMA = re.compile(r"(?<![a-z])ema(?![a-z])|averaged")
+_SAMPLE = 120  # number of names that suffices to compare layouts and prefixes
+_DEPTH = 3  # most words of a name that can belong to a prefix
+_COPY = 0.9  # a prefix with this share of the model's tensors is a second copy of the model
 
 
 class Candidate(NamedTuple):
-    """A way to read a file's names."""
+    """A layout and a prefix by which the names of a file can be read."""
 
     known: int
     """Names of the sample that have a rule."""
     layout: Layout
+    """The layout whose rules are tried."""
     prefix: str
+    """The beginning of the names that is removed before the rules."""
 
 
-def recognise(file: TensorFile) -> Sorted:
-    """A file's tensors, sorted by the layout and prefix under which rules know the most of them.
+def recognise(file: TensorFile, layouts: Sequence[Layout]) -> SortedTensors:
+    """The tensors of a file, sorted by the layout and the prefix that know most of them.
 
-    Of two copies of a model, the moving average is taken; the other one goes to `Sorted.ignored`.
+    If the file holds two copies of a model, the EMA is taken. The names of the other copy are ignored.
 
     Raises:
-      WeightsError: a known relative of DETR, or nothing that is known here.
+      WeightsError: the file is a relative of DETR without a layout, or no layout knows more than half of it.
     """
-    for name in file.tensors:
-        for mark, relative in _RELATIVES.items():
-            if mark in name:
-                raise WeightsError(f"{file.source} is a checkpoint of {relative} (it has {name}), not of DETR.")
-    candidates = sorted(_candidates(list(file.tensors)), key=lambda x: (-x.known, len(x.prefix)))
+    family = _of_same_family(file, layouts)
+    candidates = sorted(_candidates(list(file.tensors), family), key=lambda x: (-x.known, len(x.prefix)))
     best = candidates[0]
-    twins = [x for x in candidates if x.layout is best.layout and _are_twins(x, best)]
-    chosen = next((x for x in twins if _AVERAGE.search(x.prefix)), best)
+    copies = [x for x in candidates if x.layout is best.layout and _are_copies(x, best)]
+    chosen = next((x for x in copies if _EMA.search(x.prefix)), best)
     found = sort_tensors(file.tensors, chosen.layout, chosen.prefix)
-    others = tuple(x.prefix for x in twins if x.prefix != chosen.prefix)
-    for name in found.outside:
+    others = tuple(x.prefix for x in copies if x.prefix != chosen.prefix)
+    for name in found.without_prefix:
         if others and without_wrappers(name).startswith(others):
             found.ignored.append(name)
         else:
-            found.unexpected.append(f"{name} {list(file.tensors[name].shape)}")
-    if 2 * len(found.claims) * (1 + len(others)) <= len(file.tensors):
-        examples = ", ".join(list(file.tensors)[:3])
-        raise WeightsError(
-            f"{file.source} is no checkpoint of a kind that is known here ({', '.join(x.kind for x in LAYOUTS)}): "
-            f"it has {len(file.tensors)} tensors such as {examples}."
-        )
+            found.unexpected.append(described(name, file.tensors[name]))
+    if 2 * len(found.known) * (1 + len(others)) <= len(file.tensors):
+        raise _unknown(file, layouts)
     return found
 
 
-def _are_twins(one: Candidate, best: Candidate) -> bool:
+def _of_same_family(file: TensorFile, layouts: Sequence[Layout]) -> list[Layout]:
+    """The layouts whose marks are exactly the marks that the file's names hold.
+
+    Raises:
+      WeightsError: there is no such layout.
+    """
+    readable = {mark for layout in layouts for mark in layout.marks}
+    examples = {
+        mark: name
+        for mark in (*_RELATIVES, *readable)
+        if (name := next((name for name in file.tensors if mark in name), None))
+    }
+    if family := [layout for layout in layouts if set(layout.marks) == examples.keys()]:
+        return family
+    for mark, relative in _RELATIVES.items():
+        if mark in examples and mark not in readable:
+            raise WeightsError(
+                f"{file.source} is a checkpoint of {relative} (it has {examples[mark]}), and no layout for it is known."
+            )
+    raise _unknown(file, layouts)
+
+
+def _unknown(file: TensorFile, layouts: Sequence[Layout]) -> WeightsError:
+    kinds, examples = ", ".join(layout.kind for layout in layouts), ", ".join(list(file.tensors)[:3])
+    return WeightsError(
+        f"{file.source} is not a checkpoint of a known kind ({kinds}): it has {len(file.tensors)} tensors such as "
+        f"{examples}."
+    )
+
+
+def _are_copies(one: Candidate, best: Candidate) -> bool:
+    """Whether two prefixes lead to copies of the same model, or are the same prefix."""
     if one.prefix == best.prefix:
         return True
     apart = not one.prefix.startswith(best.prefix) and not best.prefix.startswith(one.prefix)
-    return apart and one.known >= _TWIN * best.known
+    return apart and one.known >= _COPY * best.known
 
 
-def _candidates(names: list[str]) -> Iterator[Candidate]:
+def _candidates(names: list[str], layouts: Sequence[Layout]) -> Iterator[Candidate]:
     step = max(1, len(names) // _SAMPLE)
-    sample = dict.fromkeys(names[::step], _NOTHING)
+    sample = dict.fromkeys(names[::step], np.empty(0))
     for prefix in _prefixes(list(sample)):
-        for layout in LAYOUTS:
-            yield Candidate(len(sort_tensors(sample, layout, prefix).claims), layout, prefix)
-
-
-_NOTHING = np.empty(0)
+        for layout in layouts:
+            yield Candidate(len(sort_tensors(sample, layout, prefix).known), layout, prefix)
 
 
 def _prefixes(names: list[str]) -> Iterator[str]:
-    """Beginnings that at least a third of the names share, none included."""
+    """The empty prefix, and beginnings that at least a third of the names share."""
     shared: Counter[str] = Counter()
     for name in map(without_wrappers, names):
-        parts = name.split(".")[:-1]
-        shared.update(".".join(parts[: depth + 1]) + "." for depth in range(min(_DEPTH, len(parts))))
+        words = name.split(".")[:-1]
+        shared.update(".".join(words[: depth + 1]) + "." for depth in range(min(_DEPTH, len(words))))
     yield ""
     yield from (prefix for prefix, count in shared.items() if 3 * count >= len(names))

@@ -1,4 +1,4 @@
-"""Pure trees of arrays by path: ``encoder/layers/0/feed_forward/expand/kernel``."""
+"""Leaves of pure trees by path, such as ``encoder/layers/0/feed_forward/expand/kernel``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,5 +16,5 @@ def by_path(tree: Any) -> dict[str, Any]:
 
 
 def with_leaves(tree: Any, leaves: Mapping[str, Any]) -> Any:
-    """The tree with every leaf taken from ``leaves`` by its path."""
+    """The tree with every leaf replaced by the leaf that ``leaves`` holds for its path."""
     return jax.tree_util.tree_map_with_path(lambda path, _: leaves[_name(path)], tree)

@@ -8,7 +8,7 @@ from detr_jax.data import ValPlan, open_source
 from detr_jax.data.buckets import train_sizes, useful_share
 from detr_jax.sharding import create_mesh
 from detr_jax.training import memory
-from detr_jax.training.start import prepare
+from detr_jax.training.resolve import resolve
 from tests.cli.command import run
 
 
@@ -28,12 +28,12 @@ def test_the_training_run_uses_the_buckets_that_are_shown(folder, tmp_path):
     config = Config(
         data=DataConfig(root=str(folder), num_train_buckets=5, num_val_buckets=2), training=TrainingConfig(epochs=4000)
     )
-    start = prepare(config, tmp_path / "run", create_mesh())
-    plans = start.plan, ValPlan(start.val_source, start.config.data, 8)
+    resolved = resolve(config, tmp_path / "run", create_mesh())
+    plans = resolved.plan, ValPlan(resolved.val_source, resolved.config.data, 8)
     shown = [tuple(map(int, sides)) for sides in re.findall(r"^ *(\d+) x (\d+) ", result.output, re.MULTILINE)]
     assert shown == [bucket for plan in plans for bucket in plan.buckets]
     assert len(plans[0].buckets) == 5
-    useful = useful_share(train_sizes(start.train_source, config.data), plans[0].buckets)
+    useful = useful_share(train_sizes(resolved.train_source, config.data), plans[0].buckets)
     assert f"training, 12 images: {useful:.1%} useful in 5 buckets" in result.output
     assert "num_train_buckets" not in result.output
     shares = [float(share) for share in re.findall(r"\d +(\d+\.\d)%", result.output)]

@@ -13,7 +13,8 @@ from detr_jax.cli import main
 from detr_jax.config import to_json
 from detr_jax.data import open_source
 from detr_jax.evaluation.detections_file import StoredDetections, read_detections, snapshot_steps, write_detections
-from detr_jax.evaluation.report import _training_charts, read_run
+from detr_jax.evaluation.report import read_run
+from detr_jax.evaluation.training_charts import training_charts
 from detr_jax.models import DETR
 from tests.tiny import tiny_config
 
@@ -32,7 +33,13 @@ def workdir(tmp_path, rng):
     config = tiny_config()
     source = open_source(config, "val")
     (tmp_path / "config.json").write_text(to_json(config))
-    lines = [{"step": s, "train/loss": 9.0 / s, "train/learning_rate": 1e-3, "val/AP": 0.1 * s} for s in (1, 2, 3)]
+    lines = [
+        {
+            **{"step": s, "train/loss": 9.0 / s, "train/loss_mine": 1.0 / s, "train/loss_mine_0": 2.0 / s},
+            **{"train/learning_rate": 1e-3, "val/AP": 0.1 * s},
+        }
+        for s in (1, 2, 3)
+    ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"st')
     write_detections(tmp_path / "detections.npz", _detections(rng, source, len(source), 3))
     for step in (0, 1, 3):
@@ -44,7 +51,7 @@ def _run(*arguments):
     return CliRunner().invoke(main, ["plot", *map(str, arguments)])
 
 
-def test_the_report_consists_of_png_files_and_one_self_contained_page(workdir):
+def test_the_report_is_png_files_and_one_self_contained_page_and_has_every_loss_term(workdir):
     result = _run(workdir)
     assert result.exit_code == 0, result.output
     report = workdir / "report"
@@ -55,6 +62,8 @@ def test_the_report_consists_of_png_files_and_one_self_contained_page(workdir):
     assert len(sources) == len(names)  # all pictures, and an empty icon
     assert all(source.startswith("data:") for source in sources)
     assert not re.search(r"https?://|<script|@import|url\(", page)
+    assert {"terms.png", "loss_mine_layers.png"} <= names, "a loss term that only this run has"
+    assert "Loss term of every layer: mine." in page
 
 
 def test_metrics_that_are_not_defined_are_not_drawn(workdir, monkeypatch):
@@ -63,10 +72,33 @@ def test_metrics_that_are_not_defined_are_not_drawn(workdir, monkeypatch):
     lines = [{"step": 4, "val/AP": None}, {"step": 5, "val/AP": -1.0}, {"step": 6, "val/AP": 0.0}]  # -1: version 0.1
     with (workdir / "metrics.jsonl").open("a") as file:
         file.writelines("\n" + json.dumps(line) for line in lines)
-    _training_charts(read_run(workdir)[1], workdir)
+    training_charts(read_run(workdir)[1], workdir)
     steps, values = drawn["AP"]
     assert steps == [1, 2, 3, 6]
     assert values == pytest.approx([0.1, 0.2, 0.3, 0.0])
+
+
+def test_every_loss_term_diagnostic_and_metric_of_the_log_is_drawn_by_name(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        "detr_jax.visualization.charts.lines", lambda path, title, curves, **_: drawn.update({title: dict(curves)})
+    )
+    values = {
+        **{"train/loss": 9.0, "train/loss_mine": -1.0, "train/loss_mine_0": 3.0, "train/loss_giou": 4.0},
+        **{"train/empty_queries": 5.0, "train/learning_rate": 6.0, "val/AP": 0.1, "val/AP/circle": 0.2},
+        **{"val/again_AP": 0.3, "val/mine_score": 7.0, "train/images_per_s": 8.0},
+    }
+    training_charts([{"step": 2, **values}], tmp_path)
+    assert {title: {label: float(ys[0]) for label, (_, ys) in curves.items()} for title, curves in drawn.items()} == {
+        "Loss": {"loss": 9.0},
+        "Loss terms, last decoder layer, unweighted": {"GIoU of boxes": 4.0, "mine": -1.0},
+        "Loss term of every layer: mine": {"layer 1": 3.0, "last layer": -1.0},
+        "Empty queries": {"empty_queries": 5.0},
+        "Learning rates": {"transformer": 6.0},
+        "Validation": {"AP": 0.1},
+        "Validation (again)": {"AP": 0.3},
+        "Validation: Mine score": {"mine_score": 7.0},
+    }
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp"])

@@ -6,6 +6,7 @@ from detr_jax.config import Config, DataConfig
 from detr_jax.data import DataError, VocDataset, open_source
 from detr_jax.data.voc import VOC_CLASSES
 from detr_jax.evaluation.coco import CocoEvaluator
+from detr_jax.structures import Detections
 
 
 def _xml(*objects, size=(30, 40)):
@@ -57,8 +58,8 @@ def test_difficult_objects_are_neither_trained_on_nor_evaluated(root):
     evaluator = CocoEvaluator(truth)
     boxes = np.array([[[0, 0, 40, 30], [4, 5, 10, 12], [4, 5, 10, 11]]])  # the last two overlap the difficult object
     labels = np.array([[VOC_CLASSES.index("sofa"), VOC_CLASSES.index("person"), VOC_CLASSES.index("person")]])
-    evaluator.add([1], boxes, np.array([[0.5, 0.9, 0.8]]), labels)
-    metrics = evaluator.metrics()
+    evaluator.add([1], Detections(boxes, np.array([[0.5, 0.9, 0.8]]), labels))
+    metrics = evaluator.compute()
     assert metrics["AP"] == pytest.approx(1)
     assert metrics["AP/person"] is None
 

@@ -7,6 +7,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detr_jax.evaluation.coco import METRICS, CocoEvaluator, has_objects
+from detr_jax.structures import Detections
 
 
 def _random_truth(rng, images=12):
@@ -80,9 +81,11 @@ def test_metrics_equal_pycocotools_and_are_none_without_objects_of_their_kind(rn
     boxes, scores, labels = _random_detections(rng, truth)
     evaluator = CocoEvaluator(truth)
     ids = np.arange(1, len(truth["images"]) + 1)
-    evaluator.add(ids[:5].tolist(), boxes[:5], scores[:5], labels[:5])
-    evaluator.add([*ids[5:].tolist(), -1], *(np.concatenate([x[5:], x[:1]]) for x in (boxes, scores, labels)))
-    metrics = evaluator.metrics()
+    evaluator.add(ids[:5].tolist(), Detections(boxes[:5], scores[:5], labels[:5]))
+    evaluator.add(
+        [*ids[5:].tolist(), -1], Detections(*(np.concatenate([x[5:], x[:1]]) for x in (boxes, scores, labels)))
+    )
+    metrics = evaluator.compute()
 
     with contextlib.redirect_stdout(io.StringIO()):
         reference_truth = COCO()
@@ -120,16 +123,16 @@ def test_the_truth_itself_scores_one_and_nothing_scores_zero(rng):
     for annotation in truth["annotations"]:
         x, y, w, h = annotation["bbox"]
         box, score = np.array([[[x, y, x + w, y + h]]]), np.array([[0.9]])
-        perfect.add([annotation["image_id"]], box, score, np.array([[annotation["category_id"]]]))
-    assert perfect.metrics()["AP"] == pytest.approx(1.0)
-    assert nothing.metrics()["AP"] == 0.0
+        perfect.add([annotation["image_id"]], Detections(box, score, np.array([[annotation["category_id"]]])))
+    assert perfect.compute()["AP"] == pytest.approx(1.0)
+    assert nothing.compute()["AP"] == 0.0
 
 
 def test_precision_equals_pycocotools(rng):
     truth = _random_truth(rng)
     boxes, scores, labels = _random_detections(rng, truth)
     evaluator = CocoEvaluator(truth)
-    evaluator.add(range(1, len(truth["images"]) + 1), boxes, scores, labels)
+    evaluator.add(range(1, len(truth["images"]) + 1), Detections(boxes, scores, labels))
     precision, names = evaluator.precision()
     with contextlib.redirect_stdout(io.StringIO()):
         official = COCO()

@@ -19,7 +19,7 @@ def _numpy_weights(attention, queries, keys, padding):
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
-def test_maps_are_the_softmax_over_the_image_and_leave_the_predictions_as_they_are(tiny_model, rng, rngs):
+def test_maps_are_the_softmax_over_the_image_and_the_outputs_stay_equal(tiny_model, rng, rngs):
     model = DETR(tiny_model(encoder_layers=1, decoder_layers=1), rngs=rngs)
     images = jnp.asarray(rng.normal(size=(2, 64, 96, 3)), jnp.float32)
     sizes = jnp.array([[64, 96], [40, 50]])
@@ -49,7 +49,7 @@ def test_maps_are_the_softmax_over_the_image_and_leave_the_predictions_as_they_a
     assert type(model.encoder.layers[0].self_attention).__name__ == "MultiHeadAttention"
 
 
-def test_without_an_encoder_there_is_no_map_of_it(tiny_model, rng, rngs):
+def test_a_model_without_an_encoder_has_no_encoder_map(tiny_model, rng, rngs):
     model = DETR(tiny_model(encoder_layers=0, decoder_layers=1), rngs=rngs)
     maps = attention_maps(model, jnp.asarray(rng.normal(size=(1, 32, 32, 3)), jnp.float32), jnp.array([[32, 32]]))
     assert maps.encoder is None

@@ -16,7 +16,7 @@ import torch
 from detr_jax.weights import load_pretrained, read_pretrained
 from tests.outputs import model_outputs
 from tests.parity.torch_models import randomise
-from tests.weights.foreign import coco_outputs
+from tests.weights.framework_states import coco_outputs
 
 SIZES = ((187, 300), (224, 203))
 BUCKET = (224, 320)

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from detr_jax.weights import WeightsError, load_pretrained, read_pretrained
 from detr_jax.weights.files import read_file
-from tests.weights import foreign
+from tests.weights import framework_states as states
 from tests.weights.conftest import load_fixture
 
 
@@ -41,7 +41,7 @@ def assert_reads_as(path, state, tmp_path, **said):
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_a_released_checkpoint_of_the_original(tmp_path, weights, zipped):
-    state = foreign.facebook(weights)
+    state = states.facebook(weights)
     torch.save({"model": as_torch(state)}, tmp_path / "detr.pth", _use_new_zipfile_serialization=zipped)
     assert_reads_as(tmp_path / "detr.pth", state, tmp_path)
 
@@ -53,7 +53,7 @@ def test_a_training_checkpoint_of_the_original_tells_heads_and_dilation(tmp_path
     parameter.grad = torch.ones(3)
     optimizer.step()
     content = {
-        "model": as_torch(foreign.facebook(weights)),
+        "model": as_torch(states.facebook(weights)),
         "optimizer": optimizer.state_dict(),
         "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 200).state_dict(),
         "epoch": 3,
@@ -69,21 +69,21 @@ def test_a_training_checkpoint_of_the_original_tells_heads_and_dilation(tmp_path
 @pytest.mark.parametrize("wrapper", ["model", "state_dict", None])
 @pytest.mark.parametrize("name", ["detectron2", "mmdetection", "torchvision"])
 def test_other_frameworks_files(tmp_path, weights, name, wrapper):
-    state = getattr(foreign, name)(weights)
+    state = getattr(states, name)(weights)
     content = as_torch(state)
     torch.save({wrapper: content, "meta": {"epoch": 12}} if wrapper else content, tmp_path / "model.pth")
     assert assert_reads_as(tmp_path / "model.pth", state, tmp_path).kind == name
 
 
 def test_a_hugging_face_folder_with_a_pytorch_file(tmp_path, weights):
-    state = foreign.transformers4(weights)
+    state = states.transformers4(weights)
     torch.save(as_torch(state), tmp_path / "pytorch_model.bin")
     assert assert_reads_as(tmp_path / "pytorch_model.bin", state, tmp_path).kind == "huggingface"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_every_floating_type_becomes_float32(tmp_path, weights, dtype):
-    state = {name: value.to(dtype) for name, value in as_torch(foreign.facebook(weights)).items()}
+    state = {name: value.to(dtype) for name, value in as_torch(states.facebook(weights)).items()}
     torch.save(state, tmp_path / "model.pth")
     found = read_pretrained(tmp_path / "model.pth")
     assert {value.dtype for value in found.params.values()} == {np.dtype("float32")}
@@ -92,7 +92,7 @@ def test_every_floating_type_becomes_float32(tmp_path, weights, dtype):
 
 def test_own_classes_of_mmdetection_are_not_taken_for_coco_s(tmp_path, weights):
     names = tuple(f"class {i}" for i in range(80))
-    content = {"state_dict": as_torch(foreign.mmdetection(weights)), "meta": {"dataset_meta": {"classes": names}}}
+    content = {"state_dict": as_torch(states.mmdetection(weights)), "meta": {"dataset_meta": {"classes": names}}}
     torch.save(content, tmp_path / "model.pth")
     found = read_pretrained(tmp_path / "model.pth")
     assert found.config.num_classes == 80
@@ -106,14 +106,14 @@ def test_a_training_checkpoint_of_mmdetection(tmp_path, weights):
     for step in range(3):
         hub.update_scalar("train/loss", 1 / (1 + step))
         hub.update_info("iter", step)
-    state = foreign.mmdetection(weights)
+    state = states.mmdetection(weights)
     content = {"meta": {"seed": 1}, "state_dict": as_torch(state), "message_hub": hub.state_dict()}
     torch.save(content, tmp_path / "epoch_3.pth")
     assert_reads_as(tmp_path / "epoch_3.pth", state, tmp_path)
 
 
 def test_a_checkpoint_in_several_files(tmp_path, weights):
-    state = foreign.transformers4(weights)
+    state = states.transformers4(weights)
     names = list(state)
     where = {name: f"pytorch_model-0000{1 + i % 2}-of-00002.bin" for i, name in enumerate(names)}
     for shard in set(where.values()):
@@ -141,7 +141,7 @@ def test_a_training_checkpoint_of_lightning(tmp_path, weights, monkeypatch, pref
         module = types.ModuleType(".".join(parts[: depth + 1]))
         module.AttributeDict = AttributeDict
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    state = foreign.facebook(weights)
+    state = states.facebook(weights)
     content = {
         "epoch": 3,
         "global_step": 30,
@@ -162,8 +162,8 @@ class FetchesAttribute:
 
 
 def test_the_stand_ins_fetch_and_run_nothing(tmp_path, weights):
-    torch.save({"model": as_torch(foreign.facebook(weights)), "extra": FetchesAttribute()}, tmp_path / "model.pth")
-    extra = read_file(tmp_path / "model.pth").metadata["extra"]
+    torch.save({"model": as_torch(states.facebook(weights)), "extra": FetchesAttribute()}, tmp_path / "model.pth")
+    extra = read_file(tmp_path / "model.pth").extras["extra"]
     assert type(extra).__name__ == "_Nothing"
     assert not callable(extra)
 
@@ -180,7 +180,7 @@ class RunsCode:
 
 @pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])
 def test_a_pickle_that_wants_to_run_code_is_refused_and_not_run(tmp_path, weights, how):
-    content = {"model": as_torch(foreign.facebook(weights)), "extra": RunsCode(tmp_path / "it_ran")}
+    content = {"model": as_torch(states.facebook(weights)), "extra": RunsCode(tmp_path / "it_ran")}
     path = tmp_path / "model.pth"
     if how == "pickle":
         path.write_bytes(pickle.dumps({"extra": RunsCode(tmp_path / "it_ran")}, protocol=2))
@@ -193,7 +193,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused_and_not_run(tmp_path, weight
 
 def test_a_whole_pickled_module_is_refused(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
-    with pytest.raises(WeightsError, match=r"module\.pth is refused: .*torch\.nn.*Save its state_dict\(\) alone"):
+    with pytest.raises(WeightsError, match=r"module\.pth is refused: .*torch\.nn.*Save only its state_dict\(\)"):
         load_pretrained(tmp_path / "module.pth")
 
 
@@ -201,10 +201,10 @@ def test_a_whole_pickled_module_is_refused(tmp_path):
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
 def test_a_truncated_file_is_damaged(tmp_path, weights, zipped, kept):
     path = tmp_path / "model.pth"
-    torch.save({"model": as_torch(foreign.facebook(weights))}, path, _use_new_zipfile_serialization=zipped)
+    torch.save({"model": as_torch(states.facebook(weights))}, path, _use_new_zipfile_serialization=zipped)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(WeightsError, match=r"model\.pth is damaged or no PyTorch checkpoint"):
+    with pytest.raises(WeightsError, match=r"model\.pth is damaged or not a PyTorch checkpoint"):
         load_pretrained(path)
 
 
@@ -215,7 +215,7 @@ def test_a_truncated_file_is_damaged(tmp_path, weights, zipped, kept):
 )
 def test_other_files_are_no_checkpoint(tmp_path, content):
     (tmp_path / "notes.pth").write_bytes(content)
-    with pytest.raises(WeightsError, match=r"notes\.pth is damaged or no PyTorch checkpoint"):
+    with pytest.raises(WeightsError, match=r"notes\.pth is damaged or not a PyTorch checkpoint"):
         load_pretrained(tmp_path / "notes.pth")
 
 
@@ -224,5 +224,5 @@ def test_other_files_are_no_checkpoint(tmp_path, content):
 )
 def test_files_without_tensors_by_name(tmp_path, content):
     torch.save(content, tmp_path / "other.pth")
-    with pytest.raises(WeightsError, match=r"other\.pth is no checkpoint of a model"):
+    with pytest.raises(WeightsError, match=r"other\.pth is not a checkpoint of a model"):
         load_pretrained(tmp_path / "other.pth")

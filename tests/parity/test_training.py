@@ -15,10 +15,11 @@ from detr_jax.matching import Targets
 from detr_jax.models import normalize_images
 from detr_jax.sharding import create_mesh
 from detr_jax.training.optimizer import create_optimizer
-from detr_jax.training.step import BatchInputs, create_model, create_state, create_train_step
+from detr_jax.training.state import create_model, create_state
+from detr_jax.training.step import BatchInputs, create_train_step
 from detr_jax.weights import merge_pretrained, read_pretrained
 from detr_jax.weights.huggingface import HUGGINGFACE
-from detr_jax.weights.layout import sort_tensors
+from detr_jax.weights.sorting import sort_tensors
 from detr_jax.weights.trees import by_path
 from tests.conftest import SEED
 from tests.parity.torch_models import RESNETS, SMALL, SMALL_TRANSFORMER, random_detr
@@ -62,10 +63,9 @@ def imported(request, tmp_path_factory):
         ),
     )
     model = create_model(config)
-    tree, outcomes = merge_pretrained(model.whole(model.params, model.frozen), weights, config.model)
+    tree, outcomes = merge_pretrained(model.full_tree, weights, config.model)
     assert {outcome.what for outcome in outcomes} == {"loaded"}
-    params, frozen = model.split(tree)
-    return reference, model._replace(params=params, frozen=frozen), config
+    return reference, model.with_tree(tree), config
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The state shared out over the devices: the same training on less memory, and checkpoints that fit any layout."""
+"""A sharded state (FSDP): the same training with less memory, and checkpoints that fit any sharding."""
 
 import functools
 
@@ -10,14 +10,15 @@ from detr_jax.checkpoints import Checkpoints
 from detr_jax.data import ShapesDataset, TrainPlan
 from detr_jax.data.batching import BatchLoader
 from detr_jax.sharding import create_mesh, shard, shard_rows, state_shardings
+from detr_jax.training.checkpointing import restore, save
 from detr_jax.training.optimizer import create_optimizer
-from detr_jax.training.saving import restore, save
-from detr_jax.training.step import create_model, create_state, create_train_step
+from detr_jax.training.state import create_model, create_state
+from detr_jax.training.step import create_train_step
 from tests.tiny import tiny_config
 
 
 def _config(fsdp):
-    """Wide enough that most of the parameters are in arrays worth sharing out."""
+    """Wide enough that most parameters are in arrays that are sharded."""
     config = tiny_config()
     config.model.hidden_dim, config.model.feedforward_dim = 64, 128
     config.model.encoder_layers, config.model.decoder_layers = 0, 1
@@ -36,7 +37,7 @@ def _start(config, devices):
     optimizer = create_optimizer(config.optimizer, 10, 5)
     state = create_state(model, optimizer, config, mesh)
     frozen = shard(model.frozen, state_shardings(model.frozen, mesh, config.training.fsdp))
-    return model.structure, state, frozen, create_train_step(model.structure, optimizer, config, mesh)
+    return model.abstract, state, frozen, create_train_step(model.abstract, optimizer, config, mesh)
 
 
 def _bytes_on_one_device(tree):
@@ -45,7 +46,7 @@ def _bytes_on_one_device(tree):
 
 @pytest.fixture(scope="module")
 def runs():
-    """Model, state, losses of three steps and given bytes, on four devices: whole and shared out, with dropout."""
+    """Model, state, losses of three steps and given bytes, on four devices, replicated and sharded, with dropout."""
     found = {}
     for fsdp in (False, True):
         config = _config(fsdp)
@@ -63,29 +64,29 @@ def runs():
     return found
 
 
-def test_losses_and_parameters_are_those_of_a_state_that_is_whole_everywhere(runs):
+def test_losses_and_parameters_equal_those_of_a_replicated_state(runs):
     np.testing.assert_allclose(runs[True][3], runs[False][3], rtol=1e-4)
     for a, b in zip(jax.tree.leaves(runs[True][1]), jax.tree.leaves(runs[False][1]), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-def test_each_device_holds_and_is_given_less(runs):
-    whole, shared = (_bytes_on_one_device(runs[fsdp][1]) for fsdp in (False, True))
-    assert shared < 0.5 * whole
+def test_each_device_holds_and_receives_less(runs):
+    replicated, sharded = (_bytes_on_one_device(runs[fsdp][1]) for fsdp in (False, True))
+    assert sharded < 0.5 * replicated
     given = {fsdp: run[-1] for fsdp, run in runs.items()}
     frozen = {fsdp: _bytes_on_one_device(run[2]) for fsdp, run in runs.items()}
-    assert given[False] - given[True] == whole - shared + frozen[False] - frozen[True], "the rest is the batch"
+    assert given[False] - given[True] == replicated - sharded + frozen[False] - frozen[True], "the rest is the batch"
 
 
 @pytest.mark.parametrize(("saved", "restored", "devices"), [(True, False, 1), (False, True, 2)])
-def test_a_checkpoint_of_four_devices_restores_on_fewer_in_either_layout(runs, tmp_path, saved, restored, devices):
+def test_a_checkpoint_of_four_devices_restores_on_fewer_in_either_sharding(runs, tmp_path, saved, restored, devices):
     model, state, frozen, *_ = runs[saved]
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
-    save(checkpoints, model, state, frozen, _config(saved))
+    save(checkpoints, model, frozen, _config(saved), state)
     checkpoints.wait()
     config, mesh = _config(restored), create_mesh(jax.devices()[:devices])
     optimizer = create_optimizer(config.optimizer, 10, 5)
-    found, found_frozen = restore(checkpoints, model, optimizer, config, mesh)
+    found, found_frozen = restore(checkpoints, 3, model, optimizer, config, mesh)
     checkpoints.close()
     assert int(found.step) == 3
     for a, b in zip(jax.tree.leaves((found, found_frozen)), jax.tree.leaves((state, frozen)), strict=True):

@@ -6,7 +6,6 @@ import pytest
 from flax import nnx
 
 from detr_jax.models import DETR
-from detr_jax.sharding import create_mesh
 from detr_jax.training.memory import (
     StepMemory,
     kept_memory,
@@ -18,15 +17,15 @@ from detr_jax.training.memory import (
 from tests.tiny import tiny_config
 
 
-def test_the_memory_of_a_step_is_that_of_state_batch_and_activations():
+def test_the_memory_of_a_step_holds_state_batch_and_activations(one_device):
     config = tiny_config()
     config.model.decoder_layers = 1
-    found = step_memory(config, (48, 64), 3, create_mesh(jax.devices()[:1]))
+    found = step_memory(config, (48, 64), 3, one_device)
     values = nnx.state(nnx.eval_shape(lambda: DETR(config.model, rngs=nnx.Rngs(0))), nnx.Param)
     parameters = 4 * sum(int(np.prod(x.shape)) for x in jax.tree.leaves(values))
     size = config.training.batch_size
     batch = size * (48 * 64 * 3 + 2 * 4 + 3 * 4 * 4 + 3 * 4 + 4)
-    expected = 4 * parameters + batch  # parameters, their moving average, and two moments of AdamW
+    expected = 4 * parameters + batch  # parameters, their EMA, and two moments of AdamW
     assert expected <= found.state <= 1.1 * expected
     stem = size * 24 * 32 * config.model.backbone.width * 4  # float32
     assert stem < found.temporary < 1000 * stem
@@ -52,7 +51,7 @@ def test_the_largest_size_that_fits_is_found_in_few_calls(rng, power):
             assert len(calls) <= 12
 
 
-def test_a_line_takes_four_calls():
+def test_a_linear_need_takes_four_calls():
     calls = []
     assert largest_that_fits(lambda n: calls.append(n) or 3.5 + 1.7 * n, 100, 1000) == 56
     assert len(calls) == 4  # 1, 2, the guess, and the one above it
@@ -66,21 +65,21 @@ def test_sizes_of_memory_are_read(text, size):
 
 
 @pytest.mark.parametrize("text", ["", "GiB", "80 gibs", "-3GB", "0"])
-def test_what_is_no_size_of_memory_is_named(text):
+def test_a_text_that_is_not_a_size_of_memory_is_refused(text):
     with pytest.raises(ValueError, match="80GiB"):
         parse_memory(text)
 
 
-def test_a_step_that_is_too_large_is_told_with_what_helps():
+def test_a_step_that_is_too_large_is_reported_with_advice():
     memory = StepMemory(state=2**30, temporary=3 * 2**30)
     fits = memory_sentence(memory, (800, 1088), 2**33)
-    assert "800 x 1088, needs 4 GiB (1 GiB of state and batch, 3 GiB within the step) of the 8 GiB" in fits
+    assert "800 x 1088, needs 4 GiB (1 GiB of state and batch, 3 GiB within the step) of the available 8 GiB" in fits
     assert "too much" not in fits + memory_sentence(memory, (800, 1088), None)
     assert "--largest-batch" in memory_sentence(memory, (800, 1088), 2**31)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_what_is_kept_for_the_backward_pass_shrinks_with_every_part_that_is_recomputed(dtype):
+def test_each_recomputed_part_of_the_model_reduces_the_memory_kept_for_the_backward_pass(dtype):
     def kept(remat):
         config = tiny_config()
         config.model.remat, config.model.dtype = remat, dtype

@@ -9,15 +9,15 @@ from detr_jax.losses import set_loss
 from detr_jax.models import DETR, normalize_images
 from detr_jax.sharding import create_mesh
 from detr_jax.training.optimizer import create_optimizer
-from detr_jax.training.step import (
+from detr_jax.training.state import (
+    abstract_batch,
+    abstract_model,
+    abstract_state,
     create_model,
     create_state,
-    create_train_step,
-    outline_batch,
-    outline_model,
-    outline_state,
-    with_initial_values,
+    initialize_missing,
 )
+from detr_jax.training.step import create_train_step
 from detr_jax.weights.trees import by_path, with_leaves
 from tests.tiny import tiny_config
 
@@ -80,50 +80,46 @@ def test_the_step_on_four_devices_equals_the_step_on_one(plain, matcher):
     _assert_close(four.ema, plain[1].ema, atol=2e-5)
 
 
-def test_the_outline_of_a_run_has_the_shapes_of_its_values():
+def test_abstract_model_state_and_batch_have_the_shapes_of_the_arrays():
     config = _config()
     model, optimizer = create_model(config), create_optimizer(config.optimizer, 10, 5)
-    outline = outline_model(config)
-    assert outline.graph == model.graph
+    abstract = abstract_model(config)
+    assert abstract.graphdef == model.graphdef
     (batch,) = _batches(config, 1)
     for shapes, values in (
-        (outline.params, model.params),
-        (outline.frozen, model.frozen),
-        (outline_state(outline, optimizer, config), create_state(model, optimizer, config, create_mesh())),
-        (outline_batch(config, (32, 32), config.data.sources["shapes"].max_objects), batch),
+        (abstract.params, model.params),
+        (abstract.frozen, model.frozen),
+        (abstract_state(abstract, optimizer, config), create_state(model, optimizer, config, create_mesh())),
+        (abstract_batch(config, (32, 32), config.data.sources["shapes"].max_objects), batch),
     ):
         assert jax.tree.structure(shapes) == jax.tree.structure(values)
         found, expected = ([(x.shape, x.dtype) for x in jax.tree.leaves(tree)] for tree in (shapes, values))
         assert found == expected
 
 
-def test_initial_values_come_where_there_are_none_and_are_those_of_a_whole_model():
+def test_only_missing_parameters_are_initialized_and_they_equal_the_parameters_of_a_full_initialization():
     config = _config()
-    model, outline = create_model(config), outline_model(config)
-
-    def whole(model):
-        return by_path(model.whole(model.params, model.frozen))
-
-    given = {path: np.full(x.shape, 7, x.dtype) for path, x in whole(outline).items() if "class_head" not in path}
-    mixed = with_leaves(outline.whole(outline.params, outline.frozen), whole(outline) | given)
-    params, frozen = outline.split(mixed)
-    filled = whole(with_initial_values(outline._replace(params=params, frozen=frozen), config))
-    for path, value in whole(model).items():
-        np.testing.assert_array_equal(filled[path], given.get(path, value), err_msg=path)
+    model, abstract = create_model(config), abstract_model(config)
+    shapes = by_path(abstract.full_tree)
+    given = {path: np.full(x.shape, 7, x.dtype) for path, x in shapes.items() if "class_head" not in path}
+    partly = abstract.with_tree(with_leaves(abstract.full_tree, shapes | given))
+    initialized = by_path(initialize_missing(partly, config).full_tree)
+    for path, value in by_path(model.full_tree).items():
+        np.testing.assert_array_equal(initialized[path], given.get(path, value), err_msg=path)
 
 
-def test_accumulated_parts_on_two_devices_equal_the_whole_batch(plain):
+def test_micro_batches_on_two_devices_equal_the_full_batch(plain):
     config = _config()
     config.training.accumulate = 2
-    _, parts, parts_terms = _run(config, 2)
-    _assert_close(parts.params, plain[1].params, atol=2e-5)
-    for a, b in zip(parts_terms, plain[2], strict=True):
+    _, state, accumulated = _run(config, 2)
+    _assert_close(state.params, plain[1].params, atol=2e-5)
+    for a, b in zip(accumulated, plain[2], strict=True):
         for name in a:
             if name.startswith("loss") or name in ("gradient_norm", "cardinality_error"):
                 assert a[name] == pytest.approx(b[name], rel=1e-4), name
 
 
-def test_the_gradient_is_that_of_the_set_loss_and_frozen_parts_have_none(plain):
+def test_the_gradient_equals_the_gradient_of_the_set_loss_and_frozen_parameters_have_none(plain):
     config = _config()
     config.optimizer.frozen = ("backbone/stem", "encoder")
     model = DETR(config.model, rngs=nnx.Rngs(config.training.seed))
@@ -144,7 +140,7 @@ def test_the_gradient_is_that_of_the_set_loss_and_frozen_parts_have_none(plain):
     assert jax.tree.structure(state.params) == jax.tree.structure(trained)
 
 
-def test_the_moving_average_follows_the_parameters(plain):
+def test_the_ema_follows_the_parameters(plain):
     config = _config()
     before, state, _ = _run(config, 1, steps=1)
     decay = config.training.ema_decay
@@ -159,7 +155,7 @@ def test_bfloat16_keeps_float32_parameters_and_a_similar_loss(plain):
     assert terms[0]["loss"] != plain[2][0]["loss"]
 
 
-def test_dropout_depends_on_the_seed_and_the_step_alone(plain):
+def test_dropout_depends_only_on_the_seed_and_the_step(plain):
     first, again = (_run(_config(dropout=0.5), 1)[2] for _ in range(2))
     assert [t["loss"] for t in first] == [t["loss"] for t in again]
     assert first[0]["loss"] != plain[2][0]["loss"]

@@ -1,21 +1,16 @@
 """A run on a data set of TFDS, from its records to the metrics."""
 
-import json
 import sys
-
-import jax
 
 from detr_jax.config import DataConfig, ShapesConfig, TfdsConfig
 from detr_jax.data.shapes import write_coco
-from detr_jax.training import loop
 from detr_jax.training.loop import train
+from detr_jax.workdir import read_metrics
 from tests.data.dataset_writers import TinyDetection
 from tests.tiny import tiny_config
 
 
-def test_a_tfds_data_set_is_trained_on_and_evaluated(tmp_path, rng, monkeypatch):
-    create_mesh = loop.create_mesh
-    monkeypatch.setattr(loop, "create_mesh", lambda: create_mesh(jax.devices()[:1]))
+def test_a_tfds_data_set_is_trained_on_and_evaluated(tmp_path, rng, one_device):
     shapes = ShapesConfig(train_images=24, val_images=6, min_size=24, max_size=32, seed=int(rng.integers(2**31)))
     write_coco(shapes, tmp_path / "coco")
     names = ["circle", "square", "triangle"]
@@ -32,8 +27,8 @@ def test_a_tfds_data_set_is_trained_on_and_evaluated(tmp_path, rng, monkeypatch)
         }
     )
     config.training.steps, config.training.log_every = 4, 2
-    metrics = train(config, tmp_path / "run")
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    metrics = train(config, tmp_path / "run", mesh=one_device)
+    lines = read_metrics(tmp_path / "run")
     assert [line["step"] for line in lines if "train/loss" in line] == [2, 4]
     (validation, *_) = [line for line in lines if line["step"] == 4 and "val/AP" in line]
     assert 0 <= metrics["AP"] == validation["val/AP"] <= 1

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.weights.pixels import BUCKET, SIZES, normalized, padded
+from tests.weights.fixture_images import BUCKET, SIZES, normalized, padded
 
 FOLDER = Path(__file__).parent / "fixtures"
 
 
 class Fixture(NamedTuple):
-    """A small model of transformers and what it computes; `make_fixtures` says how it was made."""
+    """A small model of transformers, two images and its outputs. `make_fixtures` made them."""
 
     weights: dict[str, np.ndarray]
     images: list[np.ndarray]

@@ -17,7 +17,7 @@ import torch
 from safetensors.numpy import save_file
 
 from tests.parity.torch_models import dilate_last_stage, random_detr, reference_outputs
-from tests.weights.pixels import BUCKET, SIZES, normalized, padded
+from tests.weights.fixture_images import BUCKET, SIZES, normalized, padded
 
 FOLDER = Path(__file__).parent / "fixtures"
 
@@ -49,7 +49,7 @@ MODELS = {
 
 
 def main() -> None:
-    """Writes one file a model."""
+    """Writes one file per model."""
     FOLDER.mkdir(exist_ok=True)
     for seed, (name, fields) in enumerate(MODELS.items()):
         rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Listed weights are fetched from a server on this machine's loopback; nothing else is ever asked for anything."""
+"""The download of listed weights, from a server on this machine's loopback. No other machine is asked."""
 
 import errno
 import hashlib
@@ -15,10 +15,10 @@ from safetensors.numpy import save
 from detr_jax.checkpoints import load_class_names, load_config
 from detr_jax.cli import main
 from detr_jax.config import Config, TrainingConfig
-from detr_jax.training.start import settle_model
+from detr_jax.training.resolve import resolve_model
 from detr_jax.weights import WeightsError, download, load_pretrained, official
 from detr_jax.weights.official import OFFICIAL, Official, find
-from tests.weights import foreign
+from tests.weights import framework_states as states
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -53,7 +53,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(rng, monkeypatch):
-    """A server with random bytes, whose address is that of the origin "test"."""
+    """A server with random bytes. Its address is the address of the origin "test"."""
     with Server(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         server.content = rng.bytes(600_000)
@@ -65,14 +65,14 @@ def server(rng, monkeypatch):
 
 
 def listed(server, **fields):
-    """What the server has, as listed weights of the right hash."""
+    """The server's file as listed weights with the right hash."""
     digest = hashlib.sha256(server.content).hexdigest()
     fields = {"file": f"tiny-{digest[:8]}.safetensors", "megabytes": 1, **fields}
     return Official(name="tiny", origin="test", about="a test", licence="none", **fields)
 
 
 @pytest.mark.parametrize("behaviour", ["whole", "without length"])
-def test_a_file_is_fetched_once_and_every_byte_is_reported(server, tmp_path, behaviour):
+def test_a_file_is_downloaded_once_and_every_byte_is_reported(server, tmp_path, behaviour):
     server.behaviour = behaviour
     seen = []
     path = download(listed(server), tmp_path / "new" / "cache", progress=lambda n, total: seen.append((n, total)))
@@ -85,7 +85,7 @@ def test_a_file_is_fetched_once_and_every_byte_is_reported(server, tmp_path, beh
     assert server.requests == 1
 
 
-def test_a_kept_file_that_was_damaged_is_fetched_again(server, tmp_path):
+def test_a_damaged_file_is_downloaded_again(server, tmp_path):
     (tmp_path / listed(server).file).write_bytes(server.content[:-1])
     assert download(listed(server), tmp_path).read_bytes() == server.content
 
@@ -94,20 +94,20 @@ def test_a_kept_file_that_was_damaged_is_fetched_again(server, tmp_path):
     ("behaviour", "said"),
     [
         ("missing", "the server answered 404 Not Found"),
-        ("cut", "broke off after 600000 of 600010 bytes"),
+        ("cut", "ended after 600000 of 600010 bytes"),
         ("redirect http://example.org/file", r"redirects to http://example\.org/file, which is not HTTPS"),
         ("redirect ftp://example.org/file", "which is not HTTPS"),
         ("redirect file:///etc/passwd", "is not allowed"),
     ],
 )
-def test_what_cannot_be_fetched_is_a_sentence_and_leaves_no_file(server, tmp_path, behaviour, said):
+def test_a_failed_download_raises_one_sentence_and_leaves_no_file(server, tmp_path, behaviour, said):
     server.behaviour = behaviour
     with pytest.raises(WeightsError, match=said):
         download(listed(server), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_stalls_is_given_up(server, tmp_path, monkeypatch):
+def test_a_stalled_download_ends_after_the_timeout(server, tmp_path, monkeypatch):
     monkeypatch.setattr("detr_jax.weights.downloads._TIMEOUT", 0.2)
     server.behaviour = "stalled"
     with pytest.raises(WeightsError, match=r"no answer for 0\.2 seconds"):
@@ -121,7 +121,7 @@ def test_another_file_is_refused_and_deleted(server, tmp_path):
     with pytest.raises(WeightsError, match=rf"must begin with {expected.sha256}\. It was deleted"):
         download(expected, tmp_path)
     server.content *= 3
-    with pytest.raises(WeightsError, match="much larger than the 1 MiB"):
+    with pytest.raises(WeightsError, match="much larger than the listed 1 MiB"):
         download(expected, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -135,11 +135,11 @@ def test_an_interrupted_download_leaves_no_file(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_and_a_folder_that_cannot_be_are_sentences(server, tmp_path):
+def test_a_full_disk_and_an_impossible_folder_raise_one_sentence(server, tmp_path):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(WeightsError, match=r"There is no room for tiny-.* 1 MiB are needed"):
+    with pytest.raises(WeightsError, match=r"too full for tiny-.*, which has 1 MiB: free some space"):
         download(listed(server), tmp_path, progress=full)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
@@ -147,26 +147,26 @@ def test_a_full_disk_and_a_folder_that_cannot_be_are_sentences(server, tmp_path)
         download(listed(server), tmp_path / "file" / "cache")
 
 
-def test_a_server_that_does_not_answer_is_a_sentence(server, tmp_path, monkeypatch):
+def test_a_refused_connection_raises_one_sentence_which_names_the_proxy(server, tmp_path, monkeypatch):
     server.shutdown()
     server.server_close()
-    with pytest.raises(WeightsError, match=r"could not be fetched \(.*refused.*check the connection"):
+    with pytest.raises(WeightsError, match=r"could not be downloaded \(.*refused.*check the connection"):
         download(listed(server), tmp_path)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
-    with pytest.raises(WeightsError, match=r"the proxy that HTTPS_PROXY names"):
+    with pytest.raises(WeightsError, match=r"The proxy in the environment variable HTTPS_PROXY is used"):
         download(listed(server), tmp_path)
 
 
-def test_nothing_is_fetched_without_encryption_from_other_machines(tmp_path):
+def test_other_machines_must_be_asked_over_https(tmp_path):
     for base in ("http://example.org", "ftp://127.0.0.1", "http://127.0.0.1.example.org"):
-        with pytest.raises(WeightsError, match="over HTTPS only"):
+        with pytest.raises(WeightsError, match="only over HTTPS"):
             download(OFFICIAL[0], tmp_path, bases={"facebook": base})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_listed_file_is_https_has_a_hash_and_a_name_of_its_own():
+def test_every_listed_file_has_an_https_address_a_hash_and_unique_names():
     for weights in OFFICIAL:
         assert weights.address.startswith("https://")
         assert len(bytes.fromhex(weights.sha256)) == 4
@@ -206,11 +206,11 @@ def test_the_document_has_the_same_list():
         ("https://huggingface.co/somebody/detr-of-theirs/tree/main", "hf download somebody/detr-of-theirs --local-dir"),
         ("hf://somebody/detr-of-theirs", "hf download somebody/detr-of-theirs --local-dir"),
         ("https://example.org/model.pth", r"is an address.*curl -LO https://example\.org/model\.pth"),
-        ("detr-r5O", "detr-r50 is"),
+        ("detr-r5O", r"closest listed name is detr-r50\."),
         ("weights/detr.pth", r"^weights/detr\.pth does not exist: give a checkpoint file"),
     ],
 )
-def test_names_and_addresses_get_a_sentence_with_the_command(given, said, tmp_path, monkeypatch):
+def test_for_names_and_addresses_the_error_has_the_command_that_gets_the_weights(given, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightsError, match=said):
         load_pretrained(given)
@@ -219,20 +219,20 @@ def test_names_and_addresses_get_a_sentence_with_the_command(given, said, tmp_pa
     assert not (tmp_path / "out").exists()
     if "does not exist: give" not in said:
         with pytest.raises(WeightsError, match=said):
-            settle_model(Config(training=TrainingConfig(init_from=given)), None)
+            resolve_model(Config(training=TrainingConfig(init_from=given)), None)
 
 
-def test_only_listed_weights_are_fetched(tmp_path, monkeypatch):
+def test_only_listed_weights_are_downloaded(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for given in ("https://example.org/model.pth", "somebody/theirs", "detr-r5"):
         result = CliRunner().invoke(main, ["import-weights", given, "out", "--download"])
         assert result.exit_code == 1
-        assert "--download fetches listed weights only" in result.output
+        assert "--download needs a listed name" in result.output
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_listed_detector_is_fetched_and_imported_by_one_command(server, bottleneck, tmp_path, monkeypatch):
-    state = {name: np.ascontiguousarray(x) for name, x in foreign.facebook(bottleneck.weights).items()}
+def test_one_command_downloads_and_imports_a_listed_detector(server, bottleneck, tmp_path, monkeypatch):
+    state = {name: np.ascontiguousarray(x) for name, x in states.facebook(bottleneck.weights).items()}
     server.content = save(state)
     monkeypatch.setattr(official, "OFFICIAL", (listed(server, dilation=True), listed(server, backbone=True)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -250,7 +250,7 @@ def test_a_listed_detector_is_fetched_and_imported_by_one_command(server, bottle
     assert "https://dl.fbaipublicfiles.com/detr/detr-r50-e632da11.pth" in shown.output
 
 
-def test_without_out_there_must_be_a_download(tmp_path):
+def test_without_out_the_error_of_the_source_comes_first(tmp_path):
     result = CliRunner().invoke(main, ["import-weights", "detr-r50"])
     assert result.exit_code == 1
     assert "--download" in result.output

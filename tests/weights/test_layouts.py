@@ -10,17 +10,17 @@ from safetensors.numpy import save_file
 
 from detr_jax.weights import load_pretrained, pretrained, read_pretrained
 from tests.outputs import model_outputs
-from tests.weights import foreign
-from tests.weights.pixels import BUCKET, SIZES, padded
+from tests.weights import framework_states as states
+from tests.weights.fixture_images import BUCKET, SIZES, padded
 
 LAYOUTS = {
-    "facebook": foreign.facebook,
-    "panoptic": lambda state: {f"detr.{name}": value for name, value in foreign.facebook(state).items()},
-    "distributed": lambda state: {f"module.{name}": value for name, value in foreign.facebook(state).items()},
-    "detectron2": foreign.detectron2,
-    "mmdetection": foreign.mmdetection,
-    "transformers4": foreign.transformers4,
-    "transformers4-timm": foreign.transformers_with_timm,
+    "facebook": states.facebook,
+    "panoptic": lambda state: {f"detr.{name}": value for name, value in states.facebook(state).items()},
+    "distributed": lambda state: {f"module.{name}": value for name, value in states.facebook(state).items()},
+    "detectron2": states.detectron2,
+    "mmdetection": states.mmdetection,
+    "transformers4": states.transformers4,
+    "transformers4-timm": states.transformers_with_timm,
     "transformers5": lambda state: state,
 }
 KINDS = {"panoptic": "facebook", "distributed": "facebook"}
@@ -34,10 +34,10 @@ def save(path, state):
 def assert_outputs(model, images, sizes, expected, *, coco_ids=False):
     found = {key: np.asarray(x) for key, x in model_outputs(model, jnp.asarray(images), jnp.asarray(sizes)).items()}
     if coco_ids:
-        unused = np.delete(found["logits"], foreign.coco_outputs(), axis=-1)
+        unused = np.delete(found["logits"], states.coco_outputs(), axis=-1)
         assert unused.shape[-1] == 11
         assert (np.exp(unused - found["logits"].max()) == 0).all(), "an unused id has a probability"
-        found["logits"] = found["logits"][..., foreign.coco_outputs()]
+        found["logits"] = found["logits"][..., states.coco_outputs()]
     for key, value in expected.items():
         np.testing.assert_allclose(found[key], value, atol=1e-4, err_msg=key)
 
@@ -56,7 +56,7 @@ def test_every_layout_gives_the_original_s_predictions(request, tmp_path, fixtur
 
 
 @pytest.mark.parametrize("fixture", ["bottleneck", "basic_learned"])
-def test_an_image_in_a_bucket_gets_the_predictions_of_the_image_alone(request, tmp_path, fixture):
+def test_padding_to_a_bucket_does_not_change_the_predictions(request, tmp_path, fixture):
     numbers = request.getfixturevalue(fixture)
     model = load_pretrained(save(tmp_path / "model.safetensors", numbers.weights))
     together = model_outputs(model, jnp.asarray(padded(numbers.images, (128, 160))), jnp.asarray(SIZES))
@@ -66,8 +66,8 @@ def test_an_image_in_a_bucket_gets_the_predictions_of_the_image_alone(request, t
             np.testing.assert_allclose(together[key][i], expected[key][0], atol=1e-4)
 
 
-def test_dilation_is_said_and_gives_dc5(bottleneck, tmp_path):
-    path = save(tmp_path / "model.safetensors", foreign.facebook(bottleneck.weights))
+def test_dilation_is_given_and_results_in_dc5(bottleneck, tmp_path):
+    path = save(tmp_path / "model.safetensors", states.facebook(bottleneck.weights))
     images, sizes, expected = bottleneck.case("dc5/batch")
     plain, dilated = (load_pretrained(path, dilation=dilation, mask_padding=False) for dilation in (False, True))
     assert_outputs(dilated, images, sizes, expected)
@@ -75,20 +75,20 @@ def test_dilation_is_said_and_gives_dc5(bottleneck, tmp_path):
     assert np.abs(difference).max() > 0.01
 
 
-def test_torchvision_gives_the_backbone_alone(bottleneck, tmp_path):
-    weights = read_pretrained(save(tmp_path / "resnet.safetensors", foreign.torchvision(bottleneck.weights)))
-    whole = read_pretrained(save(tmp_path / "detr.safetensors", foreign.facebook(bottleneck.weights)))
+def test_torchvision_gives_only_the_backbone(bottleneck, tmp_path):
+    weights = read_pretrained(save(tmp_path / "resnet.safetensors", states.torchvision(bottleneck.weights)))
+    detector = read_pretrained(save(tmp_path / "detr.safetensors", states.facebook(bottleneck.weights)))
     assert weights.kind == "torchvision"
     assert weights.config is None
-    assert weights.backbone == whole.backbone
-    backbone = {path: value for path, value in whole.params.items() if path.startswith("backbone/")}
+    assert weights.backbone == detector.backbone
+    backbone = {path: value for path, value in detector.params.items() if path.startswith("backbone/")}
     assert weights.params.keys() == backbone.keys()
     for path, value in backbone.items():
         np.testing.assert_array_equal(weights.params[path], value)
 
 
-def test_a_hugging_face_folder_says_what_its_tensors_do_not_show(bottleneck, tmp_path):
-    save(tmp_path / "model.safetensors", foreign.transformers_with_timm(bottleneck.weights))
+def test_the_json_files_of_a_hugging_face_folder_are_read(bottleneck, tmp_path):
+    save(tmp_path / "model.safetensors", states.transformers_with_timm(bottleneck.weights))
     config = {
         "model_type": "detr",
         "encoder_attention_heads": 4,
@@ -107,7 +107,7 @@ def test_a_hugging_face_folder_says_what_its_tensors_do_not_show(bottleneck, tmp
 
 
 def test_half_precision_becomes_float32(bottleneck, tmp_path):
-    state = foreign.facebook(bottleneck.weights)
+    state = states.facebook(bottleneck.weights)
     half = {name: value.astype(np.float16) for name, value in state.items()}
     weights = read_pretrained(save(tmp_path / "model.safetensors", half))
     assert {value.dtype for value in weights.params.values()} == {np.dtype("float32")}
@@ -128,8 +128,8 @@ def test_the_mask_head_of_a_panoptic_checkpoint_is_set_aside(bottleneck, tmp_pat
 
 
 @pytest.mark.parametrize("layout", ["mmdetection", "detectron2"])
-def test_a_model_for_blue_green_red_takes_rgb_and_answers_as_before(bottleneck, tmp_path, monkeypatch, layout):
-    """The reference is the model for RGB; with the channels of its first convolution turned round, it wants BGR."""
+def test_a_model_for_blue_green_red_takes_rgb_and_predicts_the_same(bottleneck, tmp_path, monkeypatch, layout):
+    """The reference is the model for RGB. With reversed channels of the first convolution it takes BGR."""
     state = dict(LAYOUTS[layout](bottleneck.weights))
     stem = {"mmdetection": "backbone.conv1.weight", "detectron2": "detr.backbone.0.backbone.stem.conv1.weight"}[layout]
     state[stem] = state[stem][:, ::-1]
@@ -141,7 +141,7 @@ def test_a_model_for_blue_green_red_takes_rgb_and_answers_as_before(bottleneck, 
         read = pretrained.read_file
 
         def with_config(path):
-            return dataclasses.replace(read(path), metadata={"meta": {"cfg": config}})
+            return dataclasses.replace(read(path), extras={"meta": {"cfg": config}})
 
         monkeypatch.setattr(pretrained, "read_file", with_config)
     path = save(tmp_path / "model.safetensors", state)

@@ -12,8 +12,8 @@ from detr_jax.checkpoints import Checkpoints
 from detr_jax.config import Config
 from detr_jax.weights import load_pretrained, read_pretrained
 from detr_jax.weights.trees import by_path
-from tests.weights import foreign
-from tests.weights.pixels import BUCKET, SIZES, padded
+from tests.weights import framework_states as states
+from tests.weights.fixture_images import BUCKET, SIZES, padded
 
 RESTORE_AND_PREDICT = """
 import sys
@@ -31,7 +31,7 @@ np.savez(folder + "/outputs.npz", logits=logits, boxes=boxes)
 
 def test_predictions_survive_bit_by_bit(bottleneck, tmp_path):
     path = tmp_path / "model.safetensors"
-    save_file({name: np.ascontiguousarray(x) for name, x in foreign.mmdetection(bottleneck.weights).items()}, path)
+    save_file({name: np.ascontiguousarray(x) for name, x in states.mmdetection(bottleneck.weights).items()}, path)
     weights = read_pretrained(path)
     model = load_pretrained(path)
     images, sizes = padded(bottleneck.images, BUCKET), np.array(SIZES)

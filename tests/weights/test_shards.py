@@ -1,4 +1,4 @@
-"""Checkpoints in several files with an index, as Hugging Face writes large ones."""
+"""Sharded checkpoints: several files with an index, as Hugging Face writes large models."""
 
 import json
 
@@ -39,7 +39,7 @@ def test_all_tensors_come_from_their_shards(sharded):
             np.testing.assert_array_equal(found[name], value)
 
 
-def test_missing_and_damaged_shards_are_named(sharded):
+def test_the_error_names_missing_and_damaged_shards(sharded):
     folder, _, names = sharded
     (folder / names[1]).rename(folder / "away")
     (folder / names[2]).rename(folder / "away2")
@@ -51,10 +51,10 @@ def test_missing_and_damaged_shards_are_named(sharded):
         read_file(folder)
 
 
-def test_shards_of_another_checkpoint_are_named(sharded, rng):
+def test_the_error_names_shards_of_another_checkpoint(sharded, rng):
     folder, tensors, names = sharded
     save_file({"other.weight": np.zeros(3, np.float32)}, folder / names[0])
-    with pytest.raises(WeightsError, match=rf"{names[0]} lacks \d tensors that {INDEX} promises, such as part\.0"):
+    with pytest.raises(WeightsError, match=rf"{names[0]} lacks \d tensors that {INDEX} lists, such as part\.0"):
         read_file(folder)
     save_file(tensors, folder / names[0])
     with pytest.raises(WeightsError, match=rf"{names[0]} holds \d tensors that {INDEX} does not expect there"):
@@ -82,13 +82,13 @@ def test_an_index_that_points_elsewhere_is_refused(sharded, shard):
 
 
 @pytest.mark.parametrize("content", ["{}", '{"weight_map": {}}', '{"weight_map": []}', "[]", "{"])
-def test_an_index_that_is_none_is_refused(sharded, content):
+def test_a_file_that_is_not_an_index_is_refused(sharded, content):
     (sharded[0] / INDEX).write_text(content)
     with pytest.raises(WeightsError, match=INDEX):
         read_file(sharded[0])
 
 
-def test_one_shard_for_itself_gets_the_folder_s_name(sharded):
+def test_the_error_for_a_single_shard_names_the_folder(sharded):
     folder, _, names = sharded
     with pytest.raises(WeightsError, match=rf"{names[0]} is one of several files of a checkpoint: give their folder"):
         read_file(folder / names[0])

@@ -1,4 +1,4 @@
-"""Prefixes that wrappers, trainers and moving averages put before a model's names."""
+"""Prefixes that wrappers, trainers and EMAs put before a model's names."""
 
 from pathlib import Path
 
@@ -8,15 +8,16 @@ from safetensors.numpy import save_file
 
 from detr_jax.weights import WeightsError, read_pretrained
 from detr_jax.weights.files import TensorFile
+from detr_jax.weights.layouts import LAYOUTS
 from detr_jax.weights.recognition import recognise
-from tests.weights import foreign
+from tests.weights import framework_states as states
 
-LAYOUTS = {
-    "facebook": foreign.facebook,
-    "detectron2": foreign.detectron2,
-    "huggingface": foreign.transformers4,
-    "mmdetection": foreign.mmdetection,
-    "torchvision": foreign.torchvision,
+STATES = {
+    "facebook": states.facebook,
+    "detectron2": states.detectron2,
+    "huggingface": states.transformers4,
+    "mmdetection": states.mmdetection,
+    "torchvision": states.torchvision,
 }
 PREFIXES = (
     "module.",
@@ -33,7 +34,7 @@ PREFIXES = (
 
 
 def sort(state):
-    return recognise(TensorFile(Path("model.pth"), dict(state)))
+    return recognise(TensorFile(Path("model.pth"), dict(state)), LAYOUTS)
 
 
 def assert_same(found, expected):
@@ -45,9 +46,9 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(found[path], value)
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_every_prefix_is_taken_off(bottleneck, name):
-    state = LAYOUTS[name](bottleneck.weights)
+@pytest.mark.parametrize("name", STATES)
+def test_every_prefix_is_removed(bottleneck, name):
+    state = STATES[name](bottleneck.weights)
     expected = sort(state)
     assert expected.layout.kind == name
     for prefix in PREFIXES:
@@ -56,13 +57,13 @@ def test_every_prefix_is_taken_off(bottleneck, name):
 
 @pytest.mark.parametrize("name", ["facebook", "huggingface"])
 def test_a_compiled_part_within_a_model(bottleneck, name):
-    state = LAYOUTS[name](bottleneck.weights)
+    state = STATES[name](bottleneck.weights)
     inner = {"facebook": "backbone.0.", "huggingface": "model.backbone."}[name]
     assert_same(sort({x.replace(inner, f"{inner}_orig_mod.", 1): v for x, v in state.items()}), sort(state))
 
 
-def test_what_trainers_keep_next_to_a_model_is_left_out(bottleneck):
-    state = foreign.facebook(bottleneck.weights)
+def test_tensors_of_the_training_code_are_ignored(bottleneck):
+    state = states.facebook(bottleneck.weights)
     saved = {f"model.{name}": value for name, value in state.items()}
     saved |= {"criterion.empty_weight": np.ones(81), "val_metric.mAP": np.zeros(1), "n_averaged": np.array(7)}
     found = sort(saved)
@@ -71,8 +72,8 @@ def test_what_trainers_keep_next_to_a_model_is_left_out(bottleneck):
 
 
 @pytest.mark.parametrize("average", ["ema_model.module.", "model_ema.", "averaged."])
-def test_of_two_copies_the_moving_average_is_taken_and_the_other_is_counted(bottleneck, rng, average):
-    state = foreign.facebook(bottleneck.weights)
+def test_if_a_file_holds_two_copies_the_ema_is_taken_and_the_other_is_ignored(bottleneck, rng, average):
+    state = states.facebook(bottleneck.weights)
     plain = {f"model.{name}": rng.normal(size=value.shape).astype(np.float32) for name, value in state.items()}
     found = sort({**plain, **{average + name: value for name, value in state.items()}})
     assert (found.unexpected, len(found.ignored)) == ([], len(state))
@@ -81,7 +82,7 @@ def test_of_two_copies_the_moving_average_is_taken_and_the_other_is_counted(bott
 
 
 def test_tensors_that_do_not_share_the_prefix_are_unexpected_and_missing_ones_have_it(bottleneck, tmp_path):
-    state = {f"model.{name}": np.ascontiguousarray(x) for name, x in foreign.facebook(bottleneck.weights).items()}
+    state = {f"model.{name}": np.ascontiguousarray(x) for name, x in states.facebook(bottleneck.weights).items()}
     del state["model.class_embed.bias"]
     state["another_head.weight"] = np.zeros((2, 3), np.float32)
     save_file(state, tmp_path / "model.safetensors")

@@ -11,19 +11,18 @@ from safetensors.numpy import save_file
 
 from detr_jax.checkpoints import load_class_names, load_model
 from detr_jax.cli import main
-from detr_jax.training import loop
 from detr_jax.training.loop import train
 from detr_jax.weights import WeightsError, load_pretrained
 from detr_jax.weights.trees import by_path
 from tests.tiny import tiny_config
-from tests.weights import foreign
+from tests.weights import framework_states as states
 
 
 @pytest.fixture
 def source(bottleneck, tmp_path):
     """A detector of mmdetection's layout as a file."""
     path = tmp_path / "model.safetensors"
-    save_file({name: np.ascontiguousarray(x) for name, x in foreign.mmdetection(bottleneck.weights).items()}, path)
+    save_file({name: np.ascontiguousarray(x) for name, x in states.mmdetection(bottleneck.weights).items()}, path)
     return path
 
 
@@ -47,7 +46,7 @@ def test_an_imported_detector_is_a_checkpoint_with_its_class_table(source, tmp_p
 
 
 @pytest.mark.parametrize("fault", ["missing source", "text file", "existing out"])
-def test_what_cannot_be_imported_ends_in_an_error_and_leaves_nothing(source, tmp_path, fault):
+def test_a_failed_import_raises_an_error_and_leaves_no_files(source, tmp_path, fault):
     out = tmp_path / "out"
     if fault == "missing source":
         source.unlink()
@@ -74,19 +73,17 @@ def _train_config(source, model):
     return config
 
 
-def test_training_starts_from_a_foreign_checkpoint_with_a_new_class_head(source, tmp_path, monkeypatch, capsys):
-    create_mesh = loop.create_mesh
-    monkeypatch.setattr(loop, "create_mesh", lambda: create_mesh(jax.devices()[:1]))
+def test_training_starts_from_a_foreign_checkpoint_with_a_new_class_head(source, tmp_path, one_device, capsys):
     imported = load_pretrained(source)
     CliRunner().invoke(main, ["import-weights", str(source), str(tmp_path / "own")])
     model_config = load_model(tmp_path / "own")[1].model
     config = _train_config(source, model_config)
     config.data.train_buckets = config.data.val_buckets = ((32, 32),)
     with jax.numpy_dtype_promotion("standard"):
-        train(config, tmp_path / "run")
+        train(config, tmp_path / "run", mesh=one_device)
     printed = capsys.readouterr().out
     assert "re-initialised" in printed
-    assert "91 classes in the checkpoint, 3 here" in printed
+    assert "num_classes is 91 in the checkpoint and 3 here" in printed
     start = _values(imported)
     for path, value in _values(load_model(tmp_path / "run")[0]).items():
         if path.startswith("class_head/"):
@@ -96,4 +93,4 @@ def test_training_starts_from_a_foreign_checkpoint_with_a_new_class_head(source,
 
     config.model.hidden_dim *= 2
     with pytest.raises(WeightsError, match=r"model\.hidden_dim"):
-        train(config, tmp_path / "other")
+        train(config, tmp_path / "other", mesh=one_device)

@@ -1,4 +1,4 @@
-"""What a run settles before it makes a model: its buckets."""
+"""The buckets of a run and of a resumed run."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import pytest
 
 from detr_jax.config import to_json
 from detr_jax.sharding import create_mesh
-from detr_jax.training.start import prepare
+from detr_jax.training.resolve import resolve
 from tests.tiny import tiny_config
 
 
@@ -20,27 +20,27 @@ def config():
 
 
 def leave_checkpoint(workdir, config):
-    """What a run leaves in its workdir that its successor's configuration depends on."""
-    (workdir / "checkpoints" / "1").mkdir(parents=True, exist_ok=True)
+    """Writes the files of a run that the configuration of a resumed run depends on."""
+    (workdir / "checkpoints" / "1" / "params").mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(to_json(config))
 
 
 def test_a_run_resumed_with_more_steps_has_the_same_batches(config, tmp_path):
-    """Although more buckets would pay, as a new run shows. What is resumed may be resumed again."""
+    """They stay the same although a new run with more steps gets more buckets, and however often it is resumed."""
     mesh = create_mesh()
     config.training.steps = 12
-    first = prepare(config, tmp_path / "run", mesh)
+    first = resolve(config, tmp_path / "run", mesh)
     assert len(first.plan.buckets) == 1
     planned = [first.plan[step] for step in range(30)]
     for config.training.steps in (12, 10**8, 2 * 10**8):
         leave_checkpoint(tmp_path / "run", first.config)
-        resumed = prepare(config, tmp_path / "run", mesh)
+        resumed = resolve(config, tmp_path / "run", mesh)
         assert resumed.plan.buckets == first.plan.buckets
         assert [resumed.plan[step] for step in range(30)] == planned
         assert resumed.config.data == first.config.data
         assert set(resumed.changed) <= {"training.steps"}
         first = resumed
-    new = prepare(config, tmp_path / "new", mesh)
+    new = resolve(config, tmp_path / "new", mesh)
     assert len(new.plan.buckets) == 12
     assert new.config.data.num_val_buckets > first.config.data.num_val_buckets
 
@@ -48,17 +48,17 @@ def test_a_run_resumed_with_more_steps_has_the_same_batches(config, tmp_path):
 def test_a_resumed_run_takes_fewer_buckets_if_it_is_given_fewer(config, tmp_path):
     mesh = create_mesh()
     config.training.steps = 10**8
-    leave_checkpoint(tmp_path, prepare(config, tmp_path, mesh).config)
+    leave_checkpoint(tmp_path, resolve(config, tmp_path, mesh).config)
     config.data.num_train_buckets = 4
-    resumed = prepare(config, tmp_path, mesh)
+    resumed = resolve(config, tmp_path, mesh)
     assert len(resumed.plan.buckets) == 4
     assert resumed.changed == {"data.num_train_buckets": (12, 4)}
 
 
 def test_a_run_of_an_earlier_version_keeps_all_its_buckets(config, tmp_path):
-    """Its config.json holds the most, which it chose."""
+    """Its config.json holds the largest number, which an earlier version always chose."""
     config.training.steps = 12
     leave_checkpoint(tmp_path, config)
-    resumed = prepare(config, tmp_path, create_mesh())
+    resumed = resolve(config, tmp_path, create_mesh())
     assert len(resumed.plan.buckets) == 12
     assert not resumed.changed

@@ -1,4 +1,4 @@
-"""What stands beside tensors and changes answers is read as each framework means it, or refused."""
+"""Files next to the tensors that change predictions are read as each framework reads them, or refused."""
 
 import json
 import math
@@ -11,7 +11,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from detr_jax.config import BackboneConfig, Config, DataConfig, ModelConfig, TrainingConfig, check
-from detr_jax.training.start import settle_model
+from detr_jax.training.resolve import resolve_model
 from detr_jax.weights import detectron2, facebook, huggingface, mmdetection, torchvision
 from detr_jax.weights.files import TensorFile, WeightsError
 from detr_jax.weights.pretrained import ImportedWeights, read_pretrained
@@ -21,14 +21,14 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @pytest.fixture
 def hub(tmp_path):
-    """Facts of a folder with these JSON files and no tensors."""
+    """`Metadata` of a folder with these JSON files and no tensors."""
 
-    def facts(processor=None, config=None, name="preprocessor_config.json"):
+    def read(processor=None, config=None, name="preprocessor_config.json"):
         if processor is not None:
             (tmp_path / name).write_text(json.dumps(processor))
-        return huggingface.facts(TensorFile(tmp_path / "model.safetensors", {}, config or {}))
+        return huggingface.read_metadata(TensorFile(tmp_path / "model.safetensors", {}, config or {}))
 
-    return facts
+    return read
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_image_sizes_of_every_version_of_transformers(hub, processor, sizes):
 @pytest.mark.parametrize(
     ("processor", "said"),
     [
-        ({"size": {"height": 480, "width": 640}}, "to 480 x 640 pixels .* whatever its aspect"),
+        ({"size": {"height": 480, "width": 640}}, "to 480 x 640 pixels .* regardless of its aspect"),
         ({"size": [480, 640]}, r"has size=\[480, 640\]"),
         ({"size": {"max_height": 480, "max_width": 640}}, "max_width that are equal"),
         ({"size": {"shortest_edge": 800}}, "must have shortest_edge and longest_edge"),
@@ -69,13 +69,13 @@ def test_image_sizes_of_every_version_of_transformers(hub, processor, sizes):
         ({"pad_size": {"height": 64}}, "pad_size="),
     ],
 )
-def test_images_that_are_prepared_otherwise_are_refused(hub, processor, said):
+def test_unsupported_image_preparation_is_refused(hub, processor, said):
     (fault,) = hub(processor).faults
     assert re.search(said, fault), fault
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_any_rescaling_and_normalisation_is_that_of_its_definition(hub, rng, seed):
+def test_rescaling_and_normalisation_follow_their_definition(hub, rng, seed):
     processor = {
         "do_rescale": bool(rng.random() < 0.6),
         "rescale_factor": float(rng.uniform(1e-3, 1e-2)),
@@ -91,20 +91,20 @@ def test_any_rescaling_and_normalisation_is_that_of_its_definition(hub, rng, see
     np.testing.assert_allclose((levels / 255 - found.pixel_mean) / found.pixel_std, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_one_number_stands_for_all_channels_and_rounded_imagenet_is_imagenet(hub):
+def test_one_number_counts_for_all_channels_and_rounded_imagenet_becomes_exact(hub):
     found = hub({"image_mean": 0.5, "image_std": 0.25})
     assert (found.pixel_mean, found.pixel_std) == ((0.5,) * 3, (0.25,) * 3)
     found = hub({"rescale_factor": 0.00392156862745098, "image_mean": list(IMAGENET[0])})
     assert (found.pixel_mean, found.pixel_std) == IMAGENET
 
 
-def test_without_a_processor_the_defaults_are_named(hub):
+def test_without_a_processor_a_note_names_the_defaults(hub):
     assert any("no preprocessor_config.json" in note for note in hub().notes)
     inside = {"image_processor": {"size": {"shortest_edge": 96, "longest_edge": 128}}}
     assert hub(inside, name="processor_config.json").short_side == 96
 
 
-def test_a_damaged_processor_is_named(tmp_path, hub):
+def test_the_error_names_a_damaged_processor(tmp_path, hub):
     (tmp_path / "preprocessor_config.json").write_text("[1]")
     with pytest.raises(WeightsError, match=r"preprocessor_config\.json must hold a JSON object"):
         hub()
@@ -112,7 +112,7 @@ def test_a_damaged_processor_is_named(tmp_path, hub):
     assert hub().short_side == 600
 
 
-def test_class_names_that_say_nothing_are_left_out(hub):
+def test_placeholder_class_names_are_dropped(hub):
     assert hub(config={"id2label": {"0": "N/A", "1": "person", "2": "LABEL_2"}}).class_names == {1: "person"}
     found = hub(config={"id2label": {"0": "LABEL_0", "1": "LABEL_1"}})
     assert found.class_names == {}
@@ -146,14 +146,14 @@ def test_timm_s_dilation_is_read_in_each_of_its_forms(hub):
     assert not hub(config={"use_timm_backbone": True, "backbone_kwargs": {"out_indices": [1]}}).dilation
 
 
-def test_an_advised_threshold_is_told(hub):
+def test_a_recommended_threshold_is_noted(hub):
     assert any("--threshold 0.85" in note for note in hub({"threshold": 0.85}).notes)
 
 
 def original(name="checkpoint.pth", classes=92, **arguments):
     tensors = {"class_embed.bias": np.zeros(classes, np.float32)}
     metadata = {"args": SimpleNamespace(**arguments)} if arguments else {}
-    return facebook.facts(TensorFile(SimpleNamespace(name=name), tensors, None, metadata))
+    return facebook.read_metadata(TensorFile(SimpleNamespace(name=name), tensors, None, metadata))
 
 
 def test_arguments_of_the_original_s_training():
@@ -166,7 +166,7 @@ def test_arguments_of_the_original_s_training():
     assert "resnext50" in original(backbone="resnext50").faults[0]
 
 
-def test_the_name_of_a_released_dc5_file_tells_its_dilation():
+def test_the_name_of_a_released_dc5_file_sets_dilation():
     assert original("detr-r50-dc5-f0fb7ef5.pth").dilation
     assert not original("detr-r50-e632da11.pth").dilation
     assert not original("my-dc5.pth").dilation
@@ -196,7 +196,7 @@ hook = dict(type=SomeClass(1), lr=0.1**2)
 def trained_by_mmdetection(classes=None, **text):
     text = MMDETECTION.format(**{"style": "pytorch", "to_rgb": True, "keep": True, "scale": "scale", **text})
     meta = {"cfg": text, **({"dataset_meta": {"classes": classes}} if classes else {})}
-    return mmdetection.facts(TensorFile(None, {}, None, {"meta": meta}))
+    return mmdetection.read_metadata(TensorFile(None, {}, None, {"meta": meta}))
 
 
 def test_the_configuration_text_of_mmdetection_is_read_and_not_run():
@@ -207,28 +207,28 @@ def test_the_configuration_text_of_mmdetection_is_read_and_not_run():
     assert found.class_names == {0: "bus", 1: "car"}
     assert trained_by_mmdetection(classes=("van", "tram")).class_names == {0: "van", 1: "tram"}
     assert trained_by_mmdetection(to_rgb=False).bgr
-    assert "whatever its aspect" in trained_by_mmdetection(keep=False).faults[0]
+    assert "regardless of its aspect" in trained_by_mmdetection(keep=False).faults[0]
     assert "only one Resize" in trained_by_mmdetection(scale="0.5").faults[0]
     assert "style='caffe'" in trained_by_mmdetection(style="caffe").faults[0]
 
 
 @pytest.mark.parametrize("text", [None, "", "model = dict(", "import os", b"bytes", "(" * 5000])
-def test_without_a_readable_configuration_mmdetection_s_own_is_assumed_and_named(text):
-    found = mmdetection.facts(TensorFile(None, {}, None, {"meta": {"cfg": text}}))
+def test_without_a_readable_configuration_a_note_names_the_defaults_of_mmdetection(text):
+    found = mmdetection.read_metadata(TensorFile(None, {}, None, {"meta": {"cfg": text}}))
     assert (found.short_side, found.pixel_mean, found.bgr, found.faults) == (800, IMAGENET[0], False, [])
-    assert any("no configuration that can be read" in note for note in found.notes)
+    assert any("no readable configuration" in note for note in found.notes)
 
 
-def test_other_means_of_mmdetection_without_their_order_are_refused():
+def test_other_means_of_mmdetection_without_a_known_channel_order_are_refused():
     for mean, refused in (([123.675, 116.28, 103.53], False), ([103.53, 116.28, 123.675], True), ([0.0] * 3, True)):
         tensors = {"data_preprocessor.mean": np.float32(mean).reshape(3, 1, 1)}
-        assert bool(mmdetection.facts(TensorFile(None, tensors)).faults) == refused
+        assert bool(mmdetection.read_metadata(TensorFile(None, tensors)).faults) == refused
 
 
 def wrapped(folder, tensors=None, **config):
     if config:
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    return detectron2.facts(TensorFile(folder / "model_final.pth", tensors or {}))
+    return detectron2.read_metadata(TensorFile(folder / "model_final.pth", tensors or {}))
 
 
 def test_detectron2_s_configuration_is_read_from_its_file(tmp_path):
@@ -255,7 +255,7 @@ def test_detectron2_s_configuration_is_read_from_its_file(tmp_path):
         wrapped(tmp_path)
 
 
-def test_the_order_of_channels_is_known_from_the_means_in_use_or_asked_for(tmp_path):
+def test_the_channel_order_follows_from_usual_means_or_the_error_asks_for_it(tmp_path):
     def of_mean(*mean):
         return wrapped(tmp_path, {"pixel_mean": np.float32(mean).reshape(3, 1, 1)})
 
@@ -268,10 +268,10 @@ def test_the_order_of_channels_is_known_from_the_means_in_use_or_asked_for(tmp_p
 
 def test_timm_s_configuration_of_a_backbone(tmp_path):
     config = {"architecture": "resnet50", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
-    found = torchvision.facts(TensorFile(tmp_path / "model.safetensors", {}, config))
+    found = torchvision.read_metadata(TensorFile(tmp_path / "model.safetensors", {}, config))
     assert (found.pixel_mean, found.pixel_std, found.faults) == ((0.5,) * 3, (0.5,) * 3, [])
     config["architecture"] = "resnetaa50"
-    assert "resnetaa50" in torchvision.facts(TensorFile(tmp_path / "model.safetensors", {}, config)).faults[0]
+    assert "resnetaa50" in torchvision.read_metadata(TensorFile(tmp_path / "model.safetensors", {}, config)).faults[0]
 
 
 def imported(config, data):
@@ -281,7 +281,7 @@ def imported(config, data):
     )  # fmt: skip
 
 
-def test_training_sides_keep_their_share_of_validation_s(hub):
+def test_training_sides_keep_their_ratio_to_the_validation_side(hub):
     data = hub({"size": {"shortest_edge": 400, "longest_edge": 600}}).data()
     assert data.train_short_sides == tuple(side // 2 for side in DataConfig().train_short_sides)
     assert (data.crop_min, data.crop_max, data.crop_short_sides) == (192, 300, (200, 250, 300))
@@ -294,25 +294,25 @@ def test_training_sides_keep_their_share_of_validation_s(hub):
 def test_fine_tuning_follows_image_sizes_and_normalisation_unless_sizes_are_given(hub, monkeypatch, tmp_path):
     there = hub({"size": {"shortest_edge": 400, "longest_edge": 600}}).data()
     model = ModelConfig(pixel_mean=(0.5, 0.4, 0.3))
-    monkeypatch.setattr("detr_jax.training.start.read_pretrained", lambda *_, **__: imported(model, there))
+    monkeypatch.setattr("detr_jax.training.initial_weights.read_pretrained", lambda *_, **__: imported(model, there))
 
     def settle(follow=True, **data):
         training = TrainingConfig(init_from=str(tmp_path), follow_checkpoint=True, follow_image_sizes=follow)
-        return settle_model(Config(data=DataConfig(root="data", **data), training=training), None)[0]
+        return resolve_model(Config(data=DataConfig(root="data", **data), training=training), None)[0]
 
     assert settle().data == DataConfig(**{**there.__dict__, "root": "data"})
     assert settle().model.pixel_mean == (0.5, 0.4, 0.3)
     assert settle(max_long_side=1000).data == DataConfig(root="data", max_long_side=1000)
     assert settle(follow=False).data == DataConfig(root="data")
-    resumed, _ = settle_model(
+    resumed, _ = resolve_model(
         Config(data=DataConfig(root="data"), training=TrainingConfig(init_from="gone", follow_checkpoint=True)),
         settle(),
     )
-    assert resumed == Config(data=settle().data, model=settle().model, training=resumed.training)
+    assert (resumed.data, resumed.model) == (settle().data, settle().model)
 
 
 @pytest.mark.parametrize("std", [(0.1, 0.0, 0.1), (0.1, -1.0, 0.1), (math.inf, 0.1, 0.1), (math.nan, 0.1, 0.1)])
-def test_deviations_that_cannot_be_divided_by_are_refused(std):
+def test_deviations_that_are_not_above_0_are_refused(std):
     with pytest.raises(ValueError, match=r"model\.pixel_std="):
         check(Config(model=ModelConfig(pixel_std=std), data=DataConfig(root="data")))
 

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a checkpoint stands in one report."""
+"""One error message reports everything that is wrong with a checkpoint."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from detr_jax.weights import WeightsError, load_pretrained, read_pretrained
-from tests.weights import foreign
+from tests.weights import framework_states as states
 
 
 def save(folder, state):
@@ -23,7 +23,7 @@ def report(path, **said):
 
 
 def test_all_missing_unexpected_and_wrong_tensors_are_in_one_report(bottleneck, tmp_path):
-    state = foreign.facebook(bottleneck.weights)
+    state = states.facebook(bottleneck.weights)
     for name in (
         "transformer.encoder.layers.1.linear1.weight",
         "backbone.0.body.layer4.1.bn2.running_var",
@@ -48,7 +48,7 @@ def test_all_missing_unexpected_and_wrong_tensors_are_in_one_report(bottleneck, 
         "2 unexpected:",
         "    transformer.extra.weight [2, 3]\n",
         "    class_embed_of_another.bias [4]\n",
-        "4 of the wrong shape or type:",
+        "4 of the wrong shape, type or values:",
         "    input_proj.weight has [16, 99, 1, 1] and must have [16, 128, 1, 1]\n",
         "    query_embed.weight has [7, 16, 1] and must have ",
         "    transformer.encoder.layers.0.self_attn.in_proj_bias has [47] and must have [48]\n",
@@ -57,7 +57,7 @@ def test_all_missing_unexpected_and_wrong_tensors_are_in_one_report(bottleneck, 
         assert line in text, (line, text)
 
 
-@pytest.mark.parametrize("layout", [foreign.transformers4, foreign.transformers_with_timm, dict])
+@pytest.mark.parametrize("layout", [states.transformers4, states.transformers_with_timm, dict])
 def test_missing_tensors_have_the_names_of_their_own_layout(bottleneck, tmp_path, layout):
     state = layout(bottleneck.weights)
     gone = [name for name in state if "2.0" in name and "running_mean" in name]
@@ -71,16 +71,19 @@ def test_missing_tensors_have_the_names_of_their_own_layout(bottleneck, tmp_path
         assert name in text, (name, text)
 
 
-def test_the_same_tensor_twice_is_unexpected(bottleneck, tmp_path):
-    state = foreign.facebook(bottleneck.weights)
-    state["module.class_embed.bias"] = state["class_embed.bias"]
+@pytest.mark.parametrize("shape", [(81,), (3,), (81, 1)])
+def test_the_same_tensor_twice_is_unexpected(bottleneck, tmp_path, shape):
+    state = states.facebook(bottleneck.weights)
+    assert state["class_embed.bias"].shape == (81,)
+    state["module.class_embed.bias"] = np.ones(shape, np.float32)
     text = report(save(tmp_path, state))
     assert "1 unexpected" in text
-    assert "a second time" in text
+    assert f"{list(shape)}, the same tensor as class_embed.bias a second time" in text
+    assert "1 of the wrong" not in text
 
 
-def test_what_a_config_asks_for_and_is_not_modelled_is_refused_in_one_report(bottleneck, tmp_path):
-    path = save(tmp_path, foreign.transformers4(bottleneck.weights))
+def test_everything_in_a_config_that_is_not_modelled_is_in_one_report(bottleneck, tmp_path):
+    path = save(tmp_path, states.transformers4(bottleneck.weights))
     config = {
         "activation_function": "gelu",
         "encoder_attention_heads": 8,
@@ -94,21 +97,21 @@ def test_what_a_config_asks_for_and_is_not_modelled_is_refused_in_one_report(bot
         assert part in text
 
 
-def test_a_config_with_more_layers_than_tensors_is_a_report_of_missing_ones(bottleneck, tmp_path):
-    path = save(tmp_path, foreign.transformers4(bottleneck.weights))
+def test_a_config_with_more_layers_than_the_tensors_reports_the_missing_tensors(bottleneck, tmp_path):
+    path = save(tmp_path, states.transformers4(bottleneck.weights))
     (tmp_path / "config.json").write_text(json.dumps({"encoder_layers": 3, "decoder_layers": 3}))
     text = report(path)
     assert "16 missing" in text
     assert "model.encoder.layers.2.fc1.weight" in text
 
 
-def test_models_that_cannot_be_are_refused(bottleneck, basic_learned, tmp_path):
-    path = save(tmp_path, foreign.facebook(basic_learned.weights))
+def test_impossible_models_are_refused(bottleneck, basic_learned, tmp_path):
+    path = save(tmp_path, states.facebook(basic_learned.weights))
     assert "basic blocks" in report(path, dilation=True)
     assert "cannot be split into 7 heads" in report(path, num_heads=7)
-    path = save(tmp_path, foreign.mmdetection(bottleneck.weights))
-    assert "mmdetection's dilates the first block too" in report(path, dilation=True)
-    state = foreign.detectron2(bottleneck.weights)
+    path = save(tmp_path, states.mmdetection(bottleneck.weights))
+    assert "The DC5 model of mmdetection dilates the first block" in report(path, dilation=True)
+    state = states.detectron2(bottleneck.weights)
     state["pixel_mean"] = np.float32([100, 90, 110])
     assert "pixel_mean" in report(save(tmp_path, state))
     with pytest.raises(WeightsError):

@@ -1,4 +1,4 @@
-"""The configuration is read from the tensors, for every model of the original, and its counts are the original's."""
+"""The configuration is inferred from the tensors of every model of the original, with the original's counts."""
 
 import dataclasses
 
@@ -11,18 +11,20 @@ from safetensors.numpy import save_file
 
 from detr_jax.models import DETR, abstract_model, detr_resnet50, detr_resnet101, resnet_config
 from detr_jax.weights import load_pretrained, read_pretrained
-from detr_jax.weights.architecture import infer_model
+from detr_jax.weights.detr_config import infer_detr
 from detr_jax.weights.facebook import FACEBOOK
-from detr_jax.weights.layout import sort_tensors
+from detr_jax.weights.layout import Options
+from detr_jax.weights.metadata import Metadata
+from detr_jax.weights.sorting import sort_tensors
 from detr_jax.weights.trees import by_path
-from tests.weights import foreign
+from tests.weights import framework_states as states
 
 
 def facebook_tensors(config):
     """A model's tensors in the original's layout, zeros that take no memory."""
     shapes = {path: leaf.shape for path, leaf in by_path(abstract_model(config)[1]).items()}
     zero = np.zeros((), np.float32)
-    return foreign.facebook_from_ours({path: np.broadcast_to(zero, shape) for path, shape in shapes.items()})
+    return states.facebook_from_ours({path: np.broadcast_to(zero, shape) for path, shape in shapes.items()})
 
 
 @pytest.mark.parametrize(
@@ -31,16 +33,13 @@ def facebook_tensors(config):
     ids=["r50", "r101"],
 )
 def test_tensor_and_parameter_counts_are_the_original_s(config, tensors, parameters):
-    """Spec section 13 and 1; frozen statistics are tensors but, as in the original, no parameters."""
+    """Spec section 13 and 1; frozen statistics are tensors, but not parameters, as in the original."""
     state = facebook_tensors(config)
     assert len(state) == tensors
     found = sort_tensors(state, FACEBOOK)
-    assert len(found.claims) == tensors
+    assert len(found.known) == tensors
     arrays = found.converted()
-    assert (
-        infer_model({path: x.shape for path, x in arrays.items()}, num_heads=8, dilation=False, mask_padding=True)
-        == config
-    )
+    assert infer_detr({path: x.shape for path, x in arrays.items()}, Metadata(), Options()) == config
     assert sum(x.size for path, x in arrays.items() if not ("backbone" in path and "/norm/" in path)) == parameters
 
 
@@ -53,7 +52,7 @@ def test_a_panoptic_checkpoint_has_490_tensors_of_which_32_are_the_mask_head_s()
     state |= {f"{name}.{kind}": np.zeros(1, np.float32) for name in head for kind in ("weight", "bias")}
     assert len(state) == 490
     found = sort_tensors(state, FACEBOOK)
-    assert (len(found.claims), len(found.aside), found.unexpected) == (458, 32, [])
+    assert (len(found.known), len(found.aside), found.unexpected) == (458, 32, [])
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101])
@@ -64,7 +63,7 @@ def test_every_model_of_the_original_is_recognised(depth, fields):
     )
     arrays = sort_tensors(facebook_tensors(config), FACEBOOK).converted()
     shapes = {path: x.shape for path, x in arrays.items()}
-    assert infer_model(shapes, num_heads=8, dilation=False, mask_padding=True) == config
+    assert infer_detr(shapes, Metadata(), Options()) == config
 
 
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
@@ -84,7 +83,7 @@ def test_a_model_comes_back_from_the_original_s_layout_bit_by_bit(
     state = jax.tree.map(lambda x: x + jnp.asarray(rng.uniform(0, 0.1, x.shape), x.dtype), state)
     nnx.update(model, state)
     path = tmp_path / "model.safetensors"
-    tensors = foreign.facebook_from_ours({name: np.asarray(x) for name, x in by_path(state).items()})
+    tensors = states.facebook_from_ours({name: np.asarray(x) for name, x in by_path(state).items()})
     save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, path)
 
     weights = read_pretrained(path)
@@ -95,7 +94,7 @@ def test_a_model_comes_back_from_the_original_s_layout_bit_by_bit(
         np.testing.assert_array_equal(loaded[name], value)
 
 
-def test_the_width_of_the_heads_can_be_said(tmp_path, tiny_model, tiny_backbone):
+def test_num_heads_can_be_given(tmp_path, tiny_model, tiny_backbone):
     config = tiny_model(num_heads=4)
     path = tmp_path / "model.safetensors"
     save_file({name: np.ascontiguousarray(x) for name, x in facebook_tensors(config).items()}, path)

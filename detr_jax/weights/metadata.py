@@ -1,6 +1,7 @@
-"""What the files of a checkpoint say beside its tensors and changes a model's answers.
+"""`Metadata`: what the files of a checkpoint say next to its tensors and what changes the model's predictions.
 
-Each framework's module fills `Facts` from what its files hold. What this package does not model becomes a fault.
+The `Layout.read_metadata` of each framework fills a `Metadata` from its files. What this package does not model
+becomes one of its faults.
 """
 
 import math
@@ -12,40 +13,64 @@ from typing import Any
 from detr_jax.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig, Rounding
 
 Channels = tuple[float, float, float]
+"""One number per colour channel."""
 
 _PLACEHOLDER = re.compile(r"(?i)label_\d+|n/a|\s*")
 _PLAIN_RESNET = re.compile(r"(?:[\w.-]+/)?(?:(?:tv|ssl|swsl|gluon)_)*resnet-?\d+(?:_?v1b?)?(?:\..*)?")
 
 
 @dataclass
-class Facts:
-    """What is known of a model beside its tensors; by default, what the original does."""
+class Metadata:
+    """What is known of a model in addition to its tensors. The defaults are those of the original DETR."""
 
     num_heads: int | None = None
+    """Attention heads. None: unknown."""
     dilation: bool = False
+    """The files show a DC5 model."""
     encoder_layers: int | None = None
+    """None: as many as the tensors show."""
     decoder_layers: int | None = None
+    """None: as many as the tensors show."""
     class_names: dict[int, str] = field(default_factory=dict)
-    """Name by label, without placeholders."""
+    """Class name by label, without placeholders."""
     short_side: int = 800
-    """Of resized images, in pixels; 0: images are not resized."""
+    """Short side of resized images in pixels. 0: images are not resized."""
     max_long_side: int = 1333
+    """Largest long side of resized images in pixels."""
     rounding: str = "original"
     """A value of ``data.resize_rounding``."""
     bucket: tuple[int, int] | None = None
-    """(height, width) in pixels to which every image is padded."""
+    """(height, width) in pixels to which every image is padded. None: images are not padded to a fixed size."""
     pixel_mean: Channels = IMAGENET_MEAN
-    """In the order of the channels that the model takes, as is the next, in 0..1."""
+    """Mean by which images are normalised, in 0..1, in the order of the model's channels (see `bgr`)."""
     pixel_std: Channels = IMAGENET_STD
+    """Standard deviation, likewise."""
     bgr: bool = False
-    """The model takes blue, green, red."""
+    """The model's channels are blue, green, red."""
     faults: list[str] = field(default_factory=list)
     """Sentences about what cannot be imported."""
     notes: list[str] = field(default_factory=list)
-    """Sentences about what was assumed, changed or left out."""
+    """Sentences about what was assumed, changed or ignored."""
 
-    def normalise_by(self, mean: Any, std: Any, *, levels: float, where: str) -> None:
-        """Takes mean and deviation, as three numbers or one for all channels, of values in 0..``levels``."""
+    @property
+    def rgb_mean(self) -> Channels:
+        """`pixel_mean` of red, green, blue."""
+        return self.pixel_mean[::-1] if self.bgr else self.pixel_mean
+
+    @property
+    def rgb_std(self) -> Channels:
+        """`pixel_std` of red, green, blue."""
+        return self.pixel_std[::-1] if self.bgr else self.pixel_std
+
+    def set_normalisation(self, mean: Any, std: Any, *, levels: float, where: str) -> None:
+        """Sets mean and standard deviation.
+
+        Args:
+          mean: of values in 0..``levels``, three numbers or one number for all channels.
+          std: the standard deviation, likewise.
+          levels: the largest value of a pixel.
+          where: subject of the fault if the numbers are unusable.
+        """
         try:
             means, stds = _three(mean), _three(std)
         except (TypeError, ValueError):
@@ -58,15 +83,15 @@ class Facts:
             return
         self.pixel_mean, self.pixel_std = _scaled(means, levels), _scaled(stds, levels)
 
-    def count(self, value: Any, where: str) -> int | None:
-        """A number of heads or layers, None if the files do not give it."""
+    def checked_count(self, value: Any, where: str) -> int | None:
+        """A number of heads or layers. None if the files do not give it or if it is a fault."""
         if value is not None and not is_whole(value):
             self.faults.append(f"{where}={value!r}: it must be a whole number of at least 1.")
             return None
         return value
 
-    def name_classes(self, names: Mapping[int, Any], where: str) -> None:
-        """Takes names by label; placeholders such as LABEL_0 and N/A are none."""
+    def set_class_names(self, names: Mapping[int, Any], where: str) -> None:
+        """Sets class names by label and drops placeholders such as LABEL_0 and N/A."""
         self.class_names = {label: str(name) for label, name in names.items() if not is_placeholder(name)}
         if names and not self.class_names:
             first = next(iter(names.values()))
@@ -76,18 +101,18 @@ class Facts:
         """Refuses residual networks that compute something else with the same tensors."""
         if isinstance(name, str) and not _PLAIN_RESNET.fullmatch(name):
             self.faults.append(
-                f"{where}={name!r} is not a plain ResNet such as 'resnet50', and only those are modelled."
+                f"{where}={name!r} is not a plain ResNet such as 'resnet50', and only plain ResNets are modelled."
             )
 
     def note_thresholds(self, values: Mapping[str, Any], where: str) -> None:
-        """Tells a threshold that files advise."""
+        """Notes a score threshold that the files recommend."""
         for name in ("threshold", "score_threshold", "score_thr"):
             value = values.get(name)
             if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
                 self.notes.append(f"{where} has {name}={value}: give it to predict as --threshold {value}.")
 
     def data(self) -> DataConfig:
-        """The images as the model was trained with them; training sides keep the original's share of validation's."""
+        """The image sizes of the model's training. Training sides keep the original's ratio to the validation side."""
         paper = DataConfig()
         if not self.short_side:
             sides: dict[str, Any] = {"train_short_sides": (), "crop_short_sides": ()}
@@ -106,13 +131,26 @@ class Facts:
 
 
 def is_placeholder(name: Any) -> bool:
-    """Whether a class name says nothing: LABEL_0, N/A, or blank."""
+    """Whether a class name is not a real name: LABEL_0, N/A, or blank."""
     return name is None or bool(_PLACEHOLDER.fullmatch(str(name)))
 
 
 def is_whole(value: Any, least: int = 1) -> bool:
-    """Whether a value from a file is an integer of at least ``least``, and small enough for pixels."""
+    """Whether a value from a file is an integer of at least ``least``, and small enough for a number of pixels."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**31
+
+
+def nested(values: Any, *names: str) -> Any:
+    """The value under these names in nested dictionaries, None if one of them is missing."""
+    for name in names:
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
+
+
+def nested_dict(values: Any, *names: str) -> dict[str, Any]:
+    """The dictionary under these names in nested dictionaries, empty if one of them is missing."""
+    found = nested(values, *names)
+    return found if isinstance(found, dict) else {}
 
 
 def _three(value: Any) -> tuple[float, ...]:
@@ -123,7 +161,7 @@ def _three(value: Any) -> tuple[float, ...]:
 
 
 def _scaled(values: Iterable[float], levels: float) -> Channels:
-    """Values in 0..``levels`` in 0..1; those of ImageNet exactly so, however they were rounded."""
+    """Values in 0..``levels``, scaled to 0..1. ImageNet's values become exact, however they were rounded."""
     scaled = tuple(float(f"{value / levels:.9g}") for value in values)
     for known in (IMAGENET_MEAN, IMAGENET_MEAN[::-1], IMAGENET_STD, IMAGENET_STD[::-1]):
         if all(abs(a - b) < 2e-6 for a, b in zip(scaled, known, strict=True)):

@@ -1,6 +1,6 @@
-"""The same weights under every framework's names, spelled out independently of the rules that read them.
+"""The same weights under the names of every framework, written without the rules that read them.
 
-The start is transformers 5.x's own ``state_dict()``, as the fixtures hold it.
+Every function takes the ``state_dict()`` of transformers 5.x, which the fixtures hold.
 """
 
 import re
@@ -39,7 +39,7 @@ def _torchvision_name(name: str) -> str | None:
 
 
 def torchvision(state: State) -> State:
-    """The backbone alone, with a classifier and what PyTorch's batch norm counts."""
+    """Only the backbone, with a classifier and the counters of PyTorch's batch norms."""
     found = {_torchvision_name(name): value for name, value in state.items() if _torchvision_name(name)}
     counters = [name.replace("running_mean", "num_batches_tracked") for name in found if "running_mean" in name]
     width = next(reversed(found.values())).shape[0]
@@ -61,7 +61,7 @@ def transformers_with_timm(state: State) -> State:
 
 
 def facebook(state: State) -> State:
-    """The original's names, query, key and value packed."""
+    """The original's names. Query, key and value are packed into one tensor."""
     renamed, packed = {}, {}
     simple = {
         "model.input_projection": "input_proj",
@@ -102,7 +102,7 @@ def facebook(state: State) -> State:
 
 
 def detectron2(state: State) -> State:
-    """What the original's wrapper makes of its own checkpoint, with the wrapper's buffers."""
+    """The names of the original's detectron2 wrapper, with its buffers."""
     renamed = {}
     for name, value in facebook(state).items():
         if name.startswith("backbone.0.body."):
@@ -203,5 +203,5 @@ def facebook_from_ours(params: State) -> State:
 
 
 def coco_outputs() -> np.ndarray:
-    """Of 92 class outputs by raw id, those that 81 contiguous ones become."""
+    """Indices of the 81 contiguous class outputs among the 92 outputs by raw id."""
     return np.array([*COCO_CLASSES, 91])

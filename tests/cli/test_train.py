@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def _train(*arguments, cwd=ROOT):
@@ -17,7 +17,7 @@ def _train(*arguments, cwd=ROOT):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "--config configs/shapes.py"),
+        ([], "--config shapes"),
         (["--config", "configs/nothing.py"], "configs/nothing.py"),
         (["--config", "configs/shapes.py", "--config.training.stepz=3"], "training.stepz"),
         (["--config", "configs/shapes.py", "--config.optimiser.learning_rate=3"], "optimiser"),

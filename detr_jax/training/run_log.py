@@ -1,10 +1,10 @@
-"""What a run tells: ``metrics.jsonl``, TensorBoard files, and a progress line on the terminal."""
+"""The log of a run: ``metrics.jsonl``, TensorBoard files, a progress line on the terminal, and a callback."""
 
 import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,69 +13,76 @@ from tensorboardX import SummaryWriter
 
 from detr_jax.distributed import is_main, wait_for_all
 from detr_jax.evaluation.coco import Metrics
+from detr_jax.log_names import last_layer_terms
+from detr_jax.workdir import METRICS_FILE, read_metrics
+
+OnLog = Callable[[int, dict[str, float]], object]
+"""Receives a step and the numbers that were logged there."""
 
 
 class RunLog:
-    """Writes metrics of a run to its workdir and to the terminal.
+    """Writes the metrics of a run to its workdir and to the terminal.
 
-    ``metrics.jsonl`` holds one JSON object a line with ``step``. A run that goes on from ``start_step`` first drops
-    the lines of steps that it will do again. Of several processes, the first writes and all know what is kept.
+    Each line of ``metrics.jsonl`` holds one JSON object with ``step``. With several processes only process 0 writes.
     """
 
-    def __init__(self, workdir: Path, start_step: int, total_steps: int, batch_size: int):
+    def __init__(self, workdir: Path, start_step: int, total_steps: int, batch_size: int, on_log: OnLog | None = None):
+        """Opens the files. Lines of steps after ``start_step`` are dropped, as a resumed run does these steps again.
+
+        ``on_log`` is called on process 0 after each new line.
+        """
         self.total_steps = total_steps
         self.batch_size = batch_size
-        self._path = workdir / "metrics.jsonl"
-        self._kept = [line for line in _read_lines(self._path) if line["step"] <= start_step]
+        self._on_log = on_log
+        self._kept = [line for line in read_metrics(workdir) if line["step"] <= start_step]
         self._writes = is_main()
         wait_for_all("the workdir was read")
         if self._writes:
-            self._path.write_text("".join(json.dumps(line) + "\n" for line in self._kept))
-            self._file = self._path.open("a")
+            path = workdir / METRICS_FILE
+            path.write_text("".join(json.dumps(line) + "\n" for line in self._kept))
+            self._file = path.open("a")
             self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step or None)
         self._on_terminal = sys.stdout.isatty()
         self._since_step, self._since_time = start_step, time.monotonic()
 
     def validation_at(self, step: int) -> Metrics | None:
-        """The validation that was logged at this step, if there was one."""
+        """The metrics of the validation that an earlier run logged at this step, if there was one."""
         for line in self._kept:
-            if line["step"] == step and "val/AP" in line:
+            if line["step"] == step and any(name.startswith("val/") for name in line):
                 values = {name.removeprefix("val/"): value for name, value in line.items() if name != "step"}
-                # earlier versions wrote -1 for what is not defined
-                return {name: None if value is None or value < 0 else value for name, value in values.items()}
+                # earlier versions wrote -1 if a metric is not defined
+                return {name: None if value == -1 else value for name, value in values.items()}
         return None
 
     @contextmanager
     def uncounted(self, steps: int = 0) -> Iterator[None]:
-        """Leaves what happens inside (compilation and its step, validation) out of the rate of training."""
+        """Excludes the time inside, and ``steps`` steps, from the rate of training."""
         started = time.monotonic()
         yield
         self._since_time += time.monotonic() - started
         self._since_step += steps
 
     def training(self, step: int, terms: dict[str, float]) -> None:
-        """Logs the mean terms of the steps since the last call, and shows the progress."""
+        """Logs the mean terms of the steps since the last call, and prints the progress."""
         if not self._writes:
             return
         now = time.monotonic()
         steps, seconds = step - self._since_step, max(now - self._since_time, 1e-9)
         rate = steps * self.batch_size / seconds
         left = (self.total_steps - step) * seconds / steps if steps else float("nan")
-        self._write(step, {**{f"train/{name}": value for name, value in terms.items()}, "train/images_per_s": rate})
         digits = 0 if rate >= 10 else 2
-        line = (
-            f"step {step}/{self.total_steps}  loss {terms['loss']:.3f}  ce {terms['loss_ce']:.3f}  "
-            f"bbox {terms['loss_bbox']:.3f}  giou {terms['loss_giou']:.3f}  {rate:.{digits}f} images/s  "
-            f"{_clock(left)} left"
-        )
+        losses = "".join(f"  {name.removeprefix('loss_')} {terms[name]:.3f}" for name in last_layer_terms(terms))
+        progress = f"step {step}/{self.total_steps}  loss {terms['loss']:.3f}{losses}"
+        line = f"{progress}  {rate:.{digits}f} images/s  {_clock(left)} left"
         end = "\r" if self._on_terminal and step < self.total_steps else "\n"
         print(line.ljust(100) if self._on_terminal else line, end=end, flush=True)
         self._since_step, self._since_time = step, now
+        self._write(step, {**{f"train/{name}": value for name, value in terms.items()}, "train/images_per_s": rate})
 
     def validation(self, step: int, metrics: Metrics) -> None:
-        """Logs and prints the metrics of a validation; one that is not defined is null in ``metrics.jsonl``."""
-        self._write(step, {f"val/{name}": value for name, value in metrics.items()})
+        """Logs and prints the metrics of a validation. In ``metrics.jsonl`` a metric that is not defined is null."""
         self.say_validation(step, metrics)
+        self._write(step, {f"val/{name}": value for name, value in metrics.items()})
 
     def say_validation(self, step: int, metrics: Metrics) -> None:
         """Prints the metrics of a validation."""
@@ -86,19 +93,19 @@ class RunLog:
         self.say(f"validation at step {step}: {numbers}")
 
     def say(self, sentence: str) -> None:
-        """Prints a sentence on a line of its own."""
+        """Prints a sentence on a line of its own, on process 0."""
         if self._writes:
             print(sentence.ljust(100) if self._on_terminal else sentence, flush=True)
 
     def say_anywhere(self, sentence: str) -> None:
-        """Prints a sentence that this process alone knows, be it the first or not."""
+        """Prints a sentence of this process. Any process may call this."""
         if self._writes:
             self.say(sentence)
         else:
             print(f"process {jax.process_index()}: {sentence}", flush=True)
 
     def close(self) -> None:
-        """Writes what is left to write."""
+        """Closes the files."""
         if self._writes:
             self._file.close()
             self._board.close()
@@ -108,20 +115,11 @@ class RunLog:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            if value is not None:
-                self._board.add_scalar(name, value, step)
-
-
-def _read_lines(path: Path) -> list[dict]:
-    """The complete lines of a metrics file; a last line that was cut off by a crash is left out."""
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    return lines
+        defined = {name: value for name, value in values.items() if value is not None}
+        for name, value in defined.items():
+            self._board.add_scalar(name, value, step)
+        if self._on_log is not None:
+            self._on_log(step, defined)
 
 
 def _clock(seconds: float) -> str:

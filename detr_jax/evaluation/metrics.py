@@ -1,0 +1,61 @@
+"""The metrics of a configuration: their evaluators, and the numbers that they compute."""
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from detr_jax.config import ConfigError, MetricConfig, logged_name
+from detr_jax.data import Source
+from detr_jax.structures import Detections
+
+Metrics = dict[str, float | None]
+"""Numbers by name. ``NAME/<category>`` is the number ``NAME`` of one category. None means undefined, for example if the
+ground truth has no such object."""
+
+
+class Evaluator(Protocol):
+    """Collects detections and compares them with the ground truth. Dimensions: ``B`` images, ``N`` detections."""
+
+    def add(self, image_ids: Iterable[int], detections: Detections) -> None:
+        """Add the detections of some images.
+
+        Args:
+          image_ids: [B]. Images with a negative id are ignored.
+          detections: boxes [B, N, 4] float32 xyxy in pixels of the original images, scores [B, N] float32, labels
+            [B, N] int32. All are numpy arrays.
+        """
+
+    def compute(self) -> Metrics:
+        """Compute the numbers of all detections that were added."""
+
+
+class Evaluators:
+    """The evaluators of all entries of ``evaluation.metrics``. It is an `Evaluator` itself."""
+
+    def __init__(self, metrics: Mapping[str, MetricConfig], source: Source):
+        self.by_name = {name: metric.build(source) for name, metric in metrics.items()}
+        """The evaluator of each entry."""
+        self._metrics = metrics
+
+    def add(self, image_ids: Iterable[int], detections: Detections) -> None:
+        """Add the detections of some images to every evaluator."""
+        image_ids = list(image_ids)
+        for evaluator in self.by_name.values():
+            evaluator.add(image_ids, detections)
+
+    def compute(self) -> Metrics:
+        """Compute the numbers of all entries, under the names in the log.
+
+        Raises:
+          ConfigError: an entry does not compute a number that its class lists.
+        """
+        found: Metrics = {}
+        for entry, evaluator in self.by_name.items():
+            numbers = evaluator.compute()
+            if missing := [name for name in self._metrics[entry].numbers if name not in numbers]:
+                raise ConfigError(
+                    f"evaluation.metrics.{entry} computed {', '.join(numbers) or 'nothing'}, but "
+                    f"{type(self._metrics[entry]).__name__}.numbers lists {missing[0]} too: drop it there, or let "
+                    f"{type(evaluator).__name__}.compute() return it."
+                )
+            found |= {logged_name(entry, name): value for name, value in numbers.items()}
+        return found

@@ -1,0 +1,96 @@
+"""Saves the training state as checkpoints, and restores it."""
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from detr_jax.checkpoints import Checkpoints, newest_checkpoint
+from detr_jax.config import Config
+from detr_jax.memory import arrays_text, fitting
+from detr_jax.sharding import Tree, shard, state_shardings
+from detr_jax.training.state import PartitionedModel, TrainState, abstract_state, create_state, initialize_missing
+
+_SMALLER_STATE = (
+    "Make the model smaller (model.num_classes, model.num_queries, model.hidden_dim), set training.ema_decay=0, or "
+    "shard the state over several devices with training.fsdp=True."
+)
+
+
+def restore_or_initialize(
+    checkpoints: Checkpoints,
+    model: PartitionedModel,
+    optimizer: optax.GradientTransformation,
+    config: Config,
+    mesh: Mesh,
+) -> tuple[TrainState, Tree]:
+    """The state of the newest checkpoint or, if there is none, the state before the first step.
+
+    Args:
+      checkpoints: the checkpoints of the run.
+      model: parameters that are abstract are initialized from the seed. A checkpoint replaces all parameters.
+      optimizer: the optimizer of the run.
+      config: the configuration of the run.
+      mesh: the devices.
+
+    Returns:
+      The state and the frozen parameters, sharded over the mesh.
+
+    Raises:
+      CheckpointError: the checkpoint does not fit the configuration.
+      OutOfMemoryError: the state does not fit into memory.
+    """
+    size = arrays_text({"state": abstract_state(model, optimizer, config), "frozen": model.frozen})
+    with fitting(f"The state of the training (parameters, optimizer state, EMA: {size})", _SMALLER_STATE):
+        newest = newest_checkpoint(checkpoints.folder)
+        if newest is not None:
+            return restore(checkpoints, int(newest.name), model, optimizer, config, mesh)
+        model = initialize_missing(model, config)
+        state = create_state(model, optimizer, config, mesh)
+        return state, shard(model.frozen, state_shardings(model.frozen, mesh, config.training.fsdp))
+
+
+def restore(
+    checkpoints: Checkpoints,
+    step: int,
+    model: PartitionedModel,
+    optimizer: optax.GradientTransformation,
+    config: Config,
+    mesh: Mesh,
+) -> tuple[TrainState, Tree]:
+    """The state and the frozen parameters of a checkpoint, sharded over the mesh.
+
+    Only the shapes of ``model`` are read.
+
+    Raises:
+      CheckpointError: the checkpoint does not fit the configuration.
+    """
+    shapes = abstract_state(model, optimizer, config), model.abstract.frozen
+    state, frozen = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        state_shardings(shapes, mesh, config.training.fsdp),
+    )
+    found = checkpoints.restore(step, _checkpoint_trees(model, state, frozen))
+    params, frozen = model.split(found["params"])
+    ema = None if state.ema is None else model.split(found["ema"])[0]
+    return TrainState(shard(np.int32(step), state.step.sharding), params, found["optimizer"], ema), frozen
+
+
+def save(checkpoints: Checkpoints, model: PartitionedModel, frozen: Tree, config: Config, state: TrainState) -> None:
+    """Starts to save the state. The arrays may be changed or donated afterwards.
+
+    Raises:
+      CheckpointError: this save could not begin, or the save before could not be finished.
+      OutOfMemoryError: the copy on the host does not fit into memory.
+    """
+    with fitting("The copy of the state for a checkpoint", "Use a machine with more memory."):
+        checkpoints.save(int(state.step), _checkpoint_trees(model, state, frozen), config)
+
+
+def _checkpoint_trees(model: PartitionedModel, state: TrainState, frozen: Tree) -> dict[str, Tree]:
+    """The trees of a checkpoint by name."""
+    trees = {"params": model.join(state.params, frozen), "optimizer": state.opt_state}
+    if state.ema is not None:
+        trees["ema"] = model.join(state.ema, frozen)
+    return trees

@@ -1,0 +1,10 @@
+"""`LAYOUTS`: the kinds of checkpoints that this package reads. A new framework or family is a new entry."""
+
+from detr_jax.weights.detectron2 import DETECTRON2
+from detr_jax.weights.facebook import FACEBOOK
+from detr_jax.weights.huggingface import HUGGINGFACE
+from detr_jax.weights.mmdetection import MMDETECTION
+from detr_jax.weights.torchvision import TORCHVISION
+
+LAYOUTS = (FACEBOOK, DETECTRON2, HUGGINGFACE, MMDETECTION, TORCHVISION)
+"""The layouts that `read_pretrained` recognises by default."""
