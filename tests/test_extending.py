@@ -27,7 +27,8 @@ SMALLER = [f"--config.{change}" for change in (
     "data.train_short_sides=()", "data.crop_short_sides=()", "data.val_short_side=0", "data.num_threads=2",
     "model.num_queries=5", "model.hidden_dim=16", "model.num_heads=2", "model.feedforward_dim=32",
     "model.encoder_layers=1", "model.decoder_layers=2", "loss.matcher=device", "training.batch_size=4",
-    "model.backbone.patch=12", "model.backbone.width=16", "model.backbone.depth=1", "training.steps=3", "training.log_every=1", "evaluation.batch_size=4", "evaluation.snapshots=0",
+    "model.backbone.patch=12", "model.backbone.width=16", "model.backbone.depth=1",
+    "training.steps=3", "training.log_every=1", "evaluation.batch_size=4", "evaluation.snapshots=0",
 )]  # fmt: skip
 
 
