@@ -141,6 +141,8 @@ def test_the_loss_term_is_part_of_the_loss_and_of_the_log_and_the_report(trained
             assert line["train/loss_center"] > 0
     result = run("plot", trained)
     assert result.exit_code == 0, result.output
+    page = (trained / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Loss term of every layer: center." in page
 
 
 def test_the_loss_term_is_the_squared_distance_of_the_centres(folder, rng):
