@@ -14,7 +14,7 @@ from flax import nnx
 from PIL import Image
 
 from detr_jax import Detector, export_loader
-from detr_jax.config import LossConfig, ShapesConfig
+from detr_jax.config import LossConfig, ShapesConfig, unknown_field
 from detr_jax.data import ShapesDataset, TrainPlan, batches, open_source
 from detr_jax.losses import set_loss
 from detr_jax.matching import match, matching_cost
@@ -86,6 +86,13 @@ def config(folder):
 
 def test_the_document_shows_the_files_that_it_describes():
     assert set(files_of_the_document()) == set(MODULES)
+
+
+def test_every_field_that_the_document_names_is_one_of_its_configuration(config):
+    fields = re.findall(r"--config\.([\w.]+\w)", DOCUMENT.read_text(encoding="utf-8"))
+    assert len(fields) >= 3
+    for field in fields:
+        assert unknown_field(field, config) is None, field
 
 
 def test_the_data_source_has_the_boxes_and_names_of_its_file(folder, config):
