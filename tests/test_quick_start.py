@@ -8,7 +8,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "docs" / "quick-start.ipynb"
-SHORTER = {"300": "20", '"512"': '"64"', "threshold=0.3": "threshold=0.0"}
+SHORTER = {"1000": "20", '"2048"': '"64"', "threshold=0.3": "threshold=0.0"}
 """What the test makes smaller, so that it takes seconds."""
 
 
