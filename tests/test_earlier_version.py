@@ -17,9 +17,6 @@ from detr_jax.training.loop import train
 
 FOLDER = Path(__file__).parent / "earlier_version"
 
-MOVED: dict[str, str] = {}
-"""Fields of the earlier version that have another path now, as ``{earlier path: path}``."""
-
 
 @pytest.fixture(scope="module")
 def extracted(tmp_path_factory) -> Path:
@@ -82,7 +79,7 @@ def test_every_field_of_an_earlier_configuration_keeps_its_value():
     fields = _fields(json.loads(text))
     assert len(fields) > 90
     for path, value in fields.items():
-        assert _field(config, MOVED.get(path, path)) == value, path
+        assert _field(config, current_path(path)) == value, path
 
 
 def _read_lines(file: Path) -> list[dict[str, Any]]:

@@ -25,7 +25,8 @@ from tests.weights.conftest import load_fixture
 from tests.weights.framework_states import facebook
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("docs/quick-start.md", "README.md", "docs/fine-tuning.md")
+DOCUMENTS = ("docs/quick-start.md", "README.md", "docs/fine-tuning.md", "docs/training.md", "docs/pictures.md")
+FULL_SIZE = ("DETR(config", "presets.get_config")  # tests/test_readme.py and tests/test_quick_start.py run these
 INSTALLING = ("python3 -m venv", "pip install")  # done by .ci/run
 SHAPES = """
 from tests.tiny import tiny_config
@@ -77,6 +78,7 @@ def blocks(document: str) -> list[tuple[str, str]]:
 def with_stand_ins(text: str) -> str:
     """A command or program that takes the sandbox's files."""
     stand_ins = {
+        **{f"--config {name}": f"--config configs/{name}.py" for name in ("shapes", "coco", "finetune")},
         "init_from=detr-r50-e632da11.pth": "init_from=runs/shapes",  # a smaller one
         ".pth": ".safetensors",
         "init_from=CHECKPOINT": "init_from=runs/shapes",
@@ -105,7 +107,7 @@ def test_all_commands_and_programs_of_the_documents_run(sandbox, capsys):
         for language, content in blocks(document):
             if language == "python":
                 importlib.invalidate_caches()
-                if "DETR(config" not in content:  # of full size: tests/test_readme.py
+                if not any(text in content for text in FULL_SIZE):
                     exec(compile(with_stand_ins(content), document, "exec"), dict(sandbox))
                 continue
             for command in content.replace("\\\n", " ").strip().splitlines():

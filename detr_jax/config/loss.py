@@ -122,7 +122,7 @@ class Diagnostic(LossTerm):
     diagnostic = True
 
     weight: float = 0.0
-    """Must be 0."""
+    """Must be 0, because the term is only logged."""
 
 
 @dataclass(kw_only=True)
