@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from detr_jax import Detector
-from detr_jax.config import from_json
+from detr_jax.config import current_path, from_json
 from detr_jax.training.loop import train
 
 FOLDER = Path(__file__).parent / "earlier_version"

@@ -62,8 +62,10 @@ def _raise(faults: Iterator[str] | list[str]) -> None:
 
 
 def _relation_faults(config: Config) -> Iterator[str]:
-    """Faults of parts and between them, if each field by itself is right."""
-    yield from own_faults(config, "")
+    """Faults of parts and, if there are none, between them, if each field by itself is right."""
+    if faults := list(own_faults(config, "")):
+        yield from faults
+        return
     yield from _data_bucket_faults(config.model, config.data)
     if config.loss.classification != config.model.classification:
         yield (
