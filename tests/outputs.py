@@ -7,8 +7,13 @@ from flax import nnx
 @nnx.jit
 def model_outputs(model, images: jax.Array, sizes: jax.Array) -> dict[str, jax.Array]:
     """Last stage's features [B, h, w, C], memory [B, h, w, D], logits and boxes of the last decoder layer."""
-    stages, _ = model.backbone(images, sizes if model.mask_padding else None)
+    stages = model.backbone(images, sizes if model.mask_padding else None)
     features = model.features(images, sizes)
     memory = model.encode(features).reshape(features.projected.shape)
-    logits, boxes = model(images, sizes)
-    return {"features": stages[-1], "memory": memory, "logits": logits[-1], "boxes": boxes[-1]}
+    outputs = model(images, sizes)
+    return {
+        "features": stages[-1].values,
+        "memory": memory,
+        "logits": outputs.logits[-1],
+        "boxes": outputs.boxes[-1],
+    }

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from detr_jax.boxes import area, cxcywh_to_xyxy, generalized_iou, iou, xyxy_to_cxcywh, xyxy_to_xywh
+from detr_jax.testing import reference_giou
 
 
 def random_boxes(rng, count, scale=1.0):
@@ -15,17 +16,6 @@ def random_boxes(rng, count, scale=1.0):
     corners = rng.uniform(0, 1, (count, 2))
     sizes = rng.uniform(0.05, 0.8, (count, 2))
     return (scale * np.concatenate([corners, corners + sizes], axis=1)).astype(np.float32)
-
-
-def giou_by_definition(a, b):
-    """Algorithm 1 of Rezatofighi et al. for two boxes of four numbers."""
-    ax0, ay0, ax1, ay1 = map(float, a)
-    bx0, by0, bx1, by1 = map(float, b)
-    width, height = min(ax1, bx1) - max(ax0, bx0), min(ay1, by1) - max(ay0, by0)
-    intersection = width * height if width > 0 and height > 0 else 0.0
-    union = (ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - intersection
-    hull = (max(ax1, bx1) - min(ax0, bx0)) * (max(ay1, by1) - min(ay0, by0))
-    return intersection / union - (hull - union) / hull
 
 
 def test_formats_convert_as_defined_and_back(rng):
@@ -72,7 +62,7 @@ def test_area_is_width_times_height(rng):
 @pytest.mark.parametrize("scale", [1.0, 800.0])
 def test_generalized_iou_of_all_pairs_follows_the_definition(rng, scale):
     a, b = random_boxes(rng, 15, scale), random_boxes(rng, 12, scale)
-    expected = [[giou_by_definition(one, other) for other in b] for one in a]
+    expected = [[reference_giou(one, other) for other in b] for one in a]
     np.testing.assert_allclose(generalized_iou(jnp.asarray(a)[:, None], jnp.asarray(b)[None]), expected, atol=1e-5)
 
 

@@ -17,7 +17,7 @@ from detr_jax.checkpoints import (
 )
 from detr_jax.config import Config
 from detr_jax.models import DETR
-from tests.tiny import tiny_config
+from detr_jax.testing import tiny_config
 
 
 @pytest.fixture

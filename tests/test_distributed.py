@@ -14,8 +14,8 @@ from flax import nnx
 
 from detr_jax.checkpoints import find_checkpoint, load_model
 from detr_jax.distributed import DistributedError, gathered, is_main, start
+from detr_jax.testing import tiny_config
 from detr_jax.training.loop import train
-from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parent.parent
 STEPS = 2  # after more steps, rounding may decide between two assignments of almost equal cost

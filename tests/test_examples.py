@@ -29,7 +29,7 @@ DOCUMENTS = ("docs/quick-start.md", "README.md", "docs/fine-tuning.md", "docs/tr
 FULL_SIZE = ("DETR(config", "presets.get_config")  # tests/test_readme.py and tests/test_quick_start.py run these
 INSTALLING = ("python3 -m venv", "pip install")  # done by .ci/run
 SHAPES = """
-from tests.tiny import tiny_config
+from detr_jax.testing import tiny_config
 
 def get_config():
     config = tiny_config()
@@ -38,7 +38,7 @@ def get_config():
 COCO = SHAPES.replace("    return", "    config.data.dataset = 'auto'\n    return")
 FINE_TUNING = """
 from configs.finetune import get_config as full_config
-from tests.tiny import tiny_config
+from detr_jax.testing import tiny_config
 
 def get_config():
     config, tiny = full_config(), tiny_config()

@@ -20,7 +20,7 @@ from detr_jax.export import ExportError, default_buckets, export_model
 from detr_jax.export_loader import Detector
 from detr_jax.models import DETR, normalize_images
 from detr_jax.postprocess import detections
-from tests.tiny import tiny_config
+from detr_jax.testing import tiny_config
 
 PROGRAM = """
 import sys

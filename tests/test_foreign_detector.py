@@ -19,7 +19,7 @@ from detr_jax.export_loader import Detector as ExportedDetector
 from detr_jax.inference import AttentionError
 from detr_jax.sharding import create_mesh
 from detr_jax.structures import Detections, Outputs, Predictions
-from tests.tiny import tiny_config
+from detr_jax.testing import tiny_config
 
 STRIDE, LIMIT = 8, 64
 

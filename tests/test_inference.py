@@ -17,7 +17,7 @@ from detr_jax.data.transforms import val_geometry
 from detr_jax.inference import FIRST_FRAME, SHRUNK, THIN, TINY
 from detr_jax.models import DETR, normalize_images
 from detr_jax.results import ImageDetections
-from tests.tiny import tiny_config
+from detr_jax.testing import tiny_config
 
 NAMES = {0: "circle", 2: "triangle"}
 MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.2, 0.25)

@@ -18,10 +18,10 @@ from detr_jax.matching import Targets
 from detr_jax.models import DETR, abstract_model, convolution, normalize_images, resnet_config
 from detr_jax.postprocess import detections
 from detr_jax.sharding import create_mesh
+from detr_jax.testing import tiny_config
 from detr_jax.training.optimizer import create_optimizer
 from detr_jax.training.state import create_model, create_state
 from detr_jax.training.step import BatchInputs, create_train_step
-from tests.tiny import tiny_config
 
 BUCKET = (144, 160)
 BATCH = 4

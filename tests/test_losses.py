@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
-from test_boxes import giou_by_definition
 
 from detr_jax.config import (
     L1,
@@ -28,6 +27,7 @@ from detr_jax.config import (
 from detr_jax.losses import Matched, set_loss
 from detr_jax.matching import UNMATCHED, match, matching_cost
 from detr_jax.structures import Denoising, Outputs, Predictions, Targets
+from detr_jax.testing import random_predictions, random_targets, reference_giou
 
 CLASSES, QUERIES, LAYERS, MOST_BOXES = 4, 6, 3, 10
 COUNTS = {"some boxes": [2, 0, 3], "no box at all": [0, 0, 0], "more boxes than queries": [9, 1, 6]}
@@ -35,16 +35,9 @@ any_counts = pytest.mark.parametrize("count", COUNTS.values(), ids=COUNTS.keys()
 
 
 def random_batch(rng, count):
-    """Predictions, and targets whose padding holds garbage."""
-
-    def boxes(*shape):
-        return jnp.asarray(rng.uniform(0.1, 0.5, (*shape, 4)), jnp.float32)
-
-    batch = len(count)
-    logits = jnp.asarray(rng.normal(size=(LAYERS, batch, QUERIES, CLASSES + 1)), jnp.float32)
-    labels = jnp.asarray(rng.integers(0, CLASSES, (batch, MOST_BOXES)), jnp.int32)
-    targets = Targets(boxes(batch, MOST_BOXES), labels, jnp.asarray(count, jnp.int32))
-    return Predictions(logits, boxes(LAYERS, batch, QUERIES)), targets
+    """Predictions, and targets whose padding holds random values."""
+    predictions = random_predictions(rng, layers=LAYERS, batch=len(count), queries=QUERIES, num_logits=CLASSES + 1)
+    return predictions, random_targets(rng, count, num_classes=CLASSES, max_objects=MOST_BOXES)
 
 
 WEIGHTS = ("ce", "bbox", "giou", "no_object", "cost_class", "cost_bbox", "cost_giou")
@@ -89,7 +82,7 @@ def reference_layer(logits, boxes, targets, weights):
         n = targets.count[image]
         wanted, labels = targets.boxes[image, :n], targets.labels[image, :n]
         l1 = np.array([[np.abs(box - want).sum() for want in wanted] for box in boxes[image]])
-        giou = np.array([[giou_by_definition(corners(b), corners(w)) for w in wanted] for b in boxes[image]])
+        giou = np.array([[reference_giou(corners(b), corners(w)) for w in wanted] for b in boxes[image]])
         l1, giou = l1.reshape(len(l1), n), giou.reshape(len(l1), n)
         cost = weights["cost_bbox"] * l1 - weights["cost_giou"] * giou
         cost -= weights["cost_class"] * probabilities[:, labels]

@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.optimize import linear_sum_assignment
-from test_boxes import giou_by_definition
 
 from detr_jax.config import GIoUCost, L1Cost, SoftmaxCost
 from detr_jax.matching import UNMATCHED, callbacks_may_starve, match, matching_cost
 from detr_jax.sharding import create_mesh
 from detr_jax.structures import Predictions, Targets
+from detr_jax.testing import reference_giou, reference_match
 
 both_solvers = pytest.mark.parametrize("solver", ["scipy", "device"])
 
@@ -58,12 +57,12 @@ def test_total_cost_is_that_of_scipy_for_any_count(rng, solver, queries, targets
     cost = rng.uniform(-3, 8, (layers, batch, queries, targets)).astype(np.float32)
     count = np.array([targets, 0, targets - 1, targets] if crowded else [0, 1, targets // 2, targets])
     assigned = solve(cost, count, solver)
+    reference = reference_match(cost, count)
     for layer, image in np.ndindex(layers, batch):
         real = cost[layer, image, :, : count[image]]
-        expected = real[linear_sum_assignment(real)].astype(np.float64).sum()
-        found = assigned[layer, image]
-        assert total_cost(real, found[: count[image]]) == pytest.approx(expected, rel=1e-5)
-        assert (found[count[image] :] == UNMATCHED).all()
+        found, expected = (queries[layer, image, : count[image]] for queries in (assigned, reference))
+        assert total_cost(real, found) == pytest.approx(total_cost(real, expected), rel=1e-5)
+        assert (assigned[layer, image, count[image] :] == UNMATCHED).all()
 
 
 @both_solvers
@@ -163,7 +162,7 @@ def test_the_cost_follows_equation_one_and_has_no_gradient(rng):
         probability = exponentials[labels[image, target]] / exponentials.sum()
         box, other = boxes[layer, image, query], wanted[image, target]
         corners = [np.r_[b[:2] - b[2:] / 2, b[:2] + b[2:] / 2] for b in (box, other)]
-        expected = -1.5 * probability + 4.0 * np.abs(box - other).sum() - 2.5 * giou_by_definition(*corners)
+        expected = -1.5 * probability + 4.0 * np.abs(box - other).sum() - 2.5 * reference_giou(*corners)
         assert found[layer, image, query, target] == pytest.approx(expected, abs=1e-4)
     gradients = jax.grad(lambda *arrays: cost_of(*arrays).sum(), argnums=(0, 1))(*arrays)
     assert not any(np.asarray(gradient).any() for gradient in gradients)

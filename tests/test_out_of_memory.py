@@ -17,10 +17,10 @@ from detr_jax.cli import main
 from detr_jax.data.batching import LoaderError
 from detr_jax.memory import OutOfMemoryError, arrays_text, fitting, is_out_of_memory, size_text
 from detr_jax.models import DETR
+from detr_jax.testing import tiny_config
 from detr_jax.training import checkpointing
 from detr_jax.training.error import TrainingError
 from detr_jax.training.loop import train
-from tests.tiny import tiny_config
 
 HUGE = (60000, 60000)
 

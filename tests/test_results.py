@@ -10,8 +10,8 @@ from detr_jax import Detector
 from detr_jax.data import DataError
 from detr_jax.models import DETR
 from detr_jax.results import ImageAttention, ImageDetections
+from detr_jax.testing import tiny_config
 from detr_jax.wording import counted, image_name, one_line, with_article
-from tests.tiny import tiny_config
 
 NAMES = ("cat", "<b>bold</b>", "a name\nof two lines", "Fußgänger", "x" * 90)
 

@@ -16,7 +16,7 @@ from detr_jax.evaluation.detections_file import StoredDetections, read_detection
 from detr_jax.evaluation.report import read_run
 from detr_jax.evaluation.training_charts import training_charts
 from detr_jax.models import DETR
-from tests.tiny import tiny_config
+from detr_jax.testing import tiny_config
 
 
 def _detections(rng, source, images, step):

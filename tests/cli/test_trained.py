@@ -23,7 +23,7 @@ from detr_jax.training import loop
 from tests.cli.command import run
 
 CONFIG = """
-from tests.tiny import tiny_config
+from detr_jax.testing import tiny_config
 
 def get_config():
     config = tiny_config()

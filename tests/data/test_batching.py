@@ -307,7 +307,7 @@ ORPHANING = """
 import multiprocessing, os, signal
 from detr_jax.data import TrainPlan, open_source
 from detr_jax.data.batching import batches
-from tests.tiny import tiny_config
+from detr_jax.testing import tiny_config
 
 if __name__ == "__main__":
     config = tiny_config()

@@ -21,7 +21,7 @@ from detr_jax.data import open_source
 from detr_jax.evaluation.coco import METRICS, CocoEvaluator
 from detr_jax.evaluation.metrics import Evaluators
 from detr_jax.structures import Detections
-from tests.tiny import tiny_config
+from detr_jax.testing import tiny_config
 
 
 class CountEvaluator:

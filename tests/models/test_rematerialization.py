@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from detr_jax.models import DETR, attention_maps
-from tests.tiny import tiny_config
+from detr_jax.testing import tiny_config
 
 SIZE = (48, 64)
 

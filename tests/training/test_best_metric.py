@@ -6,9 +6,9 @@ import json
 import numpy as np
 
 from detr_jax.config import MetricConfig
+from detr_jax.testing import tiny_config
 from detr_jax.training.log import RunLog
 from detr_jax.training.loop import train
-from tests.tiny import tiny_config
 
 
 class ScoreEvaluator:

@@ -15,13 +15,13 @@ from detr_jax.config import BackboneConfig, Config, ConfigError, EvaluationConfi
 from detr_jax.data.shapes import ShapesDataset, write_coco
 from detr_jax.evaluation.validator import Validator
 from detr_jax.models import DETR
+from detr_jax.testing import tiny_config
 from detr_jax.training import loop
 from detr_jax.training.best_checkpoint import BestCheckpoint
 from detr_jax.training.initial_weights import load_initial_weights, read_initial_weights
 from detr_jax.training.resolve import resolve_classes, resolve_model
 from detr_jax.training.state import create_model
 from detr_jax.workdir import read_metrics
-from tests.tiny import tiny_config
 
 KINDS = ("cross", "ring")
 

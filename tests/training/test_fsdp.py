@@ -10,11 +10,11 @@ from detr_jax.checkpoints import Checkpoints
 from detr_jax.data import ShapesDataset, TrainPlan
 from detr_jax.data.batching import BatchLoader
 from detr_jax.sharding import create_mesh, shard, shard_rows, state_shardings
+from detr_jax.testing import tiny_config
 from detr_jax.training.checkpointing import restore, save
 from detr_jax.training.optimizer import create_optimizer
 from detr_jax.training.state import create_model, create_state
 from detr_jax.training.step import create_train_step
-from tests.tiny import tiny_config
 
 
 def _config(fsdp):

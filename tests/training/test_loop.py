@@ -18,13 +18,13 @@ from detr_jax.config import ConfigError
 from detr_jax.data import DataError
 from detr_jax.evaluation import validator
 from detr_jax.evaluation.validator import Validator
+from detr_jax.testing import tiny_config
 from detr_jax.training import checkpointing, loop, process_checks
 from detr_jax.training.compiled_step import CompiledStep
 from detr_jax.training.error import TrainingError
 from detr_jax.training.run_log import RunLog
 from detr_jax.training.signals import Interrupted
 from detr_jax.workdir import read_metrics
-from tests.tiny import tiny_config
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 from detr_jax.models import DETR
+from detr_jax.testing import tiny_config
 from detr_jax.training.memory import (
     StepMemory,
     kept_memory,
@@ -14,7 +15,6 @@ from detr_jax.training.memory import (
     parse_memory,
     step_memory,
 )
-from tests.tiny import tiny_config
 
 
 def test_the_memory_of_a_step_holds_state_batch_and_activations(one_device):

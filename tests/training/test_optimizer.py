@@ -6,8 +6,8 @@ from flax import nnx
 
 from detr_jax.config import Config, OptimizerConfig
 from detr_jax.models import DETR
+from detr_jax.testing import tiny_config
 from detr_jax.training.optimizer import create_optimizer, is_trainable, learning_rate_schedule
-from tests.tiny import tiny_config
 
 
 def _numpy_adamw(params, gradients, rates, config):

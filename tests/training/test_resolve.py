@@ -6,8 +6,8 @@ import pytest
 
 from detr_jax.config import to_json
 from detr_jax.sharding import create_mesh
+from detr_jax.testing import tiny_config
 from detr_jax.training.resolve import resolve
-from tests.tiny import tiny_config
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from detr_jax.data import ShapesDataset, TrainPlan, batches
 from detr_jax.losses import set_loss
 from detr_jax.models import DETR, normalize_images
 from detr_jax.sharding import create_mesh
+from detr_jax.testing import tiny_config
 from detr_jax.training.optimizer import create_optimizer
 from detr_jax.training.state import (
     abstract_batch,
@@ -19,7 +20,6 @@ from detr_jax.training.state import (
 )
 from detr_jax.training.step import create_train_step
 from detr_jax.weights.trees import by_path, with_leaves
-from tests.tiny import tiny_config
 
 
 def _batches(config, count):

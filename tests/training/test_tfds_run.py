@@ -4,10 +4,10 @@ import sys
 
 from detr_jax.config import DataConfig, ShapesConfig, TfdsConfig
 from detr_jax.data.shapes import write_coco
+from detr_jax.testing import tiny_config
 from detr_jax.training.loop import train
 from detr_jax.workdir import read_metrics
 from tests.data.dataset_writers import TinyDetection
-from tests.tiny import tiny_config
 
 
 def test_a_tfds_data_set_is_trained_on_and_evaluated(tmp_path, rng, one_device):

@@ -11,10 +11,10 @@ from safetensors.numpy import save_file
 
 from detr_jax.checkpoints import load_class_names, load_model
 from detr_jax.cli import main
+from detr_jax.testing import tiny_config
 from detr_jax.training.loop import train
 from detr_jax.weights import WeightsError, load_pretrained
 from detr_jax.weights.trees import by_path
-from tests.tiny import tiny_config
 from tests.weights import framework_states as states
 
 
