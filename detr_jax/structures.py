@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
-from jaxtyping import Float32, Int, Shaped, UInt8
+from jaxtyping import Float, Float32, Int, Real, Shaped, UInt8
 
 S = TypeVar("S")
 
@@ -119,9 +119,9 @@ class Outputs:
 class Detections:
     """Detections in the images of a batch, in no particular order."""
 
-    boxes: Float32[Array, "B N 4"]
+    boxes: Real[Array, "B N 4"]
     """[B, N, 4] float32, xyxy in pixels of the original image; not clipped to it."""
-    scores: Float32[Array, "B N"]
+    scores: Float[Array, "B N"]
     """[B, N] float32 in 0..1."""
     labels: Int[Array, "B N"]
     """[B, N] int32, labels of the model."""

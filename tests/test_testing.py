@@ -38,10 +38,8 @@ def test_the_reference_matching_has_the_lowest_total_cost(rng, queries, targets)
     assert (found[:, 1] == -1).all()
     for layer in range(2):
         own = cost[layer, 0].T if queries > targets else cost[layer, 0]
-        lowest = min(
-            sum(own[i, j] for i, j in enumerate(order))
-            for order in itertools.permutations(range(max(own.shape)), len(own))
-        )
+        orders = itertools.permutations(range(max(own.shape)), len(own))
+        lowest = min(sum(own[i, j] for i, j in enumerate(order)) for order in orders)
         matched = np.flatnonzero(found[layer, 0] >= 0)
         assert cost[layer, 0][found[layer, 0][matched], matched].sum() == pytest.approx(lowest)
 

@@ -102,7 +102,7 @@ def test_the_largest_batch_that_fits_is_found(folder, monkeypatch, accumulate):
         (["--config.data.num_buckets=3"], "data.num_buckets"),
         (["--memory", "--config.training.batch_size=63"], "training.batch_size=63"),
         (["--largest-batch"], "--device-memory 80GiB"),
-        (["--largest-batch", "--device-memory", "much"], "'much' is no size of memory"),
+        (["--largest-batch", "--device-memory", "much"], "'much' is not a size of memory"),
         (["--device-memory", "1GiB"], "--largest-batch"),
     ],
 )

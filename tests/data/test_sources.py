@@ -107,8 +107,8 @@ def test_a_data_set_of_ones_own_is_opened_and_fills_batches():
     assert find_layout(config.data) is None
     plan = TrainPlan(train, config.data, 3, seed=0)
     (first, second) = (next(batches(plan, train, 3, config.data, start=step)) for step in (0, 1))
-    assert sorted([*first.image_ids, *second.image_ids]) == list(range(100, 106))
-    for image, image_id in zip(first.images, first.image_ids, strict=True):
+    assert sorted([*first.info.image_ids, *second.info.image_ids]) == list(range(100, 106))
+    for image, image_id in zip(first.inputs.images, first.info.image_ids, strict=True):
         np.testing.assert_array_equal(image, train[image_id - 100].image)
 
 
