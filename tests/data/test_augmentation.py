@@ -75,7 +75,7 @@ def read(plan, source, data, number, start=0):
 
 def assert_same_images(one, other):
     for a, b in zip(one, other, strict=True):
-        np.testing.assert_array_equal(a.images, b.images)
+        np.testing.assert_array_equal(a.inputs.images, b.inputs.images)
 
 
 def photometric_config(data, rng):
@@ -118,15 +118,15 @@ def test_pixels_are_changed_by_random_numbers_that_differ_between_images_and_epo
     changed = read(plan, source, data, steps)
     shifts = []
     for step, (before, after) in enumerate(zip(plain, changed, strict=True)):
-        np.testing.assert_array_equal(after.boxes, before.boxes)
-        for row, (height, width) in enumerate(before.sizes.tolist()):
+        np.testing.assert_array_equal(after.inputs.targets.boxes, before.inputs.targets.boxes)
+        for row, (height, width) in enumerate(before.inputs.valid_sizes.tolist()):
             planned = plan[step].images[row]
             shift = np.uint8(planned.pixel_draws[0] * 256)
             np.testing.assert_array_equal(
-                after.images[row, :height, :width], before.images[row, :height, :width] + shift
+                after.inputs.images[row, :height, :width], before.inputs.images[row, :height, :width] + shift
             )
-            assert not after.images[row, height:].any(), "padding stays zero"
-            assert not after.images[row, :, width:].any(), "padding stays zero"
+            assert not after.inputs.images[row, height:].any(), "padding stays zero"
+            assert not after.inputs.images[row, :, width:].any(), "padding stays zero"
             shifts.append(planned.pixel_draws)
     assert len(set(shifts)) == len(shifts), "a random number per image and epoch"
     geometry = {draw for epoch in range(2) for draw in np.random.default_rng((seed, epoch, 0)).random(184).tolist()}
@@ -165,7 +165,7 @@ def test_an_augmentation_of_ones_own_decides_geometries_and_buckets(source, data
         for image in batch.images:
             assert image.geometry.size in [tuple((sizes[image.source_index] // k).tolist()) for k in (2, 3)]
     taken = read(plan, source, data, 1)[0]
-    assert taken.images.shape[1:3] == plan[0].bucket
+    assert taken.inputs.images.shape[1:3] == plan[0].bucket
 
 
 @pytest.mark.parametrize("wrong", [lambda image: image[1:], lambda image: image.astype(np.float32)])
