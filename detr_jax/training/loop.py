@@ -58,12 +58,10 @@ def train(config: Config, workdir: str | Path, *, mesh: Mesh | None = None, on_l
     Args:
       config: the configuration. What it leaves open is taken from the checkpoint and the data.
       workdir: the folder of the run. It is created if it does not exist.
-      mesh: the devices, along the axis "data" (`detr_jax.sharding.create_mesh`). By default all devices of all
-        processes.
-      on_log: called as ``on_log(step, numbers)`` on process 0 for each line that is added to ``metrics.jsonl``. A
-        training line (every ``training.log_every`` steps and before each checkpoint) has names such as "train/loss",
-        a validation line has names such as "val/AP". ``numbers`` are floats; metrics that are not defined are dropped.
-        An exception in it ends the run and is raised unchanged.
+      mesh: the devices, along the axis "data" (`create_mesh`). By default all devices of all processes.
+      on_log: called as ``on_log(step, numbers)`` on process 0 for each line that is added to ``metrics.jsonl``, with
+        names such as "train/loss" and "val/AP". Metrics that are not defined are dropped. An exception in it ends the
+        run and is raised unchanged.
 
     Returns:
       The `detr_jax.evaluation.coco.Metrics` of the last validation.
