@@ -97,7 +97,7 @@ def test_only_the_first_process_prints_and_writes(runs):
         (("10.0.0.1:8476", 2, 2), "--process-id=2 must be from 0 to 1"),
         (("10.0.0.1:8476", 2, -1), "--process-id=-1 must be from 0 to 1"),
         (("10.0.0.1:8476", 0, 0), "--num-processes=0 must be at least 1"),
-        (("10.0.0.1:8476", 2, None), "--coordinator needs"),
+        (("10.0.0.1:8476", 2, None), "--coordinator also needs"),
     ],
 )
 def test_wrong_arguments_are_refused_before_a_connection_is_tried(arguments, words):
