@@ -27,7 +27,7 @@ _ending = threading.Lock()  # held by the thread that ends this process
 
 
 class DistributedError(RuntimeError):
-    """The processes could not connect; the message says what would be right."""
+    """The processes could not connect. The message says what would be right."""
 
 
 def start(
@@ -74,7 +74,7 @@ def start(
     except RuntimeError as error:
         raise DistributedError(
             f"The processes could not connect ({str(error).strip().splitlines()[0][:200].rstrip('.')}): give each "
-            "process another --process-id, and all of them the same --coordinator and --num-processes."
+            "process its own --process-id, and all of them the same --coordinator and --num-processes."
         ) from None
     finally:
         given_up.cancel()
@@ -126,7 +126,7 @@ def _give_up(timeout: int) -> None:
     state = runtime.global_state
     print(
         f"Error: Process {state.process_id} timed out after {timeout} s waiting for all {state.num_processes} "
-        "processes to connect: start them together, each with an id of its own.",
+        "processes to connect: start them together, each with its own --process-id.",
         file=sys.stderr,
         flush=True,
     )
@@ -151,7 +151,9 @@ def gathered(values: Any) -> np.ndarray:
 
 
 def end_all(sentence: str, code: int, shown: str = "") -> NoReturn:
-    """Ends this process and, through `_watch`, all others, which may be waiting for it inside a collective.
+    """Ends this process and all others, even if they wait for it inside a collective.
+
+    The others end through their `_watch` threads.
 
     Args:
       sentence: the reason, which all processes print.
@@ -175,7 +177,7 @@ def _watch() -> None:
         time.sleep(_POLL_SECONDS)
         try:
             code, process, sentence = client.key_value_try_get(_FAILURE).split(" ", 2)
-        except RuntimeError:  # there is no failure, or process 0 is gone, which JAX itself notices
+        except RuntimeError:  # there is no failure, or process 0 is gone. JAX notices the latter itself
             continue
         time.sleep(_POLL_SECONDS)  # if this process fails as well, its own error is printed
         _ending.acquire()

@@ -18,7 +18,7 @@ _SIGNS = (
 
 
 class OutOfMemoryError(RuntimeError):
-    """Something does not fit into memory; the message says what does not fit, and what to do."""
+    """Something does not fit into memory. The message says what does not fit, and what to do."""
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -82,7 +82,7 @@ def arrays_text(tree: Any) -> str:
 
 
 def _asked_for(error: BaseException | None) -> str:
-    """The size of the allocation that failed, in brackets; empty if no error contains it."""
+    """The size of the failed allocation, in brackets. Empty if no error contains the size."""
     while error is not None:
         if found := re.search(r"allocat\w* (\d+) ?bytes", str(error)):
             return f" ({size_text(int(found[1]))} in one piece)"

@@ -56,7 +56,7 @@ def _fsdp_spec(shape: tuple[int, ...], num_devices: int) -> P:
 
 
 def shard(tree: Tree, shardings: Tree) -> Tree:
-    """Puts arrays on the devices by their shardings. Every process must hold every array in full."""
+    """Puts arrays on the devices according to their shardings. Every process must hold every array in full."""
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
 
@@ -68,13 +68,13 @@ def shard(tree: Tree, shardings: Tree) -> Tree:
 
 
 def own_rows(mesh: Mesh, batch_size: int) -> list[int]:
-    """The rows of a batch that lie on this process's devices, in ascending order."""
+    """The rows of a batch that are stored on this process's devices, in ascending order."""
     indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
     return sorted({row for index in indices.values() if index for row in range(*index[0].indices(batch_size))})
 
 
 def shard_rows(arrays: Tree, mesh: Mesh) -> Tree:
-    """Puts a batch on the devices. Each process gives only its `own_rows` of it."""
+    """Puts a batch on the devices. Each process passes only its `own_rows` of the batch."""
     if not mesh.is_multi_process:
         return jax.device_put(arrays, batch_sharding(mesh))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(batch_sharding(mesh), x), arrays)

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """A number with its noun: 1 image, 2 images, 2 classes (whose plural is given)."""
+    """A number with its noun, such as 1 image or 2 images. ``plural`` is for nouns such as classes."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 

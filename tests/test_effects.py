@@ -71,14 +71,14 @@ def test_a_field_of_another_data_set_is_refused(dataset, fields, path, kinds):
     data = DataConfig(dataset=dataset)
     assert not list(source_field_faults(data))
     (sentence,) = source_field_faults(dataclasses.replace(data, sources=data.sources | fields))
-    assert sentence == f"{path} has no effect with data.dataset={dataset!r}, only with {kinds}: drop it."
+    assert sentence == f"{path} has no effect with data.dataset={dataset!r}, only with {kinds}: remove it."
 
 
 def test_a_shared_field_that_a_data_set_ignores_is_refused():
     (sentence,) = source_field_faults(DataConfig(dataset="shapes", val_split="test"))
     assert sentence == (
         "data.val_split='test' has no effect with data.dataset='shapes', only with 'coco' or 'yolo' or 'voc' or "
-        "'labelme' or 'tfds': drop it."
+        "'labelme' or 'tfds': remove it."
     )
 
 

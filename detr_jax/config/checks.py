@@ -1,4 +1,4 @@
-"""What a configuration must fulfil to work: each part by itself, and parts against each other."""
+"""Checks of a configuration: first each part by itself, then the relations between parts."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +11,7 @@ from detr_jax.config.run import Config
 
 
 def check_fields(config: Config) -> None:
-    """Check each field by itself: its type, choice and range.
+    """Checks the type, the choice and the range of each field.
 
     Raises:
       ConfigError: one sentence per fault.
@@ -20,10 +20,11 @@ def check_fields(config: Config) -> None:
 
 
 def check(config: Config) -> Config:
-    """Return the configuration if it can work.
+    """Checks a configuration and returns it.
 
     Raises:
-      ConfigError: it cannot. There is one sentence per fault; each names the field, its value and what would be right.
+      ConfigError: a run with the configuration cannot work. The message has one sentence per fault. Each sentence names
+        the field, its value and what would be right.
     """
     _raise(list(field_faults(config, "")) or _relation_faults(config))
     return config

@@ -28,9 +28,10 @@ _CONDITIONS: tuple[tuple[str, Callable[[Config], Any], str], ...] = (
 
 
 def source_field_faults(data: DataConfig) -> Iterator[str]:
-    """Sentences about fields of other data sets that were set, and fields that the chosen one ignores.
+    """A sentence for each field that was set and has no effect on the chosen data set.
 
-    Entries of generated data, and entries that are not among the default ones, may stay in a configuration unused.
+    Such a field belongs to the entry of another data set in ``data.sources``, or the chosen data set ignores it. Unused
+    entries are allowed if they generate data or are not among the default entries.
     """
     if data.dataset == AUTO or data.dataset not in data.sources:
         return
@@ -46,7 +47,7 @@ def source_field_faults(data: DataConfig) -> Iterator[str]:
 
 def _no_effect(path: str, value: Any, dataset: str, kinds: Collection[str]) -> str:
     only = " or ".join(map(repr, kinds))
-    return f"{path}={value!r} has no effect with data.dataset={dataset!r}, only with {only}: drop it."
+    return f"{path}={value!r} has no effect with data.dataset={dataset!r}, only with {only}: remove it."
 
 
 def ineffective(config: Config) -> Iterator[str]:

@@ -293,12 +293,12 @@ class DETRConfig(DetectorConfig):
         return DETR(self, rngs=rngs)
 
     def faults(self, path: str) -> Iterator[str]:
-        """Fields that contradict one another."""
+        """A sentence for each contradiction between fields."""
         yield from super().faults(path)
         if self.hidden_dim % self.num_heads:
             yield (
-                f"{path}num_heads={self.num_heads} must divide {path}hidden_dim={self.hidden_dim}; the paper has 8 "
-                "heads of 32."
+                f"{path}num_heads={self.num_heads} must divide {path}hidden_dim={self.hidden_dim}. The paper has 8 "
+                "heads of 32 channels."
             )
         if self.hidden_dim % 4:
             yield f"{path}hidden_dim={self.hidden_dim} must be a multiple of 4 for the position embedding."

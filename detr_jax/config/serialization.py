@@ -115,7 +115,7 @@ def _read_object(cls: type, values: dict[str, Any], default: Any, path: str) -> 
     try:
         return cls(**found) if default is None else dataclasses.replace(default, **found)
     except (TypeError, ValueError) as error:  # of a class that is not this package's
-        raise ConfigError(f"{path.rstrip('.')} cannot be made as {cls.__qualname__}: {error}.") from None
+        raise ConfigError(f"{path.rstrip('.')} cannot be created as {cls.__qualname__}: {error}.") from None
 
 
 def _resolve(kind: Any, path: str) -> type:

@@ -1,4 +1,4 @@
-"""Batches of static shapes: the pipeline that fills the batches of a plan with pixels and boxes.
+"""The pipeline that fills the batches of a plan with pixels and boxes. Each batch has the shape of its bucket.
 
 The batches are the same for any number of threads or worker processes.
 """
@@ -24,7 +24,7 @@ from detr_jax.structures import Batch, BatchInfo, BatchInputs, Targets
 
 
 class LoaderError(RuntimeError):
-    """The pipeline itself broke; the message says how and what to try."""
+    """The pipeline failed. The message says how it failed and what to try."""
 
 
 class BatchLoader:
@@ -32,13 +32,13 @@ class BatchLoader:
 
     Args:
       source: the data set.
-      batch_size: places of a batch.
-      num_threads: images that are read at the same time.
+      batch_size: slots of a batch.
+      num_threads: number of threads that read images.
       scaled_decoding: decode JPEGs to the smallest scale that the plan allows.
-      skip: put a readable image of the same batch (or a spare one) where one cannot be read, rather than end with its
-        `DataError`. Which one follows from the plan and from what is readable alone.
-      augmentation: changes the pixels of every image; None: none does.
-      rows: the rows of every batch that are filled, and of which the result then consists; by default all.
+      skip: replace an unreadable image by a readable one of the same batch or by a spare image. If False, the
+        `DataError` of the image is raised. The replacement depends only on the plan and on which images are readable.
+      augmentation: changes the pixels of every image. None: pixels are not changed.
+      rows: the rows of every batch to fill. The result consists of these rows. By default all rows are filled.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class BatchLoader:
         self._start_threads()
 
     def __call__(self, plan: PlannedBatch) -> Batch:
-        """A `Batch` of the rows; places without an image have ``image_ids`` -1 and no boxes.
+        """A `Batch` of the rows. Empty slots have ``image_ids`` -1 and no boxes.
 
         Raises:
-          DataError: an image cannot be read or, with ``skip``, no image at all.
+          DataError: an image cannot be read. With ``skip``, none of the images can be read.
         """
         batch = self._empty(plan.bucket)
         each = map if self._threads is None else self._threads.map
@@ -94,7 +94,7 @@ class BatchLoader:
         return batch
 
     def _empty(self, bucket: tuple[int, int]) -> Batch:
-        """A batch of this bucket without images: no boxes, ids -1, and valid sizes of the whole bucket."""
+        """A batch of this bucket without images: no boxes, ids of -1, and valid sizes equal to the bucket."""
         size, targets = len(self.rows), self.max_objects
         return Batch(
             BatchInputs(
@@ -114,7 +114,7 @@ class BatchLoader:
         )
 
     def _copy(self, batch: Batch, source: int, destination: int) -> None:
-        """Copies the image at one position of a batch, with its objects, to another."""
+        """Copies an image and its objects from one slot of a batch to another."""
         for array in jax.tree.leaves((batch.inputs, batch.info.image_ids, batch.info.original_sizes)):
             array[destination] = array[source]
 
@@ -126,10 +126,14 @@ class BatchLoader:
         places: Mapping[int, int],
         errors: Mapping[int, DataError | None],
     ) -> bool:
-        """Puts the next readable image of the whole batch, or else a spare one, where that of ``row`` should be."""
+        """Fills the slot of ``row`` with the next readable image of the whole batch, or else with a spare image.
+
+        Returns:
+          Whether there was a readable image.
+        """
         place = places[row]
         for other in (*range(row + 1, len(plan.images)), *range(row)):
-            if other not in places:  # the row of another process
+            if other not in places:  # another process fills this row
                 if self._fill(batch, place, plan.images[other]) is None:
                     return True
             elif errors[other] is None:
@@ -138,7 +142,7 @@ class BatchLoader:
         return any(self._fill(batch, place, spare) is None for spare in plan.spares)
 
     def _fill(self, batch: Batch, place: int, planned: PlannedImage) -> DataError | None:
-        """Puts an image into its place; the error where it cannot be read, with the place as it was."""
+        """Puts an image into its slot. If it cannot be read, returns the error and leaves the slot as it was."""
         index, geometry = planned.source_index, planned.geometry
         original_size = tuple(self.source.sizes[index].tolist())
         try:
@@ -165,14 +169,14 @@ class BatchLoader:
         return None
 
     def _augmented(self, pixels: np.ndarray, draws: tuple[float, ...]) -> np.ndarray:
-        """The pixels [H, W, 3] uint8 of an image after the second half of its augmentation."""
+        """The pixels [H, W, 3] uint8 of an image after the photometric half of its augmentation."""
         if self.augmentation is None:
             return pixels
         changed = self.augmentation.pixels(pixels, draws)
         if changed.shape != pixels.shape or changed.dtype != np.uint8:
             raise TypeError(
-                f"The pixels of data.augmentation ({type(self.augmentation).__name__}) are {changed.dtype} of shape "
-                f"{changed.shape}: they must be uint8 of shape {pixels.shape}, as they were."
+                f"data.augmentation ({type(self.augmentation).__name__}) returned {changed.dtype} pixels of shape "
+                f"{changed.shape}: they must keep the dtype uint8 and the shape {pixels.shape}."
             )
         return changed
 
@@ -183,12 +187,12 @@ def _normalized_cxcywh(objects: Objects, height: int, width: int) -> np.ndarray:
 
 
 def num_threads(config: DataConfig) -> int:
-    """``config.num_threads``, or where that is 0, the cores over the number of processes that read."""
+    """``config.num_threads``. If it is 0, the number of cores divided by the number of worker processes."""
     return config.num_threads or max(1, usable_cores() // max(1, config.num_workers))
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """The number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -201,19 +205,19 @@ def batches(
     start: int = 0,
     rows: Sequence[int] | None = None,
 ) -> Generator[Batch]:
-    """The batches of a plan from number ``start`` on, or ``rows`` of each, prepared ahead by threads or processes.
+    """Yields the batches of a plan from number ``start`` on. Threads or processes prepare them ahead.
 
-    ``config.on_error`` and ``config.scaled_decoding`` hold for training. Of validation images none is ever left out,
-    and each is decoded whole.
+    If ``rows`` is given, a batch has only these rows. ``config.on_error`` and ``config.scaled_decoding`` apply to
+    training only. Validation images are never skipped, and they are decoded at full scale.
 
     Raises:
       DataError: an image cannot be read.
       LoaderError: a worker process was killed.
     """
-    import grain  # here: models and weights are of use without it
+    import grain  # imported here because models and weights can be used without it
     from absl import flags
 
-    if not flags.FLAGS.is_parsed():  # grain reads absl flags, which a program without absl.app never parses
+    if not flags.FLAGS.is_parsed():  # grain reads absl flags, and only absl.app parses them
         flags.FLAGS.mark_as_parsed()
     training = isinstance(plan, TrainPlan)
     loader = BatchLoader(
@@ -226,7 +230,7 @@ def batches(
         rows=rows,
     )
     dataset = grain.MapDataset.source(plan).map(loader)[start:]
-    # the images of a batch are shared out among threads already; a second batch fills the gaps between two
+    # The threads of the loader already share the images of one batch. A second batch keeps them busy in between.
     options = grain.ReadOptions(num_threads=min(2, config.prefetch), prefetch_buffer_size=config.prefetch)
     iterable = dataset.to_iter_dataset(options)
     if config.num_workers:
@@ -239,8 +243,8 @@ def batches(
         if "Worker process" not in str(error):
             raise
         raise LoaderError(
-            f"A process that loads data ended by itself ({str(error).strip().rstrip('.')}): it may have run out of "
-            f"memory; lower data.num_workers={config.num_workers} or data.prefetch={config.prefetch}."
+            f"A process that loads data ended unexpectedly ({str(error).strip().rstrip('.')}). It may have run out of "
+            f"memory: lower data.num_workers={config.num_workers} or data.prefetch={config.prefetch}."
         ) from None
     finally:
         if config.num_workers:
@@ -248,7 +252,7 @@ def batches(
 
 
 def _prepare_worker(worker_index: int, worker_count: int) -> None:
-    """Leaves Ctrl-C to the parent, and ends this process when the parent is gone, however it ended."""
+    """Leaves Ctrl-C to the parent process, and ends this process when the parent has ended for any reason."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

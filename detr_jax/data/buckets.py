@@ -1,4 +1,7 @@
-"""Choose the buckets of a data set: a few padded shapes with little padding, because each costs a compilation."""
+"""Choose the buckets of a data set: padded shapes with little padding.
+
+There are only a few of them, because each costs a compilation.
+"""
 
 from collections.abc import Sequence
 
@@ -12,8 +15,8 @@ Bucket = tuple[int, int]
 """(height, width) of a bucket in pixels."""
 
 _GEOMETRIES = 20_000  # random training sizes from which buckets are chosen
-_RESTARTS = 50  # of the search; there are fewer if the table below is large
-_TABLE_ENTRIES = 4 * 10**6  # in the search's table of candidate buckets by image sizes
+_RESTARTS = 50  # restarts of the search. There are fewer if the table below is large
+_TABLE_ENTRIES = 4 * 10**6  # entries in the search's table of candidate buckets by image sizes
 
 
 def by_area(bucket: Bucket) -> tuple[int, Bucket]:
@@ -31,10 +34,10 @@ def choose_buckets(
     are seeded, so the same arguments give the same buckets.
 
     Args:
-      sizes: [n, 2] int, (height, width) of the images in pixels; n is at least 1.
+      sizes: [n, 2] int, (height, width) of the images in pixels. n is at least 1.
       count: the largest number of buckets.
-      stride: in pixels; each side of a bucket is a multiple of this.
-      must_hold: [m, 2] int, further sizes that must fit in some bucket, however rare they are.
+      stride: in pixels. Each side of a bucket is a multiple of the stride.
+      must_hold: [m, 2] int, further sizes that must fit in some bucket, even if they are rare.
 
     Returns:
       At most ``count`` buckets (height, width) in pixels, sorted by area.
@@ -71,7 +74,7 @@ class _Search:
 
     def __init__(self, sizes: np.ndarray, stride: int, must_hold: np.ndarray | Sequence[tuple[int, int]]):
         all_sizes = np.concatenate([np.reshape(sizes, (-1, 2)), np.reshape(must_hold, (-1, 2)).astype(np.int64)])
-        cells, index = _distinct(-(-all_sizes // stride))  # distinct sizes in strides, rounded up
+        cells, index = _distinct(-(-all_sizes // stride))  # distinct sizes in units of the stride, rounded up
         weights = np.bincount(index[: len(sizes)], minlength=len(cells)) + 1e-6
 
         for step in range(1, int(cells.max()) + 1):  # a coarser grid if there are many sizes
@@ -93,7 +96,7 @@ class _Search:
         return sorted(((h * self._stride, w * self._stride) for h, w in tight), key=by_area)
 
     def greedy(self, count: int) -> list[int]:
-        """At most ``count`` candidates, each the best in addition to those before it."""
+        """At most ``count`` candidates. Each is the best one to add to the candidates before it."""
         chosen: list[int] = []
         held = np.full(self._padded.shape[1], np.inf)
         while len(chosen) < count:
@@ -107,7 +110,7 @@ class _Search:
     def improved(self, chosen: list[int]) -> list[int]:
         """The same number of candidates, after coordinate descent.
 
-        Each is replaced by the best in addition to the others, until nothing improves.
+        Each candidate is replaced by the best one to add to the others, until nothing improves.
         """
         chosen, before = list(chosen), np.inf
         while (now := self._cost(chosen)) < before:
@@ -147,7 +150,7 @@ def _distinct(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bucket_for(size: tuple[int, int], buckets: Sequence[Bucket]) -> Bucket | None:
-    """The bucket of the smallest area that holds an image of this (height, width), or None.
+    """The bucket with the smallest area that holds an image of this (height, width), or None.
 
     Sizes are in pixels.
     """
@@ -166,7 +169,7 @@ def useful_share(sizes: np.ndarray, buckets: Sequence[Bucket]) -> float:
 
 
 def _padded_areas(sizes: np.ndarray, buckets: Sequence[Bucket]) -> np.ndarray:
-    """The pixels of the smallest bucket that holds each image, [n] float; infinite if no bucket does."""
+    """The pixels of the smallest bucket that holds each image, [n] float. Infinite if no bucket holds the image."""
     shapes = np.asarray(buckets)
     holds = (shapes >= np.asarray(sizes)[:, None]).all(axis=-1)
     return np.where(holds, shapes.prod(axis=1).astype(np.float64), np.inf).min(axis=1)

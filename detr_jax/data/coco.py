@@ -149,8 +149,8 @@ def _read(path: Path) -> bytes:
         return gzip.decompress(content) if content.startswith(_GZIP) else content
     except FileNotFoundError:
         raise DataError(
-            f"The annotation file {path} does not exist: set data.root, "
-            "data.sources.coco.train_annotations and data.sources.coco.val_annotations to the instances JSON files."
+            f"The annotation file {path} does not exist: set data.root to the folder of the data set, and "
+            "data.sources.coco.train_annotations and data.sources.coco.val_annotations to its instances JSON files."
         ) from None
     except (OSError, EOFError) as error:
         raise DataError(f"The annotation file {path} cannot be read ({error}).") from None

@@ -1,4 +1,4 @@
-"""The folder of a configuration: which kind of data set it is, and which splits it has."""
+"""Find out what kind of data set the folder of a configuration is, and which splits it has."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ from detr_jax.config.effects import source_field_faults
 from detr_jax.data.layouts import Layout
 from detr_jax.data.source import DataError
 
-_LOOKED_INTO = 8  # folders in one that is not a data set
+_LOOKED_INTO = 8  # subfolders that are searched for a data set if the folder itself is not one
 
 
 def find_layout(data: DataConfig) -> Layout | None:
-    """How the folder of a data set is laid out; None for data sets that are not a folder of images.
+    """The layout of the folder of a data set. None for data sets that are not a folder of images.
 
     Raises:
       ConfigError: a field has no effect on data of this kind, or the kind is not known.
-      DataError: the folder does not exist, or is not a data set of a kind that is known.
+      DataError: the folder does not exist, or is not a data set of a known kind.
     """
     _check_fields(data)
     kinds = _folder_kinds(data)
@@ -29,11 +29,11 @@ def find_layout(data: DataConfig) -> Layout | None:
     if root.is_file():
         raise DataError(f"data.root={data.root} is a file: give the folder of the data set.")
     if not root.is_dir():
-        where = "" if root.is_absolute() else f", seen from {Path.cwd()}"
+        where = "" if root.is_absolute() else f" (relative to {Path.cwd()})"
         raise DataError(f"The folder data.root={data.root} does not exist{where}: give the root of the data set.")
     quick = {name: source for name, source in kinds.items() if not source.lists_all_files}
     found = [layout for name, source in quick.items() if (layout := _recognised(name, source, root))]
-    for name, source in kinds.items():  # only then, as all files must be listed for them
+    for name, source in kinds.items():  # these are slow, because they list all files
         if not found and source.lists_all_files and (layout := _recognised(name, source, root)):
             found.append(layout)
     if len(found) > 1:
@@ -68,16 +68,16 @@ def _not_found(data: DataConfig, root: Path) -> str:
         there = ", ".join(sorted(child.name for child in root.iterdir())[:8]) or "nothing"
         below = [child for child in sorted(root.iterdir()) if child.is_dir()][:_LOOKED_INTO]
         near = [folder for folder in (*below, root.parent) if _is_data_set(folder)]
-        hint = f"; {near[0]} is one: give that" if near else ""
+        hint = f" Try data.root={near[0]}, which is a data set." if near else ""
         wanted = dict.fromkeys(source.wanted for source in kinds.values())
         return (
-            f"data.root={data.root} is not recognised as a data set (it holds {there}){hint}: it must have "
-            f"{', or '.join(wanted)}."
+            f"data.root={data.root} is not recognised as a data set (it holds {there}): it must have "
+            f"{', or '.join(wanted)}.{hint}"
         )
     chosen = kinds[data.dataset]
     others = [name for name, source in kinds.items() if source is not chosen and _looks_like(source, root)]
-    hint = f"; it looks like {others[0]}: set data.dataset={others[0]}" if others else ""
-    return f"data.root={data.root} does not have {chosen.wanted}, as data.dataset={data.dataset} needs{hint}."
+    hint = f" It looks like {others[0]}: set data.dataset={others[0]}." if others else ""
+    return f"data.dataset={data.dataset} needs {chosen.wanted}, which data.root={data.root} does not have.{hint}"
 
 
 def _is_data_set(folder: Path) -> bool:

@@ -12,7 +12,7 @@ NO_IMAGE = -1
 """The index or id that marks an empty slot of a batch."""
 
 _GAP = 5e-3  # relative difference in padded pixels between an accepted grouping and the best one
-_NODES = 50  # search limit; unlike a time limit, it gives the same grouping on every machine
+_NODES = 50  # limit of the search. Unlike a time limit, it gives the same grouping on every machine
 
 
 def group(
@@ -120,7 +120,7 @@ def _shares(kinds: np.ndarray, counts: np.ndarray, areas: np.ndarray, batch_size
 
 
 def _on_smallest(kinds: np.ndarray, counts: np.ndarray, areas: np.ndarray) -> np.ndarray:
-    """The shares, as in `_shares`, with each image in the smallest bucket that holds it."""
+    """The shares (see `_shares`) if each image is in the smallest bucket that holds it."""
     smallest = np.where(kinds, areas, np.inf).argmin(axis=1)
     return counts[:, None] * (smallest[:, None] == np.arange(len(areas)))
 
@@ -128,7 +128,7 @@ def _on_smallest(kinds: np.ndarray, counts: np.ndarray, areas: np.ndarray) -> np
 def _shares_in_one_pass(
     kinds: np.ndarray, counts: np.ndarray, areas: np.ndarray, batch_size: int, pull: bool
 ) -> np.ndarray:
-    """The shares, as in `_shares`, from the shares of `_on_smallest` in one pass over the buckets.
+    """The shares (see `_shares`), found by one pass over the buckets that starts with `_on_smallest`.
 
     With ``pull``, the buckets are visited from the largest on, and each takes the images that its last batch lacks from
     the next smaller buckets. Without ``pull``, they are visited from the smallest on, and each gives the images beyond
@@ -151,7 +151,7 @@ def _shares_in_one_pass(
 def _best_shares(
     kinds: np.ndarray, counts: np.ndarray, areas: np.ndarray, batch_size: int, steps: int
 ) -> np.ndarray | None:
-    """The shares, as in `_shares`, by an integer program, or None if it finds no grouping of full batches."""
+    """The shares (see `_shares`), found by an integer program. None if it finds no grouping of full batches."""
     kind, bucket = np.nonzero(kinds)
     pairs, (num_kinds, num_buckets) = len(kind), kinds.shape
     every = np.arange(num_buckets)

@@ -19,7 +19,7 @@ ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 """An image: the path of a file, a PIL image, or a uint8 array [H, W, 3] (RGB), [H, W] or [H, W, 1] (grey)."""
 
 ExifRule = Literal["auto", "apply", "ignore"]
-"""How to handle an EXIF orientation; see `decode`."""
+"""How to handle an EXIF orientation. See `decode`."""
 
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
@@ -63,21 +63,21 @@ def decode(
 ) -> Image.Image:
     """Decodes an image file to RGB with 8 bits per channel.
 
-    Grey, palette, CMYK and other colours are converted. Transparency is dropped, so that a pixel keeps the colour that
-    is stored under it, as in the original DETR and in OpenCV. `detr_jax.data.levels.to_rgb` scales more than 8 bits to
+    Grey, palette, CMYK and other colours are converted. Transparency is dropped, so that a pixel keeps its stored
+    colour. The original DETR and OpenCV do the same. `detr_jax.data.levels.to_rgb` scales more than 8 bits to
     8. Only the first frame of an animation is decoded.
 
     Args:
       file: a path, or the content of a file.
       name: the name of the image in messages, by default its path.
       size: the annotated (height, width) in pixels.
-      size_source: the name in messages of the place that gives ``size``.
+      size_source: the origin of ``size``, as messages name it.
       exif: how to handle an EXIF orientation. "auto": apply it, as viewers do, unless only the stored pixels have the
-        annotated ``size``, as in COCO, whose boxes belong to the stored pixels. "apply": always apply it. "ignore":
-        never apply it.
+        annotated ``size``. This is the case in COCO, whose boxes belong to the stored pixels. "apply": always apply it.
+        "ignore": never apply it.
       max_level: the highest level that can occur in grey images of more than 8 bits. 0: the file gives it.
       min_size: (height, width) in pixels. If it is given, a JPEG that needs no rotation may be decoded to a half, a
-        quarter or an eighth of its sides, rounded up, but not below this size; see `covered`.
+        quarter or an eighth of its sides, rounded up, but not below this size. See `covered`.
 
     Raises:
       SizeMismatch: the image has another size than annotated.
@@ -116,7 +116,7 @@ def _check_header(
     turned: bool,
     max_level: float,
 ) -> None:
-    """Checks an opened picture before its pixels are decoded; the arguments are as for `decode`.
+    """Checks an opened picture before its pixels are decoded. `decode` describes the arguments.
 
     Raises:
       SizeMismatch: the image has another size than annotated.
@@ -246,7 +246,7 @@ def covered(picture: Image.Image, size: tuple[int, int]) -> tuple[float, float]:
     """The (height, width) of the part of a picture that the image covers, in pixels of the picture.
 
     It is smaller than the picture if an image of (height, width) ``size`` was decoded to a smaller scale that does not
-    divide ``size``. The last row and column then lie partly beyond the image's border.
+    divide ``size``. The last row and column are then partly beyond the image's border.
     """
     scale = 2 ** round(math.log2(max(size) / max(picture.size)))
     return size[0] / scale, size[1] / scale

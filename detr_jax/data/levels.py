@@ -17,7 +17,7 @@ def to_rgb(picture: Image.Image, name: str, max_level: float = 0) -> Image.Image
     ``max_level``. If it is 0, `stated_level` gives the level of the file.
 
     Raises:
-      DataError: the range of the levels is unknown, or a level lies outside of it.
+      DataError: the range of the levels is unknown, or a level is outside of the range.
     """
     if has_levels(picture):
         levels = np.asarray(picture)
@@ -25,7 +25,7 @@ def to_rgb(picture: Image.Image, name: str, max_level: float = 0) -> Image.Image
         if not highest:
             raise DataError(
                 f"{name} has {_kind(picture)} levels ({levels.min():g} to {levels.max():g}), and the file does not say "
-                "what their range is: set data.max_level to the highest level that can occur, such as 255 or 4095, or "
+                "their range: set data.max_level to the highest level that can occur, such as 255 or 4095, or "
                 "convert it to 8 bits per channel."
             )
         if not (levels.min() >= 0 and levels.max() <= highest):
@@ -48,7 +48,7 @@ def has_levels(picture: Image.Image) -> bool:
 
 
 def stated_level(picture: Image.Image) -> float:
-    """The highest level that can occur in a grey picture of more than 8 bits, from its file; 0 if it is unknown.
+    """The highest level that can occur in a grey picture of more than 8 bits, from its file. 0 if it is unknown.
 
     A TIFF file states how many bits of a sample are used, and may state the highest sample. Without such a statement,
     16 bits are taken to be fully used. This holds for PNG too: its chunk sBIT describes the samples before they were

@@ -1,4 +1,4 @@
-"""From a configuration to its data: the splits, opened, compared, and with labels that both share."""
+"""Open the splits of a configuration's data set, compare them, and give both the same labels."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,14 +20,15 @@ from detr_jax.wording import counted
 def open_source(config: Config, split: str, *, strict: bool = True, trained: TrainedLabels | None = None) -> Source:
     """One split of the data set of a configuration, "train" or "val".
 
-    With ``data.on_error="skip"``, training images that cannot even be opened are dropped and counted.
+    With ``data.on_error="skip"``, training images that cannot be opened are dropped and counted.
 
     Args:
-      config: names the data set. A folder without splits is evaluated on as a whole if ``data.val_share`` is 0.
+      config: names the data set. If a folder has no splits and ``data.val_share`` is 0, "val" is the whole folder.
       split: "train" or "val".
-      strict: raise on errors. If False, they are dropped and counted in the source's ``faults``.
-      trained: what the labels of a trained model mean. Without it, labels are checked against ``model.num_classes``, if
-        that is not 0 and ``strict``.
+      strict: raise on errors in the data. If False, entries with errors are dropped and counted in the source's
+        ``faults``.
+      trained: what the labels of a trained model mean. Without it, and with ``strict``, labels are checked against
+        ``model.num_classes`` if it is not 0.
 
     Raises:
       ConfigError: a field has no effect on data of this kind.
@@ -42,10 +43,11 @@ def open_source(config: Config, split: str, *, strict: bool = True, trained: Tra
 
 
 def open_splits(config: Config, *, trained: TrainedLabels | None = None) -> tuple[Source, Source]:
-    """The training and the validation split, compared with each other; arguments and errors are those of `open_source`.
+    """The training and the validation split, compared with each other. `open_source` describes the arguments.
 
     Raises:
-      DataError: also if the splits do not fit each other, as when an id has two names.
+      ConfigError: as in `open_source`.
+      DataError: as in `open_source`, or if the splits contradict each other. For example, an id has two names.
     """
     opener = _Opener(config.data, True)
     train, val = (_checked(opener.open(split), config, True) for split in ("train", "val"))
@@ -60,7 +62,7 @@ def open_splits(config: Config, *, trained: TrainedLabels | None = None) -> tupl
 
 
 def open_to_check(config: Config, splits: Sequence[str]) -> dict[str, Source | DataError]:
-    """Each split with its faults counted, or the error that keeps it from being opened; two are compared."""
+    """Each split with its faults counted, or the error that prevented opening it. Two splits are also compared."""
     opener = _Opener(config.data, False)
     opened: dict[str, Source | DataError] = {}
     for split in splits:
@@ -77,7 +79,7 @@ def open_to_check(config: Config, splits: Sequence[str]) -> dict[str, Source | D
 
 
 class _Opener:
-    """Opens the splits of one data set; what serves for both is read once."""
+    """Opens the splits of one data set. Data that both splits share is read once."""
 
     def __init__(self, data: DataConfig, strict: bool):
         self.data = data
@@ -87,7 +89,10 @@ class _Opener:
         self._whole: AnnotatedDataset | None = None
 
     def open(self, split: str, *, alone: bool = False) -> Source:
-        """A split; ``alone``: to evaluate on it only, which can be done on a whole folder without splits."""
+        """Opens a split.
+
+        With ``alone``, the other split is not needed, so "val" may be a whole folder without splits.
+        """
         data, layout = self.data, self.layout
         if layout is None:
             opened = (self.source.open if self.strict else self.source.open_to_check)(split, data)
@@ -96,7 +101,7 @@ class _Opener:
         if split == "val" and val is not None:
             source = self._read(layout, val, split)
             if data.val_share:
-                doubt = f"data.val_share={data.val_share} has no effect, as the data set has the split {val!r}."
+                doubt = f"data.val_share={data.val_share} has no effect, because the data set has the split {val!r}."
                 source.faults.doubts.append(doubt)
             return source
         train = layout.find("train", data.train_split)
@@ -105,8 +110,8 @@ class _Opener:
                 raise layout.lacks_validation()
             there = ", ".join(layout.splits)
             raise DataError(
-                f"{layout.sentence}, and has no split for training (it has {there}): set data.train_split, or add a "
-                "folder train."
+                f"{layout.sentence}, and has no split for training (its splits are {there}): set data.train_split, or "
+                "add a folder 'train'."
             )
         if val is None and data.val_share:
             self._whole = self._whole or self._read(layout, train, split)
@@ -131,18 +136,18 @@ class _Opener:
 
 
 def _part(source: AnnotatedDataset, data: DataConfig, split: str) -> AnnotatedDataset:
-    """The training or the validation images of a data set without splits; faults of the whole stay with the first.
+    """The training or the validation images of a data set without splits. The training part keeps all faults.
 
     Raises:
-      DataError: there are not two images to be parted.
+      DataError: there are fewer than two images with different names.
     """
     names = [source.file_name(index).replace("\\", "/").rpartition("/")[2] for index in range(len(source))]
     shares = np.array([share_of(name) for name in names])
     lowest, highest = shares.min(initial=1), shares.max(initial=0)
     if lowest == highest:
         raise DataError(
-            f"data.val_share={data.val_share} needs two image files at least, of different names, and "
-            f"{source.faults.where} has {len(names)}: add images, or name a split in data.val_split."
+            f"data.val_share={data.val_share} needs at least two image files with different names, and "
+            f"{source.faults.where} has {counted(len(names), 'image file')}: add images, or set data.val_split."
         )
     held_out = ((shares < data.val_share) | (shares == lowest)) & (shares != highest)  # neither part is empty
     if split == "train":
@@ -155,7 +160,7 @@ def _part(source: AnnotatedDataset, data: DataConfig, split: str) -> AnnotatedDa
 
 
 def share_of(file_name: str) -> float:
-    """A number in [0, 1) that follows from a file name; names below ``data.val_share`` are evaluated on."""
+    """A number in [0, 1) computed from a file name. Images below ``data.val_share`` are validation images."""
     return int.from_bytes(hashlib.blake2b(file_name.encode(errors="surrogateescape"), digest_size=6).digest()) / 2**48
 
 
@@ -165,15 +170,15 @@ def _checked(source: Source, config: Config, strict: bool) -> Source:
     if dropped > data.max_skipped * (listed := dropped + len(source)):
         raise DataError(
             f"{dropped} of {listed} training images cannot be opened, which is more than data.max_skipped="
-            f"{data.max_skipped} allows: repair or remove them, or raise the share. "
+            f"{data.max_skipped} allows: repair or remove them, or raise data.max_skipped. "
             + " ".join(source.faults.sentences())
         )
     if not source.max_objects and not data.allow_empty and not data.generated and not source.faults.errors:
         noted = "; ".join(f"{kind}: {number}" for kind, number in (source.faults.notes + source.faults.counts).items())
         source.faults.error(
             "splits without objects",
-            f"no object to train on is in {counted(len(source), 'image')}{f' ({noted})' if noted else ''}: correct the "
-            "annotations, or set data.allow_empty=True if this is meant",
+            f"the split has {counted(len(source), 'image')} but no object to train on{f' ({noted})' if noted else ''}: "
+            "correct the annotations, or set data.allow_empty=True if this is intended",
         )
         if strict:
             source.faults.raise_first()

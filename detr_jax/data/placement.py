@@ -11,7 +11,7 @@ from detr_jax.data.buckets import Bucket, bucket_for, by_area
 from detr_jax.data.transforms import Geometry, transform_picture, val_geometry
 
 _ASPECTS = (1.0, 4 / 3, 3 / 2)  # of common images, in addition to the shapes that reach the limit of the long side
-_SMALLEST = 64  # pixels; the side of the smallest bucket if images are not resized
+_SMALLEST = 64  # the side in pixels of the smallest bucket if images are not resized
 
 
 def prediction_buckets(config: Config) -> list[Bucket]:
@@ -44,7 +44,7 @@ def prediction_buckets(config: Config) -> list[Bucket]:
 
 
 class Placement(NamedTuple):
-    """The bucket of an image, and its size within. Sizes are (height, width) in pixels."""
+    """The bucket of an image, and its size in the bucket. Sizes are (height, width) in pixels."""
 
     bucket: Bucket
     size: tuple[int, int]

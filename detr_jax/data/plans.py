@@ -24,7 +24,7 @@ class PlannedImage(NamedTuple):
     source_index: int
     geometry: Geometry
     pixel_draws: tuple[float, ...] = ()
-    """Random numbers in [0, 1) for the change of its pixels."""
+    """Random numbers in [0, 1) for the photometric half of the augmentation."""
 
 
 class PlannedBatch(NamedTuple):
@@ -42,10 +42,10 @@ class PlannedBatches(Sequence[PlannedBatch]):
     Args:
       buckets: (height, width) in pixels.
       bucket_of: [S] int, the index of each batch's bucket.
-      images: [S, B] int, indices of images; -1 for an empty slot.
+      images: [S, B] int, indices of images. An empty slot has -1.
       geometries: the geometries of the ``n`` images.
-      pixel_draws: [n, k] float, random numbers in [0, 1) for the change of each image's pixels; by default none.
-      spare_batch: [S] int, the index of the batch whose images are spares; -1: none.
+      pixel_draws: [n, k] float, random numbers in [0, 1) for the photometric half of the augmentation. By default none.
+      spare_batch: [S] int, the index of the batch whose images are spares. -1: none.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class TrainPlan:
       source: the training images.
       config: gives the augmentation and the buckets.
       batch_size: images per batch.
-      seed: of the augmentation and of the order.
+      seed: the seed of the augmentation and of the order.
       stride: the stride of the backbone in pixels. The sides of chosen buckets are multiples of it.
 
     Raises:
@@ -126,7 +126,7 @@ class TrainPlan:
         self._make_cache()
 
     def __len__(self) -> int:
-        return 2**48  # the number of steps of the run ends it
+        return 2**48  # no run is longer: the number of steps ends it
 
     def __getitem__(self, step: int) -> PlannedBatch:
         epoch, position = divmod(int(step), self.steps_per_epoch)
@@ -154,7 +154,7 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
 
 
 def _spare_batches(bucket_of: np.ndarray, buckets: Sequence[Bucket]) -> np.ndarray:
-    """The next batch in the epoch, for each batch, whose bucket fits into its own, [S] int; -1: none.
+    """For each batch, the next batch in the epoch whose bucket fits into its own, [S] int. -1: none.
 
     After the last batch, the search continues with the first.
     """
@@ -195,7 +195,7 @@ class ValPlan:
 
 
 def _check_fit(source: Source, sizes: np.ndarray, buckets: Sequence[Bucket], field: str) -> None:
-    """Checks that each of ``sizes`` fits in some bucket: [n, k, 2] int, (height, width) in pixels of ``n`` images."""
+    """Checks that all sizes fit in some bucket. ``sizes``: [n, k, 2] int, (height, width) in pixels of ``n`` images."""
     held = (np.asarray(buckets) >= sizes[:, :, None]).all(axis=-1).any(axis=-1)
     if not held.all():
         index, bound = np.argwhere(~held)[0].tolist()

@@ -1,4 +1,4 @@
-"""The interface of a data set: samples by index, sizes known without reading a pixel, ground truth, faults."""
+"""The interface of a data set: samples by index, sizes that are known without reading pixels, ground truth, faults."""
 
 import collections
 import itertools
@@ -11,23 +11,23 @@ from PIL import Image
 
 
 class DataError(ValueError):
-    """Data that cannot be used; the message names the file, field or id and what would be right."""
+    """The data cannot be used. The message names the file, field or id, and says what would be right."""
 
 
 class SizeMismatch(DataError):
-    """An image that has another size than its annotations say."""
+    """The size of an image differs from its annotated size."""
 
 
 class Faults:
-    """Faults of the data, counted by kind, with the first ones by name.
+    """Faults of the data, counted by kind. The names of the first ones are kept.
 
-    ``errors`` stop a training. What is in ``counts`` was handled, as its kind says. What is in ``notes`` is not wrong,
-    but a reader should know it: that crowds are not trained on, for example. ``doubts`` are whole sentences about the
-    data set.
+    ``errors`` stop a training. ``counts`` are faults that were handled, and their kind says how. ``notes`` are not
+    faults, but worth knowing. For example, crowds are not trained on. ``doubts`` are whole sentences about the data
+    set.
 
     Args:
       where: the name of the data in messages.
-      skip: whether images that cannot even be opened are dropped and are not an error.
+      skip: whether images that cannot be opened are dropped. If False, they are errors.
     """
 
     NAMED = 3
@@ -36,7 +36,7 @@ class Faults:
         self.where = where
         self.skip = skip
         self.left_out = 0
-        """Images that cannot be opened and were dropped; they are in ``counts`` too."""
+        """The number of images that cannot be opened and were dropped. ``counts`` includes them."""
         self.counts: collections.Counter[str] = collections.Counter()
         self.errors: collections.Counter[str] = collections.Counter()
         self.notes: collections.Counter[str] = collections.Counter()
@@ -52,23 +52,23 @@ class Faults:
         self._count(self.notes, kind, [name])
 
     def error(self, kind: str, sentence: str) -> None:
-        """Counts an error; the sentence, without full stop, names the place and says what would be right."""
+        """Counts an error. The sentence has no full stop. It names the place and says what would be right."""
         self._count(self.errors, kind, [sentence])
 
     def add_all(self, kind: str, number: int, names: Iterable[str]) -> None:
-        """Counts ``number`` faults that were handled; only the first of ``names`` are computed."""
+        """Counts ``number`` faults that were handled. Only the first of ``names`` are computed."""
         self._count(self.counts, kind, names, number)
 
     def note_all(self, kind: str, number: int, names: Iterable[str]) -> None:
-        """Counts ``number`` notes; only the first of ``names`` are computed."""
+        """Counts ``number`` notes. Only the first of ``names`` are computed."""
         self._count(self.notes, kind, names, number)
 
     def error_all(self, kind: str, number: int, sentences: Iterable[str]) -> None:
-        """Counts ``number`` errors; only the first of ``sentences`` are computed."""
+        """Counts ``number`` errors. Only the first of ``sentences`` are computed."""
         self._count(self.errors, kind, sentences, number)
 
     def unopened(self, kind: str, sentence: str) -> None:
-        """Counts an image of which not even the size can be read, which the reader drops."""
+        """Counts an image whose size cannot be read. The reader drops the image."""
         if self.skip:
             self.left_out += 1
             self.add(f"{kind} were dropped", sentence)
@@ -112,7 +112,7 @@ class Objects:
     """The objects of an image that a model trains on. Dimension: ``n`` objects."""
 
     boxes: np.ndarray
-    """[n, 4] float32, xyxy in pixels of the image, within it and with area."""
+    """[n, 4] float32, xyxy in pixels of the image. Boxes are inside of the image and their area is above 0."""
     labels: np.ndarray
     """[n] int32."""
 
@@ -129,16 +129,16 @@ class Sample:
 class Source(Protocol):
     """A random-access data set.
 
-    A data set of one's own need not have ``faults``: it gets an empty one when it is opened (`complete_source`).
+    Your own data set does not need ``faults``. `complete_source` adds empty ones when it is opened.
     """
 
     @property
     def categories(self) -> dict[int, str]:
-        """Name by label."""
+        """The name of each label."""
 
     @property
     def category_ids(self) -> dict[int, int]:
-        """Category id in the files by label; empty if the labels are the ids."""
+        """The category id in the files of each label. Empty if the labels are the ids."""
 
     @property
     def image_ids(self) -> Sequence[int] | np.ndarray:
@@ -146,11 +146,11 @@ class Source(Protocol):
 
     @property
     def sizes(self) -> np.ndarray:
-        """[images, 2] int, (height, width) in pixels, known without reading the images."""
+        """[images, 2] int, (height, width) in pixels. They are known without reading the images."""
 
     @property
     def max_objects(self) -> int:
-        """The most objects that an image has."""
+        """The largest number of objects in an image."""
 
     @property
     def faults(self) -> Faults:
@@ -159,7 +159,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample:
-        """An image and the objects to train on; crowds are not among them."""
+        """An image and the objects to train on, without crowds."""
 
     def objects(self, index: int) -> Objects:
         """The objects of an image to train on, without its pixels."""
@@ -170,35 +170,38 @@ class Source(Protocol):
 
 @runtime_checkable
 class PictureSource(Source, Protocol):
-    """A data set that can decode an image for the size that is needed of it."""
+    """A data set that can decode an image at a smaller scale if the full scale is not needed."""
 
     def picture(self, index: int, least: tuple[int, int] | None = None) -> Image.Image:
-        """The image alone, RGB; with ``least``, perhaps at a smaller scale, as `detr_jax.data.images.decode` says."""
+        """The image in RGB, without its objects.
+
+        With ``least``, it may have a smaller scale (``min_size`` of `detr_jax.data.images.decode`).
+        """
 
 
 def complete_source(source: Any, where: str) -> Source:
-    """Check that a data set has what `Source` lists, and give it empty ``faults`` if it has none.
+    """Checks that a data set has the members of `Source`, and gives it empty ``faults`` if it has none.
 
     Args:
-      source: what ``open`` of a data set's configuration returned.
+      source: the data set that ``open`` of its configuration returned.
       where: the name of the data in messages.
 
     Raises:
-      DataError: a member is missing, or ``faults`` is and cannot be set.
+      DataError: a member is missing. ``faults`` may be missing if it can be set.
     """
     members = ("categories", "category_ids", "image_ids", "sizes", "max_objects", "objects", "ground_truth")
     missing = [name for name in (*members, "__len__", "__getitem__") if not hasattr(source, name)]
     if missing:
         raise DataError(
-            f"{where} was opened as a {type(source).__name__}, which has no {', '.join(missing)}: it must have what "
-            "detr_jax.data.Source lists."
+            f"{where} was opened as a {type(source).__name__}, which has no {', '.join(missing)}: it must have all "
+            "members of detr_jax.data.Source."
         )
     if not hasattr(source, "faults"):
         try:
             source.faults = Faults(where)
         except AttributeError:  # a frozen class, or one with slots
             raise DataError(
-                f"{where} was opened as a {type(source).__name__}, which has no faults and takes no new attributes: "
+                f"{where} was opened as a {type(source).__name__}, which has no faults and accepts no new attributes: "
                 f"give it faults=detr_jax.data.Faults({where!r})."
             ) from None
     return source

@@ -1,6 +1,6 @@
 """Flips, resizes and crops of an image and its boxes (DETR, section 4 and appendix A.4).
 
-A `Geometry` follows from the image's size and random numbers without a look at the pixels, so that the final size is
+A `Geometry` depends only on the image's size and on random numbers, not on the pixels. The final size is therefore
 known when batches are planned. `transform_picture` and `transform_objects` apply it to the pixels and the objects.
 Geometries are computed for all images of a data set at once (`Geometries`).
 """
@@ -28,7 +28,10 @@ class Crop(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """In this order: flip left to right, resize for the crop, crop, resize. Sizes are (height, width) in pixels."""
+    """Four operations in this order: flip left to right, resize for the crop, crop, resize.
+
+    Sizes are (height, width) in pixels.
+    """
 
     flip: bool
     crop_from: tuple[int, int] | None
@@ -43,9 +46,9 @@ class Geometries:
     flip: np.ndarray
     """[n] bool."""
     crop_from: np.ndarray
-    """[n, 2] int32, (height, width) in pixels; zeros for an image without a crop."""
+    """[n, 2] int32, (height, width) in pixels. Zeros for an image without a crop."""
     crop: np.ndarray
-    """[n, 4] int32, (top, left, height, width) in pixels; zeros for an image without a crop."""
+    """[n, 4] int32, (top, left, height, width) in pixels. Zeros for an image without a crop."""
     size: np.ndarray
     """[n, 2] int32, (height, width) in pixels."""
 
@@ -66,15 +69,16 @@ def resized(
 ) -> np.ndarray:
     """The sizes to which images are resized so that their shorter sides are ``short_sides``.
 
-    If the long side would pass ``max_long_side``, the short side is reduced. With the rounding "original" it is
-    **rounded first**; the long side, truncated, can so pass the limit (200 x 640 gives 417 x 1334): by some pixels at
-    common aspects, by more if the short side is only a few pixels. "transformers" truncates what the exact short side
-    gives (417 x 1333); "nearest" and "down" round both exact sides.
+    If the long side would exceed ``max_long_side``, the short side is reduced. With the rounding "original", the short
+    side is **rounded first**, and the long side is computed from it and truncated. The long side can then exceed the
+    limit: 200 x 640 gives 417 x 1334. It exceeds the limit by a few pixels at common aspect ratios, and by more if the
+    short side has only a few pixels. "transformers" computes the long side from the exact short side and truncates it
+    (417 x 1333). "nearest" and "down" round both exact sides.
 
     Args:
       sizes: [..., 2] int, (height, width) in pixels.
       short_sides: [...] int in pixels, or one number for all images.
-      max_long_side: in pixels; None: no limit.
+      max_long_side: in pixels. None: no limit.
       rounding: a value of ``data.resize_rounding``.
 
     Returns:
@@ -91,14 +95,17 @@ def resized(
         exact = np.where(passes, reduced, short_sides)
         short_sides = np.where(passes, np.maximum(1, np.rint(reduced).astype(np.int64)), short_sides)
     long_sides = ((exact if rounding == "transformers" else short_sides) * long / short).astype(np.int64)
-    long_sides = np.where(short_sides == short, long, long_sides)  # what has the right short side stays as it is
+    long_sides = np.where(short_sides == short, long, long_sides)  # an image whose short side is right keeps its size
     new_short, new_long = np.broadcast_arrays(short_sides, long_sides)
     landscape = sizes[..., 0] < sizes[..., 1]
     return np.stack([np.where(landscape, new_short, new_long), np.where(landscape, new_long, new_short)], axis=-1)
 
 
 def train_geometries(sizes: np.ndarray, draws: np.ndarray, config: DataConfig) -> Geometries:
-    """The augmentation of the paper: flip, then evenly resize, or resize, crop and resize. Dimension: ``n`` images.
+    """The augmentation of the paper. Dimension: ``n`` images.
+
+    An image is flipped with probability 1/2. With equal probability, it is then either resized, or resized, cropped and
+    resized again.
 
     Args:
       sizes: [n, 2] int, (height, width) of the images in pixels.
@@ -131,7 +138,12 @@ def _resized_to(short_sides: np.ndarray | int, sizes: np.ndarray, config: DataCo
 
 
 def val_geometries(sizes: np.ndarray, config: DataConfig) -> Geometries:
-    """Resizing to the validation size. ``sizes``: [n, 2] int, (height, width) of the images in pixels."""
+    """The geometries that resize images for validation.
+
+    Args:
+      sizes: [n, 2] int, (height, width) of the images in pixels.
+      config: the short side and its limit.
+    """
     sizes = np.asarray(sizes, np.int64)
     if config.val_short_side:
         sizes = _resized_to(config.val_short_side, sizes, config)
@@ -146,9 +158,9 @@ def val_geometry(size: tuple[int, int], config: DataConfig) -> Geometry:
 
 
 def largest_sizes(sizes: np.ndarray, config: DataConfig) -> np.ndarray:
-    """Sizes that bound all training geometries of images, one size per orientation or branch.
+    """Upper bounds of the sizes of augmented training images, one per orientation or branch of the augmentation.
 
-    Buckets that hold these hold every augmentation of the images. Dimensions: ``n`` images, ``k`` bounds.
+    Buckets that hold these sizes hold every augmented image. Dimensions: ``n`` images, ``k`` bounds.
 
     Args:
       sizes: [n, 2] int, (height, width) of the images in pixels.
@@ -167,7 +179,7 @@ def largest_sizes(sizes: np.ndarray, config: DataConfig) -> np.ndarray:
         sizes = _resized_to(short, sizes, config)
         if config.crop_short_sides:
             aspect = config.crop_max / config.crop_min
-            # where the limit binds, the rounded short side is up to half a pixel too long, and the long side follows it
+            # If the limit applies, the rounded short side is up to half a pixel too long. The long side grows with it.
             rounded_up = 0.5 * (config.resize_rounding == "nearest")
             long = max(short, int(min(short * aspect, config.max_long_side + 0.5 * aspect) + rounded_up))
             bounds = [(short, long), (long, short)]
@@ -180,14 +192,14 @@ def first_size(geometry: Geometry) -> tuple[int, int]:
 
 
 def transform_picture(geometry: Geometry, picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Apply a geometry to the pixels.
+    """Applies a geometry to the pixels.
 
-    A crop is resized by itself, without the rest of the image: within a level or two of resizing first and cropping
-    then.
+    A crop is resized without the rest of the image. The result differs by one or two levels from resizing first and
+    then cropping.
 
     Args:
-      picture: the image, perhaps decoded to a smaller scale (`detr_jax.data.images.decode`).
-      size: (height, width) of the image itself in pixels.
+      picture: the image. It may be decoded to a smaller scale (`detr_jax.data.images.decode`).
+      size: (height, width) of the image at full scale in pixels.
     """
     height, width = covered(picture, size)
     left = 0.0
@@ -209,12 +221,12 @@ def transform_picture(geometry: Geometry, picture: Image.Image, size: tuple[int,
 
 def _resize(picture: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
     """The part ``box`` (left, top, right, bottom) of a picture, resized to (height, width)."""
-    box = (box[0], box[1], min(box[2], picture.width), min(box[3], picture.height))  # against rounding
-    return picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box)  # a copy where nothing changes
+    box = (box[0], box[1], min(box[2], picture.width), min(box[3], picture.height))  # rounding can exceed the picture
+    return picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box)  # returns a copy if nothing changes
 
 
 def transform_objects(geometry: Geometry, objects: Objects, size: tuple[int, int]) -> Objects:
-    """Apply a geometry to the objects. A crop clips boxes, and drops those that have no area left.
+    """Applies a geometry to the objects. A crop clips boxes, and drops boxes that have no area left.
 
     Args:
       objects: boxes in pixels of the image.
@@ -238,7 +250,7 @@ def transform_objects(geometry: Geometry, objects: Objects, size: tuple[int, int
 
 
 def _scale(size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
-    """Factors of x and y of both corners."""
+    """The factors for x and y of both corners."""
     return np.array([new_size[1] / size[1], new_size[0] / size[0]] * 2, np.float32)
 
 

@@ -79,7 +79,7 @@ def _listed(path: Path, layout: YoloLayout, faults: Faults) -> tuple[list[str], 
     try:
         lines = read_lines(path)
     except OSError as error:
-        raise DataError(f"The list {path} cannot be read ({error}).") from None
+        raise DataError(f"The list {path} cannot be read ({error}): make it a readable text file.") from None
     base = layout.file.parent
     bases = [path.parent, base / layout.root, base]
     folder_of: dict[str, str] = {}  # folder by its spelling in the list

@@ -13,10 +13,11 @@ from detr_jax.structures import Array
 
 
 def dropout(x: jax.Array, rate: float, rngs: nnx.Rngs | None) -> jax.Array:
-    """Inverted dropout of x [..., N]; the identity where ``rngs`` is None (inference).
+    """Inverted dropout of x [..., N]. If ``rngs`` is None (inference), x is returned unchanged.
 
-    Random numbers cost more than the softmax before them, so every word of 32 bits decides on four elements: each keeps
-    its element if it is below ``256 * (1 - rate)``, which a row rounds up or down at random to make the rate exact.
+    Random numbers take more time than the softmax before them. One random word of 32 bits is therefore used for four
+    elements. An element is kept if its byte is below the threshold ``256 * (1 - rate)``. Each row rounds the threshold
+    up or down at random, so that the expected rate is exact.
     """
     if rngs is None or rate == 0.0:
         return x
@@ -30,15 +31,16 @@ def dropout(x: jax.Array, rate: float, rngs: nnx.Rngs | None) -> jax.Array:
 def attention_bias(
     key_padding_mask: Bool[Array, "B K"] | None, attn_mask: Shaped[Array, "*M N K"] | None
 ) -> Float32[Array, "..."] | None:
-    """Both masks as one float32 bias, added to the scores before the softmax.
+    """Both masks as one float32 bias that is added to the scores before the softmax.
 
     Args:
-      key_padding_mask: [B, K] bool, True where a key is padding.
-      attn_mask: [N, K] or [B, N, K]; bool, True where a query may not look, or float, added as it is.
+      key_padding_mask: [B, K] bool, True for keys that are padding.
+      attn_mask: [N, K] or [B, N, K]. If it is bool, True means that the query may not attend to the key. If it is
+        float, it is added to the scores.
 
     Returns:
-      A bias that broadcasts to [B, heads, N, K], or None without masks. It is finite everywhere: a query
-      whose keys are all masked gets uniform weights and no NaN.
+      A bias that broadcasts to [B, heads, N, K], or None without masks. All its values are finite, so a query
+      whose keys are all masked gets uniform weights instead of NaN.
     """
     lowest = jnp.finfo(jnp.float32).min
     bias = None
@@ -58,8 +60,9 @@ class MultiHeadAttention(nnx.Module):
 
     Dimensions: ``B`` batch, ``N`` queries, ``K`` keys, ``D`` model width.
 
-    The query, key and value kernels start as the original's one packed [3D, D] matrix does: Xavier
-    uniform over fan-in D and fan-out 3D. This smaller bound matters for convergence.
+    The original packs the query, key and value kernels into one [3D, D] matrix and initialises it with Xavier uniform
+    (fan-in D, fan-out 3D). The three kernels here are initialised with the same bound. It is smaller than the bound of
+    separate matrices, and this matters for convergence.
     """
 
     def __init__(self, dim: int, num_heads: int, *, dropout: float, dtype: jnp.dtype, rngs: nnx.Rngs):
@@ -89,10 +92,10 @@ class MultiHeadAttention(nnx.Module):
         attn_mask: Shaped[Array, "*M N K"] | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "B N D"]:
-        """Attends from queries [B, N, D] to keys and values [B, K, D]; returns [B, N, D].
+        """Attends from queries [B, N, D] to keys and values [B, K, D], and returns [B, N, D].
 
-        ``key_padding_mask`` and ``attn_mask`` are those of `attention_bias`. The softmax is in float32.
-        With ``rngs`` (stream "dropout") the attention probabilities are dropped out.
+        `attention_bias` describes ``key_padding_mask`` and ``attn_mask``. The softmax is computed in float32. If
+        ``rngs`` is given (stream "dropout"), dropout is applied to the attention probabilities.
         """
         weights = self.weights(queries, keys, key_padding_mask=key_padding_mask, attn_mask=attn_mask)
         weights = dropout(weights, self.dropout, rngs).astype(self.dtype)
@@ -107,7 +110,11 @@ class MultiHeadAttention(nnx.Module):
         key_padding_mask: Bool[Array, "B K"] | None = None,
         attn_mask: Shaped[Array, "*M N K"] | None = None,
     ) -> Float32[Array, "B heads N K"]:
-        """How much each query [B, N, D] attends to each key [B, K, D]: [B, heads, N, K] float32, rows of sum 1."""
+        """The attention weights of queries [B, N, D] on keys [B, K, D].
+
+        Returns:
+          [B, heads, N, K] float32. Each row has the sum 1.
+        """
         q, k = self._heads(self.query, queries), self._heads(self.key, keys)
         scale = 1.0 / math.sqrt(q.shape[-1])
         scores = jnp.einsum("bhnd,bhkd->bhnk", q * scale, k, preferred_element_type=jnp.float32)
@@ -117,8 +124,9 @@ class MultiHeadAttention(nnx.Module):
         return jax.nn.softmax(scores, axis=-1)
 
     def _heads(self, projection: nnx.Linear, x: jax.Array) -> jax.Array:
-        """[B, N, D] projected and shared out over the heads, [B, heads, N, D / heads].
+        """Projects x [B, N, D] and splits it into heads, [B, heads, N, D / heads].
 
-        The heads come before the tokens, as XLA for CPUs is several times slower at products with heads in between.
+        The axis of heads comes before the axis of tokens. In the other order, XLA for CPUs computes the products
+        several times slower.
         """
         return projection(x).reshape(*x.shape[:2], self.num_heads, -1).swapaxes(1, 2)

@@ -1,6 +1,6 @@
-"""Convolutions as PyTorch pads them, each in the form that is fast.
+"""Convolutions with the padding of PyTorch's models, each computed in the fastest known form.
 
-Dimensions: ``B`` batch, ``H`` and ``W`` height and width of the map, ``C`` channels that come in, ``O`` that go out.
+Dimensions: ``B`` batch, ``H`` and ``W`` height and width of the feature map, ``C`` input and ``O`` output channels.
 """
 
 import functools
@@ -18,7 +18,7 @@ def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int 
 
     Args:
       x: [B, H, W, C].
-      kernel: [K, K, C, O] of the same dtype, K odd.
+      kernel: [K, K, C, O] of the same dtype. K is odd.
 
     Returns:
       [B, ceil(H / stride), ceil(W / stride), O].
@@ -49,19 +49,19 @@ def _plain(x: jax.Array, kernel: jax.Array, *, stride: int, dilation: int) -> ja
 
 
 def _product(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """A kernel of one cell as a matrix product: on the CPU its backward pass is far faster than a convolution's."""
+    """A 1x1 convolution as a matrix product. On the CPU, its backward pass is much faster than a convolution's."""
     if stride > 1:
-        # XLA for GPUs can crash where it fuses a strided slice into a product (openxla/xla#47381)
+        # XLA for GPUs can crash if it fuses a strided slice into a product (openxla/xla#47381)
         x = lax.optimization_barrier(x[:, ::stride, ::stride])
-    # of two dimensions, as XLA for CPUs lowers the kernel's gradient badly of more
+    # The product has two dimensions. With more, XLA for CPUs computes the kernel's gradient slowly.
     return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
 
 
 def _of_column_pairs(images: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The stem's 7x7 convolution of stride 2, with two columns of three channels seen as one of six.
+    """The stem's 7x7 convolution of stride 2. Two columns of three channels are treated as one column of six channels.
 
-    A column more than needed is computed, at the right: XLA for CPUs runs an even kernel on all cores where it is
-    padded alike on both sides, and its convolutions of few channels otherwise on one.
+    XLA for CPUs computes convolutions of few channels on one core. It uses all cores if an even kernel has the same
+    padding on both sides. With this padding, one column too many is computed at the right, and it is cut off.
     """
     batch, height, width, channels = images.shape
     pairs = images.reshape(batch, height, width // 2, 2 * channels)

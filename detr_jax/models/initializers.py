@@ -1,4 +1,4 @@
-"""Initial values of the original's PyTorch layers (Flax's defaults differ)."""
+"""Initialisers of the original's PyTorch layers. Flax has other defaults."""
 
 import math
 
@@ -9,7 +9,7 @@ Initializer = nnx.initializers.Initializer
 
 
 def uniform(bound: float) -> Initializer:
-    """Uniform in -bound..bound."""
+    """Uniform between -bound and bound."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike = "float32") -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -18,14 +18,19 @@ def uniform(bound: float) -> Initializer:
 
 
 def fan_in_uniform(fan_in: int) -> Initializer:
-    """Uniform in +-1/sqrt(fan_in): what a PyTorch linear or convolution starts with, weight and bias alike."""
+    """Uniform between -1/sqrt(fan_in) and 1/sqrt(fan_in).
+
+    This is PyTorch's default for the weights and biases of linear and convolution layers.
+    """
     return uniform(1.0 / math.sqrt(fan_in))
 
 
 def xavier_uniform(fan_in: int | None = None, fan_out: int | None = None) -> Initializer:
-    """Uniform in +-sqrt(6 / (fan_in + fan_out)) for a [fan_in, fan_out] kernel (Glorot and Bengio, 2010).
+    """Uniform between -b and b with b = sqrt(6 / (fan_in + fan_out)), for a [fan_in, fan_out] kernel.
 
-    The fans are the kernel's own unless given, as they are for a slice of a larger packed matrix.
+    By default the fans are the shape of the kernel. Give them for a kernel that is a slice of a larger packed matrix.
+
+    Source: Glorot and Bengio (2010).
     """
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike = "float32") -> jax.Array:

@@ -14,15 +14,16 @@ from detr_jax.structures import Array
 def sine_position_embedding(
     padding_mask: Bool[Array, "B h w"], dim: int, temperature: float = 10_000.0
 ) -> Float32[Array, "B h w dim"]:
-    """Fixed sine embedding of every cell's place within the valid region.
+    """The fixed sine embedding of every cell's position in the valid region.
 
-    Half of the channels code y, then half x. Along an axis, the place is the cumulative count of valid
-    cells (the first counts 1) over the count of all, times 2 pi; channel i of ``dim / 2`` is its sine (even)
-    or cosine (odd) at the frequency ``temperature ** -(2 * floor(i / 2) / (dim / 2))``.
+    The first half of the channels encodes y, the second half x. Along an axis, the position p of the n-th of N valid
+    cells is 2 pi n / N, and n starts at 1. Channel i of a half is sin(f p) if i is even, and cos(f p) if i is odd. The
+    frequency f is ``temperature ** -(2 * floor(i / 2) / (dim / 2))``.
 
     Args:
-      padding_mask: [B, H, W] bool, True at padding.
+      padding_mask: [B, H, W] bool, True for padding.
       dim: channels of the embedding, a multiple of 4.
+      temperature: the base of the frequencies.
 
     Returns:
       [B, H, W, dim] float32.
@@ -45,18 +46,18 @@ def sine_position_embedding(
 
 
 class SinePositionEmbedding(nnx.Module):
-    """`sine_position_embedding` with its number of channels kept."""
+    """`sine_position_embedding` as a module with a fixed number of channels."""
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs):
         self.dim = dim
 
     def __call__(self, padding_mask: jax.Array) -> jax.Array:
-        """Embedding [B, H, W, dim] float32 of the cells of ``padding_mask`` [B, H, W]."""
+        """The embedding [B, H, W, dim] float32 of the cells of ``padding_mask`` [B, H, W]."""
         return sine_position_embedding(padding_mask, self.dim)
 
 
 class LearnedPositionEmbedding(nnx.Module):
-    """One learned vector a column and one a row: half of the channels code x, then half y."""
+    """One learned vector per column and one per row. The first half of the channels encodes x, the second half y."""
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs):
         init: Initializer = nnx.initializers.uniform(scale=1.0)
@@ -65,15 +66,15 @@ class LearnedPositionEmbedding(nnx.Module):
         self.rows = nnx.Param(init(rngs.params(), shape))
 
     def __call__(self, padding_mask: jax.Array) -> jax.Array:
-        """Embedding [B, H, W, dim] float32 of the cells of ``padding_mask`` [B, H, W]; the mask's values do not count.
+        """The embedding [B, H, W, dim] float32 of a feature map. Only the shape of ``padding_mask`` [B, H, W] matters.
 
         Raises:
-          ValueError: the feature map is larger than the tables.
+          ValueError: the feature map has more rows or columns than there are learned vectors.
         """
         batch, height, width = padding_mask.shape
         if max(height, width) > LEARNED_CELLS:
             raise ValueError(
-                f"Learned position embeddings reach {LEARNED_CELLS} x {LEARNED_CELLS} cells, but the feature map has "
+                f"Learned position embeddings hold {LEARNED_CELLS} x {LEARNED_CELLS} cells, but the feature map has "
                 f"{height} x {width}: use smaller images or model.position_embedding='sine'."
             )
         x = jnp.broadcast_to(self.columns[...][None, :width], (height, width, self.columns.shape[1]))

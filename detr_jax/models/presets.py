@@ -13,7 +13,7 @@ _RESNETS: dict[int, tuple[str, tuple[int, ...]]] = {
 
 
 def resnet_config(depth: int, **fields: Any) -> BackboneConfig:
-    """ResNet-18, 34, 50 or 101; ``fields`` override those of `BackboneConfig`."""
+    """The configuration of ResNet-18, 34, 50 or 101. ``fields`` override fields of `BackboneConfig`."""
     if depth not in _RESNETS:
         raise ValueError(f"There is no preset of a ResNet-{depth}: the depth must be one of {list(_RESNETS)}.")
     block, blocks = _RESNETS[depth]
@@ -21,7 +21,7 @@ def resnet_config(depth: int, **fields: Any) -> BackboneConfig:
 
 
 def detr_resnet50(**fields: Any) -> ModelConfig:
-    """DETR R50: 42.0 AP on COCO at 500 epochs, 41M parameters. ``fields`` override those of `ModelConfig`."""
+    """DETR R50: 42.0 AP on COCO at 500 epochs, 41M parameters. ``fields`` override fields of `ModelConfig`."""
     return ModelConfig(**{"backbone": resnet_config(50), **fields})
 
 

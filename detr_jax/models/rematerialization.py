@@ -1,4 +1,7 @@
-"""Memory for time: layers whose inner values the backward pass computes again (Chen et al., 2016, arXiv:1604.06174)."""
+"""Rematerialization: the backward pass computes the inner values of a layer again.
+
+This saves memory and costs time (Chen et al., 2016, arXiv:1604.06174).
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +10,10 @@ from flax import nnx
 
 
 def recomputed(layer: Callable) -> Callable:
-    """A layer (an `nnx.Module`) of which the forward pass keeps the inputs alone for the backward pass.
+    """A layer (an `nnx.Module`) for which the forward pass stores only the inputs.
 
-    The backward pass runs it a second time, with the same random numbers, so values and gradients are the same.
-    Without a backward pass nothing changes.
+    The backward pass runs the layer a second time with the same random numbers, so values and gradients are the same.
+    Without a backward pass, nothing changes.
     """
 
     def call(*inputs: Any, **options: Any) -> Any:

@@ -1,10 +1,10 @@
 """Residual networks that keep padding out of their features (He et al., 2016; torchvision's "v1.5").
 
-Dimensions: ``B`` batch, ``H`` and ``W`` height and width of the map at hand, ``C`` channels.
+Dimensions: ``B`` batch, ``H`` and ``W`` height and width of the feature map, ``C`` channels.
 
-A batch of images of different sizes is padded at the bottom and right. With the images' valid sizes at
-hand, every convolution wider than 1x1, the pooling and the statistics of group norm see only zeros beyond
-the border, so the features of an image do not depend on how far it was padded.
+Images of different sizes are padded at the bottom and right to form a batch. If the valid sizes are given, padding is
+set to zero before every convolution larger than 1x1, before the pooling, and before the statistics of group norm. The
+features of an image therefore do not depend on the amount of padding.
 """
 
 import functools
@@ -29,7 +29,7 @@ def _after_stride(sizes: jax.Array | None, stride: int) -> jax.Array | None:
 
 
 class Conv(nnx.Module):
-    """A convolution without bias, padded as PyTorch pads: (kernel_size - 1) / 2 * dilation on every side."""
+    """A convolution without bias. As in the original, it pads every side by (kernel_size - 1) / 2 * dilation."""
 
     def __init__(
         self,
@@ -48,16 +48,16 @@ class Conv(nnx.Module):
         self.kernel = nnx.Param(_kaiming(rngs.params(), (kernel_size, kernel_size, in_channels, out_channels)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, in] to [B, ceil(H / stride), ceil(W / stride), out]."""
+        """Maps x [B, H, W, in] to [B, ceil(H / stride), ceil(W / stride), out]."""
         return convolve(x, self.kernel[...].astype(self.dtype), stride=self.stride, dilation=self.dilation)
 
 
 class FrozenStatistic(nnx.Variable):
-    """A value of a frozen batch norm: loaded with pretrained weights, never trained, no parameter."""
+    """A value of a frozen batch norm. It is loaded with pretrained weights and never trained."""
 
 
 class FrozenBatchNorm(nnx.Module):
-    """Batch norm with fixed statistics and fixed scale and bias; an affine map of each channel."""
+    """Batch norm with fixed statistics, scale and bias. It is an affine map of each channel."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         self.scale = FrozenStatistic(jnp.ones(channels))
@@ -66,14 +66,14 @@ class FrozenBatchNorm(nnx.Module):
         self.variance = FrozenStatistic(jnp.ones(channels))
 
     def __call__(self, x: jax.Array, sizes: jax.Array | None) -> jax.Array:
-        """x [B, H, W, C], computed in float32; sizes do not matter."""
+        """Normalises x [B, H, W, C] in float32. ``sizes`` has no effect."""
         scale = self.scale[...] * lax.rsqrt(self.variance[...] + 1e-5)
         bias = self.bias[...] - self.mean[...] * scale
         return (x.astype(jnp.float32) * scale[None, None, None] + bias[None, None, None]).astype(x.dtype)
 
 
 class GroupNorm(nnx.Module):
-    """Group norm whose statistics are those of the valid region (Wu and He, 2018)."""
+    """Group norm whose statistics are computed over the valid region (Wu and He, 2018)."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         self.groups = math.gcd(32, channels // 4)
@@ -81,21 +81,21 @@ class GroupNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(channels))
 
     def __call__(self, x: jax.Array, sizes: jax.Array | None) -> jax.Array:
-        """x [B, H, W, C]; with sizes [B, 2] only the valid cells of each image count. Computed in float32."""
+        """Normalises x [B, H, W, C] in float32. If sizes [B, 2] are given, only valid cells count in the statistics."""
         batch, height, width, channels = x.shape
         values = x.astype(jnp.float32)
         inside = clear_padding(values, sizes)
         cells = float(height * width) if sizes is None else jnp.prod(sizes, axis=1)[:, None].astype(jnp.float32)
 
         def group_mean(channel_sums: jax.Array) -> jax.Array:
-            """Sums over the cells [B, C] to means over groups, [B, C]."""
+            """The mean of each channel's group, [B, C], from sums over the cells, [B, C]."""
             per_group = channels // self.groups
             total = channel_sums.reshape(batch, self.groups, per_group).sum(axis=2)
             return jnp.repeat(total / (cells * per_group), per_group, axis=1)
 
         mean = group_mean(inside.sum(axis=(1, 2)))
         variance = group_mean(jnp.square(inside).sum(axis=(1, 2))) - jnp.square(mean)
-        # as one affine map of each channel, the elementwise work is a single multiply-add
+        # as an affine map of each channel, the norm costs one multiply-add per element
         scale = self.scale[...][None] * lax.rsqrt(jnp.maximum(variance, 0.0) + 1e-5)
         bias = self.bias[...][None] - mean * scale
         return (values * scale[:, None, None] + bias[:, None, None]).astype(x.dtype)
@@ -127,7 +127,7 @@ class ConvNorm(nnx.Module):
         self.norm = _NORMS[config.norm](out_channels, rngs=rngs)
 
     def __call__(self, x: jax.Array, sizes: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
-        """x [B, H, W, in] with valid sizes [B, 2] to the normed map and its valid sizes."""
+        """Maps x [B, H, W, in] with valid sizes [B, 2] to the normalised feature map and its valid sizes."""
         if self.needs_clear_padding:
             x = clear_padding(x, sizes)
         sizes = _after_stride(sizes, self.stride)
@@ -135,7 +135,10 @@ class ConvNorm(nnx.Module):
 
 
 class ResidualBlock(nnx.Module):
-    """Two 3x3 convolutions ("basic"), or 1x1, 3x3 and 1x1 ("bottleneck"; the stride sits on the 3x3)."""
+    """A residual block of two 3x3 convolutions ("basic") or of 1x1, 3x3 and 1x1 convolutions ("bottleneck").
+
+    In a bottleneck, the 3x3 convolution has the stride.
+    """
 
     def __init__(
         self,
@@ -171,7 +174,7 @@ class ResidualBlock(nnx.Module):
         self.shortcut = conv(in_channels, out_channels, 1, stride=stride) if needs_projection else None
 
     def __call__(self, x: jax.Array, sizes: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
-        """x [B, H, W, in] with valid sizes [B, 2] to the block's output and its valid sizes."""
+        """Maps x [B, H, W, in] with valid sizes [B, 2] to the block's output and its valid sizes."""
         shortcut = x if self.shortcut is None else self.shortcut(x, sizes)[0]
         for i, conv in enumerate(self.convs):
             x, sizes = conv(x if i == 0 else jax.nn.relu(x), sizes)
@@ -179,7 +182,10 @@ class ResidualBlock(nnx.Module):
 
 
 class Stem(nnx.Module):
-    """A 7x7 convolution of stride 2 and a 3x3 max-pool of stride 2, or one 3x3 convolution of stride 2 ("small")."""
+    """The first layers: a 7x7 convolution and a 3x3 max-pool ("imagenet"), or a 3x3 convolution ("small").
+
+    Each has the stride 2.
+    """
 
     def __init__(self, config: ResNetConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.pool = config.stem == "imagenet"
@@ -187,7 +193,7 @@ class Stem(nnx.Module):
         self.conv = ConvNorm(config, 3, config.width, kernel_size, stride=2, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, sizes: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
-        """Images [B, H, W, 3] with valid sizes [B, 2] to the stem's output and its valid sizes."""
+        """Maps images [B, H, W, 3] with valid sizes [B, 2] to the stem's output and its valid sizes."""
         x, sizes = self.conv(x, sizes)
         x = jax.nn.relu(x)
         if not self.pool:
@@ -196,9 +202,9 @@ class Stem(nnx.Module):
 
 
 def _max_pool(x: jax.Array) -> jax.Array:
-    """Maxima over 3x3 cells with stride 2 of x [B, H, W, C], nowhere negative: zeros around it change none.
+    """3x3 max-pooling with stride 2 of x [B, H, W, C]. x must not be negative, because it is padded with zeros.
 
-    As the maximum of nine slices; the window reductions of XLA take twice as long on CPUs.
+    The result is computed as the maximum of nine slices. On CPUs, the window reductions of XLA take twice as long.
     """
     _, height, width, _ = x.shape
     padded = jnp.pad(x, ((0, 0), (1, height % 2), (1, width % 2), (0, 0)))
@@ -209,8 +215,8 @@ def _max_pool(x: jax.Array) -> jax.Array:
 class ResNet(nnx.Module):
     """A residual network without its classifier, made of a stem and up to four stages of blocks.
 
-    ``config.dilation`` is DC5: the last stage keeps the resolution, and all of its 3x3 convolutions but
-    that of the first block are dilated by 2. With ``remat`` the backward pass computes every block again.
+    With ``config.dilation`` (DC5), the last stage keeps the resolution. Its 3x3 convolutions are dilated by 2, except
+    in the first block. With ``remat``, the backward pass computes every block again.
     """
 
     def __init__(
@@ -247,12 +253,12 @@ class ResNet(nnx.Module):
             self.stages.append(layers)
 
     def __call__(self, images: jax.Array, sizes: jax.Array | None = None) -> tuple[FeatureMap, ...]:
-        """Compute the features of every stage.
+        """Computes the features of every stage.
 
         Args:
           images: [B, H, W, 3] float32, normalised.
-          sizes: [B, 2] int, valid (height, width) of each image in pixels, to keep padding out of the features. None
-            treats padding as part of the image, as the original does.
+          sizes: [B, 2] int, the valid size of each image, (height, width) in pixels. It keeps padding out of the
+            features. If it is None, padding is treated as part of the image, as in the original.
 
         Returns:
           The `FeatureMap` of each stage (C2 to C5 of a full network).

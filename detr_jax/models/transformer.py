@@ -2,11 +2,11 @@
 
 Dimensions: ``B`` batch, ``N`` image tokens, ``Q`` object queries, ``D`` model width, ``L`` decoder layers.
 
-Dropout is on where ``rngs`` (stream "dropout") is given: on attention probabilities, after the activation
-of the feed-forward network, and after each sublayer.
+If ``rngs`` (stream "dropout") is given, dropout is applied to attention probabilities, after the activation of the
+feed-forward network, and after each sublayer.
 
-Only the products of linear layers and attention are in ``config.dtype``: what flows from layer to layer, the residual
-stream, is float32, because bfloat16's 8 bits would round away what a late sublayer adds to it.
+Only the matrix products of linear layers and attention are computed in ``config.dtype``. The residual stream is
+float32, because bfloat16 has 8 significant bits and would round away the small values that late sublayers add.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,10 @@ class LayerNorm(nnx.LayerNorm):
 
 
 class Residual(nnx.Module):
-    """The frame of each sublayer: float32 residual, dropout, and a layer norm after it (or before it: pre-norm)."""
+    """A residual connection around a sublayer, in float32, with dropout and a layer norm.
+
+    The layer norm comes after the addition or, with pre-norm, before the sublayer.
+    """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.pre_norm = config.pre_norm
@@ -63,7 +66,7 @@ class FeedForward(nnx.Module):
         )
 
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """[B, N, D] to [B, N, D]."""
+        """Maps x [B, N, D] to [B, N, D]."""
         return self.contract(dropout(jax.nn.relu(self.expand(x)), self.dropout, rngs))
 
 
@@ -79,7 +82,7 @@ class EncoderLayer(nnx.Module):
     def __call__(
         self, x: jax.Array, padding_mask: jax.Array, position: jax.Array, *, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
-        """x [B, N, D], padding_mask [B, N] (True at padding), position [B, N, D] to [B, N, D]."""
+        """Maps x [B, N, D] to [B, N, D]. padding_mask is [B, N], True for padding, and position is [B, N, D]."""
 
         def attend(x: jax.Array) -> jax.Array:
             placed = x + position
@@ -110,7 +113,10 @@ class DecoderLayer(nnx.Module):
         *,
         rngs: nnx.Rngs | None = None,
     ) -> jax.Array:
-        """x [B, Q, D], object_queries [1, Q, D], memory and position [B, N, D], padding_mask [B, N] to [B, Q, D]."""
+        """Maps x [B, Q, D] to [B, Q, D].
+
+        object_queries is [1, Q, D], memory and position are [B, N, D], and padding_mask is [B, N].
+        """
 
         def attend_to_queries(x: jax.Array) -> jax.Array:
             placed = x + object_queries
@@ -127,7 +133,7 @@ class DecoderLayer(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """A stack of encoder layers; with pre-norm, a layer norm behind the last."""
+    """A stack of encoder layers. With pre-norm, a layer norm follows the last one."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.layers = nnx.List([EncoderLayer(config, rngs=rngs) for _ in range(config.encoder_layers)])
@@ -137,14 +143,14 @@ class Encoder(nnx.Module):
     def __call__(
         self, x: jax.Array, padding_mask: jax.Array, position: jax.Array, *, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
-        """Image tokens x and position [B, N, D], padding_mask [B, N] to the memory [B, N, D]."""
+        """Maps image tokens x [B, N, D] to the memory [B, N, D]. position is [B, N, D] and padding_mask is [B, N]."""
         for layer in self.layers:
             x = (recomputed(layer) if self.remat else layer)(x, padding_mask, position, rngs=rngs)
         return x if self.norm is None else self.norm(x)
 
 
 class Decoder(nnx.Module):
-    """A stack of decoder layers whose every output passes one shared layer norm on its way out."""
+    """A stack of decoder layers. One shared layer norm is applied to the output of every layer."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.layers = nnx.List([DecoderLayer(config, rngs=rngs) for _ in range(config.decoder_layers)])
@@ -160,12 +166,12 @@ class Decoder(nnx.Module):
         *,
         rngs: nnx.Rngs | None = None,
     ) -> jax.Array:
-        """Decodes object_queries [Q, D] against memory and position [B, N, D], padding_mask [B, N].
+        """Decodes object_queries [Q, D]. memory and position are [B, N, D], and padding_mask is [B, N].
 
-        The targets start at zero; the queries are added inside each layer, as positions are.
+        The input of the first layer is zero. Each layer adds the object queries and the positions itself.
 
         Returns:
-          The normed outputs of all layers, [L, B, Q, D]; the next layer reads the output before the norm.
+          The outputs of all layers after the layer norm, [L, B, Q, D]. The next layer reads the output before the norm.
         """
         x = jnp.zeros((memory.shape[0], *object_queries.shape))
         outputs = []

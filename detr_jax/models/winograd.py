@@ -1,10 +1,11 @@
 """3x3 convolutions with half the multiplications (Winograd, 1980; Lavin and Gray, 2016).
 
-Dimensions: ``B`` batch, ``H`` and ``W`` height and width of the map, ``C`` channels that come in, ``O`` that go out.
+Dimensions: ``B`` batch, ``H`` and ``W`` height and width of the feature map, ``C`` input and ``O`` output channels.
 
-Four rows of the output take 3 x 4 products of a row of the kernel and a row of the image. As values of a polynomial
-product at six points they take six: F(4, 3). Along the columns the convolution stays as it is, as a second transform
-costs more passes over memory than it saves.
+Computed directly, four rows of the output need 3 x 4 products of a row of the kernel and a row of the image. If these
+products are seen as a product of polynomials and computed from its values at six points, six products are enough. This
+is F(4, 3). The columns are convolved directly, because a second transform would cost more passes over memory than it
+saves.
 """
 
 import functools
@@ -16,24 +17,27 @@ from jax import lax
 
 _ROWS = 4
 _POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
-"""With infinity as the sixth. Of the sets tried these have the lowest error, 2.6 times that of the plain sum."""
+"""Five of the six points. The sixth is infinity.
+
+Of the sets that were tried, this one has the lowest error. It is 2.6 times the error of the direct sum.
+"""
 
 
 def winograd_is_faster(shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> bool:
-    """Whether the multiplications saved outweigh the transforms' passes over memory, as measured on a CPU."""
+    """Whether the saved multiplications outweigh the transforms' passes over memory. Measured on a CPU."""
     return min(kernel_shape[2:]) >= 128 and shape[1] >= 2 * _ROWS
 
 
 @jax.custom_vjp
 def winograd_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A convolution of stride 1, padded by one zero on every side; the gradient of ``x`` is computed alike.
+    """A convolution of stride 1, padded by one zero on every side. The gradient of ``x`` is computed in the same way.
 
     Args:
       x: [B, H, W, C] float32.
       kernel: [3, 3, C, O] float32.
 
     Returns:
-      [B, H, W, O] float32, off by about 7e-7 of the output's deviation.
+      [B, H, W, O] float32. The error is about 7e-7 of the output's standard deviation.
     """
     from_input, from_kernel, to_output = _transforms()
     height = x.shape[1]
@@ -42,7 +46,7 @@ def winograd_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     padded = jnp.pad(x, ((0, 0), (1, blocks * _ROWS + 1 - height), (0, 0), (0, 0)))
     rows = [padded[:, first : first + last : _ROWS] for first in range(_ROWS + 2)]  # [B, blocks, W, C] each
-    # computed once, not again inside of every product that reads them
+    # The barrier makes XLA compute the values once, and not again in every product that reads them.
     values = lax.optimization_barrier([_combine(weights, rows) for weights in from_input])
     kernels = [_combine(weights, [kernel[row : row + 1] for row in range(3)]) for weights in from_kernel]
     products = [_convolve(*pair, pad_rows=0) for pair in zip(values, kernels, strict=True)]
@@ -69,23 +73,24 @@ def _convolve(x: jax.Array, kernel: jax.Array, *, pad_rows: int) -> jax.Array:
 
 
 def _combine(weights: np.ndarray, terms: list[jax.Array]) -> jax.Array:
-    """The weighted sum of the terms, without those of weight zero."""
+    """The weighted sum of the terms. Terms with weight zero are left out."""
     first, *others = (term * weight for weight, term in zip(weights, terms, strict=True) if weight)
     return functools.reduce(jnp.add, others, first)
 
 
 @functools.cache
 def _transforms() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Takes six rows of the input to six values, three of the kernel to six, six products to four rows of output.
+    """Three matrices: six rows of the input to six values, three rows of the kernel to six, six products to four rows.
 
-    Toom and Cook multiply polynomials by way of their values at points: a Vandermonde matrix times the coefficients,
-    the last row (infinity) being the leading coefficient. A network's convolution is the transpose of that map.
+    Toom and Cook multiply polynomials by their values at points. The values are a Vandermonde matrix times the
+    coefficients. Its last row, for infinity, gives the leading coefficient. The convolution of a network is the
+    transpose of this map.
     """
 
     def values_of(coefficients: int) -> np.ndarray:
         finite = np.power.outer(_POINTS, np.arange(coefficients))
         return np.vstack([finite, np.eye(coefficients)[-1]]).astype(np.float64)
 
-    from_input = np.linalg.inv(values_of(_ROWS + 2)).T.round(12)  # zeros as zeros
+    from_input = np.linalg.inv(values_of(_ROWS + 2)).T.round(12)  # makes zeros exact
     from_input, from_kernel, to_output = from_input, values_of(3), values_of(_ROWS).T
     return from_input.astype(np.float32), from_kernel.astype(np.float32), to_output.astype(np.float32)

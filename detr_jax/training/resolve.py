@@ -201,7 +201,7 @@ def resolve_classes(config: Config, *sources: Source) -> Config:
     if not names:
         raise DataError("model.num_classes=0 takes the classes from the data, but the data names no class: set it.")
     if min(names) < 0:
-        raise DataError(f"The data has category {min(names)} ({names[min(names)]!r}): labels must be at least 0.")
+        raise DataError(f"The data has label {min(names)} ({names[min(names)]!r}): labels must be at least 0.")
     return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=max(names) + 1))
 
 

@@ -24,10 +24,16 @@ _HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 
 
 
 def heat_map(image: np.ndarray, weights: np.ndarray, cells: tuple[float, float], scale: float = 1.0) -> Image.Image:
-    """Draws weights [h, w] as heat over the grey levels of an image [H, W, 3] uint8 enlarged by ``scale``.
+    """Draws attention weights as a heat map over a grey copy of an image.
 
-    The largest weight is the brightest. The image covers ``cells`` (height, width) of the ``h, w`` cells, starting at
-    the upper left corner.
+    The largest weight has the brightest colour.
+
+    Args:
+      image: [H, W, 3] uint8.
+      weights: [h, w], one weight per cell of the feature map.
+      cells: (height, width) of the part of the weights that shows the image. It starts in the upper left corner. The
+        rest is padding.
+      scale: the image is enlarged by this factor.
     """
     picture = resize_to(image, scale).convert("L").convert("RGB")
     levels = Image.fromarray((weights / max(float(weights.max()), 1e-12)).astype(np.float32))

@@ -1,4 +1,4 @@
-"""`check_is_path`: says how to get weights that were given by a name or an address instead of a path."""
+"""Check that weights are given as a path. The error for a name or an address says how to get the weights."""
 
 import difflib
 import re

@@ -126,7 +126,7 @@ def test_wrong_arguments_end_in_one_sentence(arguments, words):
 def test_the_error_names_the_kind_of_the_folder_if_another_kind_is_given(folder):
     result = run("check-data", "--dataset", "voc", folder)
     assert result.exit_code == 1
-    assert "it looks like coco: set data.dataset=coco." in result.output
+    assert "It looks like coco: set data.dataset=coco." in result.output
 
 
 def test_make_shapes_writes_an_instances_json(folder):

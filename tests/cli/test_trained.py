@@ -81,7 +81,7 @@ def test_evaluate_accepts_other_data_and_params_without_ema(workdir, tmp_path, o
     content = json.loads(annotations.read_text())
     annotations.write_text(json.dumps({**content, "annotations": []}))
     empty = ("evaluate", workdir, "--root", tmp_path / "coco", "--json", tmp_path / "none.json")
-    assert "no object to train on is in" in run(*empty).output
+    assert "but no object to train on" in run(*empty).output
     result = run(*empty, "--config.data.allow_empty=True")
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[0] == "AP     no such objects"

@@ -289,7 +289,7 @@ def test_a_killed_worker_process_ends_the_stream_with_an_error_message(source, c
     next(stream)
     (worker,) = multiprocessing.active_children()
     worker.kill()
-    with pytest.raises(LoaderError, match=r"ended by itself.*-9.*data\.num_workers=1"):
+    with pytest.raises(LoaderError, match=r"ended unexpectedly.*-9.*data\.num_workers=1"):
         list(itertools.islice(stream, 1000))
 
 

@@ -120,7 +120,7 @@ def test_a_split_without_objects_is_an_error_unless_it_is_allowed(write):
     for one in crowds["annotations"]:
         one["iscrowd"] = 1
     config = write(train=_form({1: "x"}, 4, "t"), valid=crowds)
-    with pytest.raises(DataError, match=r"no object to train on is in 3 images.*crowds.*: 3.*data\.allow_empty=True"):
+    with pytest.raises(DataError, match=r"3 images but no object to train on.*crowds.*: 3.*data\.allow_empty=True"):
         open_splits(config)
     config.data.allow_empty = True
     assert open_splits(config)[1].max_objects == 0
@@ -157,7 +157,9 @@ def test_a_held_out_share_without_effect_is_reported(write):
     config.data.val_share = 0.5
     train, val = open_splits(config)
     assert (len(train), len(val)) == (4, 3)
-    assert "data.val_share=0.5 has no effect, as the data set has the split 'valid'" in val.faults.note_sentences()[0]
+    assert (
+        "data.val_share=0.5 has no effect, because the data set has the split 'valid'" in val.faults.note_sentences()[0]
+    )
 
 
 def test_faults_of_a_divided_data_set_are_reported_once(write):
@@ -185,7 +187,7 @@ def test_images_that_no_annotations_list_are_noted(write, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("place", "words"), [("x.json", "is a file: give the folder"), ("up", "/up/deep is one: give that")]
+    ("place", "words"), [("x.json", "is a file: give the folder"), ("up", "/up/deep, which is a data set.")]
 )
 def test_the_error_suggests_a_data_set_near_a_wrong_root(write, tmp_path, place, words):
     config = write(train=_form({1: "x"}, 2, "t"))
