@@ -65,7 +65,7 @@ def set_loss(
 
 
 def _groups(
-    outputs: Outputs, targets: Targets, config: LossConfig, mesh: Mesh | None, counts: jax.Array
+    outputs: Outputs, targets: Targets, config: LossConfig, mesh: Mesh | None, counts: Int[Array, " N"]
 ) -> Iterator[_Group]:
     """The decoder layers, and if there are any the proposals and the denoising queries, each with its matching."""
 
@@ -85,7 +85,7 @@ def _groups(
 
 
 def _matched_by_construction(
-    denoising: Denoising, layers: Predictions, targets: Targets, config: LossConfig, counts: jax.Array
+    denoising: Denoising, layers: Predictions, targets: Targets, config: LossConfig, counts: Int[Array, " N"]
 ) -> Matched:
     """Denoising queries with their targets: every target once per group of queries, so that all sums grow alike."""
     batch, groups, number = denoising.matched_query.shape

@@ -139,5 +139,5 @@ def test_fields_that_another_family_does_not_name_must_agree(star):
 
 
 def test_a_checkpoint_of_another_family_is_refused(star):
-    with pytest.raises(WeightsError, match="model is a StarConfig in the checkpoint and a ModelConfig"):
+    with pytest.raises(WeightsError, match="model is a StarConfig in the checkpoint and a DETRConfig"):
         merge_pretrained(star_tree(5), star, ModelConfig())

@@ -24,8 +24,8 @@ from detr_jax.checkpoints import load_model
 folder = sys.argv[1]
 model, _ = load_model(folder)
 inputs = np.load(folder + "/inputs.npz")
-logits, boxes = nnx.jit(model)(inputs["images"], inputs["sizes"])
-np.savez(folder + "/outputs.npz", logits=logits, boxes=boxes)
+outputs = nnx.jit(model)(inputs["images"], inputs["sizes"])
+np.savez(folder + "/outputs.npz", logits=outputs.logits, boxes=outputs.boxes)
 """
 
 
@@ -43,7 +43,8 @@ def test_predictions_survive_bit_by_bit(bottleneck, tmp_path):
     subprocess.run([sys.executable, "-c", RESTORE_AND_PREDICT, str(tmp_path / "run")], check=True)
 
     found = np.load(tmp_path / "run" / "outputs.npz")
-    logits, boxes = nnx.jit(model)(jnp.asarray(images), jnp.asarray(sizes))
+    outputs = nnx.jit(model)(jnp.asarray(images), jnp.asarray(sizes))
+    logits, boxes = outputs.logits, outputs.boxes
     np.testing.assert_array_equal(found["logits"], logits)
     np.testing.assert_array_equal(found["boxes"], boxes)
 
