@@ -16,9 +16,7 @@ def focal_loss(matched: Matched, alpha: float | jax.Array, gamma: float | jax.Ar
     return loss.sum(axis=(1, 2, 3)) / matched.num_boxes
 
 
-def binary_focal_loss(
-    logits: jax.Array, is_target: jax.Array, alpha: float | jax.Array, gamma: float | jax.Array
-) -> jax.Array:
+def binary_focal_loss(logits: Array, is_target: Array, alpha: float | jax.Array, gamma: float | jax.Array) -> jax.Array:
     """``-weight * (1 - p)^gamma * log(p)`` element by element.
 
     Here p is the probability of the right answer, and the weight is ``alpha`` for targets and ``1 - alpha`` otherwise.

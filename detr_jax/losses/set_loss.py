@@ -90,7 +90,7 @@ def _matched_by_construction(
     """Denoising queries with their targets: every target once per group of queries, so that all sums grow alike."""
     batch, groups, number = denoising.matched_query.shape
 
-    def repeated(x: jax.Array) -> jax.Array:
+    def repeated(x: Array) -> jax.Array:
         return jnp.repeat(x[:, None], groups, axis=1).reshape(batch, groups * number, *x.shape[2:])
 
     repeated_targets = Targets(repeated(targets.boxes), repeated(targets.labels), targets.count * groups)

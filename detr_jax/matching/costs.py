@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 
 from detr_jax.boxes import cxcywh_to_xyxy, generalized_iou
 from detr_jax.config import MatchingCost
@@ -61,12 +61,14 @@ def giou_cost(predictions: Predictions, targets: Targets) -> Cost:
     return -generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
 
 
-def _pairs(predictions: Predictions, targets: Targets) -> tuple[jax.Array, jax.Array]:
+def _pairs(
+    predictions: Predictions, targets: Targets
+) -> tuple[Float32[Array, "L B Q 1 4"], Float32[Array, "1 B 1 T 4"]]:
     """Boxes [L, B, Q, 1, 4] of the queries and [1, B, 1, T, 4] of the targets."""
     return predictions.boxes[:, :, :, None], targets.boxes[None, :, None]
 
 
-def _of_labels(values: jax.Array, labels: jax.Array) -> jax.Array:
+def _of_labels(values: Float32[Array, "L B Q K"], labels: Int[Array, "B T"]) -> Float32[Array, "L B Q T"]:
     """Values [L, B, Q, C + 1 or C] of the classes, for each target of labels [B, T]: [L, B, Q, T]."""
     index = jnp.broadcast_to(labels[None, :, None], (*values.shape[:3], labels.shape[1]))
     return jnp.take_along_axis(values, index, axis=-1)

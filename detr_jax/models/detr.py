@@ -136,7 +136,9 @@ class DETR(DetectorModule):
         """Logits and boxes of the decoder's outputs [L, B, Q, D]."""
         return Outputs(Predictions(self.class_head(decoded), self.box_head(decoded)))
 
-    def attention_maps(self, images: jax.Array, sizes: jax.Array, *, layer: int = -1) -> AttentionMaps:
+    def attention_maps(
+        self, images: Float32[Array, "B H W 3"], sizes: Int[Array, "B 2"], *, layer: int = -1
+    ) -> AttentionMaps:
         """The outputs with the attention weights of one layer (`detr_jax.models.attention_maps`)."""
         return attention_maps(self, images, sizes, layer=layer)
 

@@ -51,7 +51,7 @@ class SinePositionEmbedding(nnx.Module):
     def __init__(self, dim: int, *, rngs: nnx.Rngs):
         self.dim = dim
 
-    def __call__(self, padding_mask: jax.Array) -> jax.Array:
+    def __call__(self, padding_mask: Array) -> jax.Array:
         """The embedding [B, H, W, dim] float32 of the cells of ``padding_mask`` [B, H, W]."""
         return sine_position_embedding(padding_mask, self.dim)
 
@@ -65,7 +65,7 @@ class LearnedPositionEmbedding(nnx.Module):
         self.columns = nnx.Param(init(rngs.params(), shape))
         self.rows = nnx.Param(init(rngs.params(), shape))
 
-    def __call__(self, padding_mask: jax.Array) -> jax.Array:
+    def __call__(self, padding_mask: Array) -> jax.Array:
         """The embedding [B, H, W, dim] float32 of a feature map. Only the shape of ``padding_mask`` [B, H, W] matters.
 
         Raises:

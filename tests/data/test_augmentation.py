@@ -175,7 +175,7 @@ def test_pixels_of_another_shape_or_type_are_refused(source, data, wrong):
             return wrong(image)
 
     data = with_pixels(data, Wrong())
-    with pytest.raises(TypeError, match=r"data.augmentation.*must be uint8 of shape"):
+    with pytest.raises(TypeError, match=r"data\.augmentation.*must keep the dtype uint8 and the shape"):
         read(TrainPlan(source, data, BATCH, 0), source, data, 1)
 
 

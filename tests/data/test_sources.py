@@ -171,5 +171,5 @@ def test_a_kind_of_folder_of_ones_own_is_recognised(tmp_path, rng):
     shutil.rmtree(tmp_path / "packed")
     with pytest.raises(DataError, match=r"it must have .*a folder called packed"):
         find_layout(data)
-    with pytest.raises(DataError, match=r"does not have a folder called packed, as data\.dataset=packed needs"):
+    with pytest.raises(DataError, match=r"data\.dataset=packed needs a folder called packed, which .* does not"):
         find_layout(dataclasses.replace(data, dataset="packed"))

@@ -7,8 +7,8 @@ import numpy as np
 
 from detr_jax.config import MetricConfig
 from detr_jax.testing import tiny_config
-from detr_jax.training.run_log import RunLog
 from detr_jax.training.loop import train
+from detr_jax.training.run_log import RunLog
 
 
 class ScoreEvaluator:
