@@ -28,6 +28,7 @@ class ConfigurableCommand(click.Command):
     """A command that accepts ``--config.FIELD=VALUE`` at any place and passes them to its function as ``changes``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Takes ``--config.FIELD=VALUE`` out of the arguments; click parses the others."""
         changes, others, remaining = [], [], list(args)
         while remaining:
             argument = remaining.pop(0)
@@ -45,6 +46,7 @@ class ConfigurableCommand(click.Command):
         return rest
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Adds the fields to the usage line of ``--help``."""
         return [*super().collect_usage_pieces(ctx), "[--config.FIELD=VALUE]..."]
 
 
