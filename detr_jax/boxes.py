@@ -42,6 +42,16 @@ def xyxy_to_xywh(boxes_xyxy: Shaped[Array, "*N 4"]) -> Shaped[Array, "*N 4"]:
     return boxes_xyxy.__array_namespace__().concatenate([top_left, bottom_right - top_left], axis=-1)
 
 
+def inverse_sigmoid(x: Shaped[Array, "*N"], eps: float = 1e-5) -> Shaped[Array, "*N"]:
+    """The logit of x in 0..1, with x and 1 - x lifted to at least ``eps``. The gradient is 0 where they are lifted.
+
+    Source: Deformable DETR, section 4.2.
+    """
+    xp = x.__array_namespace__()
+    x = xp.clip(x, 0, 1)
+    return xp.log(xp.maximum(x, eps) / xp.maximum(1 - x, eps))
+
+
 def area(boxes_xyxy: Shaped[Array, "*N 4"]) -> Shaped[Array, "*N"]:
     """Areas [...] of boxes [..., 4] in corner format."""
     return (boxes_xyxy[..., 2] - boxes_xyxy[..., 0]) * (boxes_xyxy[..., 3] - boxes_xyxy[..., 1])

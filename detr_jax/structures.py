@@ -103,6 +103,8 @@ class Outputs:
     """Proposals of the encoder in two-stage detectors, with one layer and the proposals as ``Q``."""
     denoising: Denoising | None = None
     """Denoising queries, in training only."""
+    class_agnostic_proposals: bool = dataclasses.field(default=False, metadata={"static": True})
+    """Whether the targets of all proposals have the label 0, which then means "an object"."""
 
     @property
     def logits(self) -> Array:

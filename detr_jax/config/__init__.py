@@ -19,6 +19,7 @@ from detr_jax.config.data import DataConfig as DataConfig
 from detr_jax.config.data import Exif as Exif
 from detr_jax.config.data import OnError as OnError
 from detr_jax.config.data import Rounding as Rounding
+from detr_jax.config.deformable import DeformableDETRConfig as DeformableDETRConfig
 from detr_jax.config.error import ConfigError as ConfigError
 from detr_jax.config.fields import Choice as Choice
 from detr_jax.config.fields import ranged as ranged
@@ -57,6 +58,7 @@ from detr_jax.config.model import Precision as Precision
 from detr_jax.config.model import Remat as Remat
 from detr_jax.config.model import ResNetConfig as ResNetConfig
 from detr_jax.config.model import Stem as Stem
+from detr_jax.config.model import TransformerConfig as TransformerConfig
 from detr_jax.config.renamed import current_path as current_path
 from detr_jax.config.run import Config as Config
 from detr_jax.config.run import EvaluationConfig as EvaluationConfig

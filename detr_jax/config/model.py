@@ -257,8 +257,8 @@ class DetectorConfig:
 
 
 @dataclass(kw_only=True)
-class DETRConfig(DetectorConfig):
-    """DETR (section 3.2 and appendix A)."""
+class TransformerConfig(DetectorConfig):
+    """The base class of detectors with a transformer encoder and decoder."""
 
     run_fields = ("dropout", *DetectorConfig.run_fields)
     free_fields = ("encoder_layers", "decoder_layers", "dropout", *DetectorConfig.free_fields)
@@ -277,6 +277,23 @@ class DETRConfig(DetectorConfig):
     """Probability of dropout in the transformer during training (the paper's)."""
     pre_norm: bool = False
     """Layer norm before each sublayer instead of after it. Off by default, as in the paper."""
+
+    def faults(self, path: str) -> Iterator[str]:
+        """A sentence for each contradiction between fields."""
+        yield from super().faults(path)
+        if self.hidden_dim % self.num_heads:
+            yield (
+                f"{path}num_heads={self.num_heads} must divide {path}hidden_dim={self.hidden_dim}. The paper has 8 "
+                "heads of 32 channels."
+            )
+        if self.hidden_dim % 4:
+            yield f"{path}hidden_dim={self.hidden_dim} must be a multiple of 4 for the position embedding."
+
+
+@dataclass(kw_only=True)
+class DETRConfig(TransformerConfig):
+    """DETR (section 3.2 and appendix A)."""
+
     position_embedding: PositionEmbedding = PositionEmbedding.SINE
     """Position embedding of the feature map: "sine" (fixed, and the paper's) or "learned" (a row and a column for each
     of 50 cells)."""
@@ -291,17 +308,6 @@ class DETRConfig(DetectorConfig):
         from detr_jax.models.detr import DETR
 
         return DETR(self, rngs=rngs)
-
-    def faults(self, path: str) -> Iterator[str]:
-        """A sentence for each contradiction between fields."""
-        yield from super().faults(path)
-        if self.hidden_dim % self.num_heads:
-            yield (
-                f"{path}num_heads={self.num_heads} must divide {path}hidden_dim={self.hidden_dim}. The paper has 8 "
-                "heads of 32 channels."
-            )
-        if self.hidden_dim % 4:
-            yield f"{path}hidden_dim={self.hidden_dim} must be a multiple of 4 for the position embedding."
 
 
 ModelConfig = DETRConfig

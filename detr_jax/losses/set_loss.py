@@ -3,6 +3,7 @@
 Dimensions: ``L`` decoder layers, ``B`` batch, ``Q`` object queries, ``T`` targets of an image (padded), ``C`` classes.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -69,15 +70,18 @@ def _groups(
 ) -> Iterator[_Group]:
     """The decoder layers, and if there are any the proposals and the denoising queries, each with its matching."""
 
-    def matched_by_cost(predictions: Predictions) -> Matched:
+    def matched_by_cost(predictions: Predictions, targets: Targets) -> Matched:
         cost = matching_cost(predictions, targets, config.costs)
         queries = match(cost, targets.count, config.matcher, mesh)
         return Matched(predictions, targets, queries, counts, config.classification)
 
     layers = outputs.layers if config.auxiliary else _last(outputs.layers)
-    yield _Group("", matched_by_cost(layers))
+    yield _Group("", matched_by_cost(layers, targets))
     if outputs.proposals is not None:
-        yield _Group("_enc", matched_by_cost(outputs.proposals))
+        wanted = targets
+        if outputs.class_agnostic_proposals:
+            wanted = dataclasses.replace(targets, labels=jnp.zeros_like(targets.labels))
+        yield _Group("_enc", matched_by_cost(outputs.proposals, wanted))
     if outputs.denoising is not None:
         predictions = outputs.denoising.predictions
         layers = predictions if config.auxiliary else _last(predictions)

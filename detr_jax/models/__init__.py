@@ -3,6 +3,8 @@
 from detr_jax.models.attention import MultiHeadAttention as MultiHeadAttention
 from detr_jax.models.attention_maps import AttentionMaps as AttentionMaps
 from detr_jax.models.attention_maps import attention_maps as attention_maps
+from detr_jax.models.deformable_attention import DeformableAttention as DeformableAttention
+from detr_jax.models.deformable_detr import DeformableDETR as DeformableDETR
 from detr_jax.models.detector import DetectorModule as DetectorModule
 from detr_jax.models.detector import abstract_model as abstract_model
 from detr_jax.models.detr import DETR as DETR

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Bool, Float, Float32, Shaped
 
-from detr_jax.config import ModelConfig
+from detr_jax.config import TransformerConfig
 from detr_jax.models.initializers import xavier_uniform
 from detr_jax.structures import Array
 
@@ -76,7 +76,7 @@ class MultiHeadAttention(nnx.Module):
         self.output = nnx.Linear(dim, dim, kernel_init=xavier_uniform(), dtype=dtype, rngs=rngs)
 
     @classmethod
-    def from_config(cls, config: ModelConfig, *, rngs: nnx.Rngs) -> "MultiHeadAttention":
+    def from_config(cls, config: TransformerConfig, *, rngs: nnx.Rngs) -> "MultiHeadAttention":
         """The attention that every layer of a model with this configuration uses."""
         return cls(
             config.hidden_dim, config.num_heads, dropout=config.dropout, dtype=jnp.dtype(config.dtype), rngs=rngs

@@ -12,7 +12,7 @@ from detr_jax.config import DETRConfig, Precision
 from detr_jax.models.attention_maps import AttentionMaps, attention_maps
 from detr_jax.models.detector import DetectorModule
 from detr_jax.models.feature_map import FeatureMap
-from detr_jax.models.initializers import fan_in_uniform
+from detr_jax.models.heads import BoxHead, torch_linear
 from detr_jax.models.positions import LearnedPositionEmbedding, SinePositionEmbedding
 from detr_jax.models.transformer import Decoder, Encoder
 from detr_jax.structures import Array, Outputs, Predictions, Targets
@@ -27,25 +27,6 @@ class Features(NamedTuple):
     """[B, h, w] bool, True at padding."""
     position: Float32[Array, "B h w D"]
     """[B, h, w, D] float32."""
-
-
-def _linear(fan_in: int, fan_out: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """A linear layer that starts as PyTorch's do."""
-    init = fan_in_uniform(fan_in)
-    return nnx.Linear(fan_in, fan_out, kernel_init=init, bias_init=init, dtype=dtype, rngs=rngs)
-
-
-class BoxHead(nnx.Module):
-    """Three linear layers with ReLU between them, and a sigmoid; in float32 always."""
-
-    def __init__(self, dim: int, *, rngs: nnx.Rngs):
-        self.layers = nnx.List([_linear(dim, width, jnp.dtype("float32"), rngs) for width in (dim, dim, 4)])
-
-    def __call__(self, x: Float32[Array, "*N D"]) -> Float32[Array, "*N 4"]:
-        """[..., D] to cxcywh boxes [..., 4] in 0..1, float32."""
-        for layer in self.layers[:-1]:
-            x = jax.nn.relu(layer(x))
-        return jax.nn.sigmoid(self.layers[-1](x))
 
 
 def sample_padding_mask(
@@ -80,13 +61,13 @@ class DETR(DetectorModule):
         embedding = {"sine": SinePositionEmbedding, "learned": LearnedPositionEmbedding}
         super().__init__(config)
         self.backbone = config.backbone.build(dtype=dtype, remat=config.remat in ("backbone", "all"), rngs=rngs)
-        self.input_projection = _linear(config.backbone.channels[-1], config.hidden_dim, dtype, rngs)
+        self.input_projection = torch_linear(config.backbone.channels[-1], config.hidden_dim, dtype, rngs)
         self.position_embedding = embedding[config.position_embedding](config.hidden_dim, rngs=rngs)
         self.encoder = Encoder(config, rngs=rngs)
         # of few operations, and in bfloat16 queries that hardly differ, as those of a new model, would be the same
         self.decoder = Decoder(dataclasses.replace(config, dtype=Precision.FLOAT32), rngs=rngs)
         self.object_queries = nnx.Param(jax.random.normal(rngs.params(), (config.num_queries, config.hidden_dim)))
-        self.class_head = _linear(config.hidden_dim, config.num_logits, jnp.dtype("float32"), rngs)
+        self.class_head = torch_linear(config.hidden_dim, config.num_logits, jnp.dtype("float32"), rngs)
         self.box_head = BoxHead(config.hidden_dim, rngs=rngs)
 
     def features(self, images: Float32[Array, "B H W 3"], sizes: Int[Array, "B 2"]) -> Features:

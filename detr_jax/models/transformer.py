@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from detr_jax.config import ModelConfig
+from detr_jax.config import TransformerConfig
 from detr_jax.models.attention import MultiHeadAttention, dropout
 from detr_jax.models.initializers import fan_in_uniform, xavier_uniform
 from detr_jax.models.rematerialization import recomputed
@@ -34,7 +34,7 @@ class Residual(nnx.Module):
     The layer norm comes after the addition or, with pre-norm, before the sublayer.
     """
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.pre_norm = config.pre_norm
         self.dropout = config.dropout
         self.norm = LayerNorm(config.hidden_dim, rngs=rngs)
@@ -48,7 +48,7 @@ class Residual(nnx.Module):
 class FeedForward(nnx.Module):
     """Two linear layers with a ReLU and dropout between them."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.dropout = config.dropout
         self.expand, self.contract = (
             nnx.Linear(
@@ -73,7 +73,7 @@ class FeedForward(nnx.Module):
 class EncoderLayer(nnx.Module):
     """Self-attention over the image tokens, then a feed-forward network."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.self_attention = MultiHeadAttention.from_config(config, rngs=rngs)
         self.self_attention_residual = Residual(config, rngs=rngs)
         self.feed_forward = FeedForward(config, rngs=rngs)
@@ -95,7 +95,7 @@ class EncoderLayer(nnx.Module):
 class DecoderLayer(nnx.Module):
     """Self-attention among the queries, cross-attention to the image, then a feed-forward network."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.self_attention = MultiHeadAttention.from_config(config, rngs=rngs)
         self.self_attention_residual = Residual(config, rngs=rngs)
         self.cross_attention = MultiHeadAttention.from_config(config, rngs=rngs)
@@ -135,7 +135,7 @@ class DecoderLayer(nnx.Module):
 class Encoder(nnx.Module):
     """A stack of encoder layers. With pre-norm, a layer norm follows the last one."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.layers = nnx.List([EncoderLayer(config, rngs=rngs) for _ in range(config.encoder_layers)])
         self.norm = LayerNorm(config.hidden_dim, rngs=rngs) if config.pre_norm else None
         self.remat = config.remat in ("transformer", "all")
@@ -152,7 +152,7 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """A stack of decoder layers. One shared layer norm is applied to the output of every layer."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.layers = nnx.List([DecoderLayer(config, rngs=rngs) for _ in range(config.decoder_layers)])
         self.norm = LayerNorm(config.hidden_dim, rngs=rngs)
         self.remat = config.remat in ("transformer", "all")

@@ -1,0 +1,86 @@
+"""The configuration of Deformable DETR (Zhu et al., 2021). Defaults are those of the multi-scale R50 on COCO."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from detr_jax.config.fields import ranged
+from detr_jax.config.model import Classification, TransformerConfig
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+    from detr_jax.models.detector import DetectorModule
+
+
+@dataclass(kw_only=True)
+class DeformableDETRConfig(TransformerConfig):
+    """Deformable DETR (section 4 and appendix A): attention to a few points of several feature maps."""
+
+    resizing_fields: ClassVar[Mapping[str, str]] = {
+        "num_classes": r"class_head/.*",
+        "classification": r"class_head/.*",
+        "num_queries": "queries/(position|content)",
+    }
+
+    num_queries: int = ranged(300, least=0)
+    """More than the objects that an image can have. 0 when a training starts: those of the checkpoint that it follows,
+    or else 300; the checkpoint holds the number."""
+    classification: Classification = Classification.SIGMOID
+    """What the outputs of the class head mean: "sigmoid" (an own probability for each class, the paper's; needs a loss
+    such as `SigmoidFocal`) or "softmax" (over the classes and "no object")."""
+    feedforward_dim: int = 1024
+    """Hidden channels of the feed-forward networks (the paper's)."""
+    backbone_levels: int = 3
+    """Levels of the backbone that the transformer reads, the coarsest ones (the paper's 3: C3 to C5)."""
+    extra_levels: int = ranged(1, least=0)
+    """Levels beyond the backbone's, each with half the resolution of the one before (the paper's 1). Each doubles the
+    number that the sides of buckets are multiples of."""
+    num_points: int = 4
+    """Points that a head samples in each level (the paper's)."""
+    refine_boxes: bool = False
+    """Iterative box refinement: every decoder layer corrects the boxes of the layer before, with heads of its own."""
+    two_stage: bool = False
+    """The encoder proposes the boxes that the decoder starts from, instead of learned queries. Needs `refine_boxes`."""
+    max_detections_per_image: int = 100
+    """Detections per image, before any threshold: the most probable pairs of query and class (the paper's)."""
+
+    @property
+    def num_levels(self) -> int:
+        """Feature maps that the transformer reads."""
+        return self.backbone_levels + self.extra_levels
+
+    @property
+    def level_strides(self) -> tuple[int, ...]:
+        """Pixels of the image per cell of each feature map, from fine to coarse."""
+        extra = tuple(self.backbone.stride * 2 ** (level + 1) for level in range(self.extra_levels))
+        return (*self.backbone.strides[-self.backbone_levels :], *extra)
+
+    @property
+    def stride(self) -> int:
+        """The number of pixels that the sides of every bucket are multiples of."""
+        return self.level_strides[-1]
+
+    @property
+    def max_detections(self) -> int:
+        """The number of detections per image, before any threshold."""
+        return min(self.max_detections_per_image, self.num_queries * max(self.num_classes, 1))
+
+    def build(self, *, rngs: "nnx.Rngs") -> "DetectorModule":
+        """Build the `detr_jax.models.DeformableDETR`."""
+        from detr_jax.models.deformable_detr import DeformableDETR
+
+        return DeformableDETR(self, rngs=rngs)
+
+    def faults(self, path: str) -> Iterator[str]:
+        """A sentence for each contradiction between fields."""
+        yield from super().faults(path)
+        levels = len(self.backbone.strides)
+        if self.backbone_levels > levels:
+            yield f"{path}backbone_levels={self.backbone_levels} must be at most {levels}, as the backbone has no more."
+        if self.pre_norm:
+            yield f"{path}pre_norm=True is for DETR only: Deformable DETR has its layer norms after each sublayer."
+        if self.two_stage and not self.refine_boxes:
+            yield f"{path}two_stage=True needs {path}refine_boxes=True, because the decoder refines the proposals."
+        if self.two_stage and self.classification != "sigmoid":
+            yield f"{path}two_stage=True needs {path}classification='sigmoid': proposals are chosen by a probability."
