@@ -48,7 +48,6 @@ class DeformableDETR(DetectorModule):
         super().__init__(config)
         self.num_queries = config.num_queries
         self.refine_boxes = config.refine_boxes
-        self.max_detections = config.max_detections
         self.backbone = config.backbone.build(dtype=dtype, remat=config.remat in ("backbone", "all"), rngs=rngs)
         self.pyramid = FeaturePyramid(config, rngs=rngs)
         self.encoder = DeformableEncoder(config, rngs=rngs)

@@ -7,7 +7,7 @@ from jaxtyping import Float32, Int, UInt8
 
 from detr_jax.config import DetectorConfig
 from detr_jax.models.images import normalize_images
-from detr_jax.postprocess import detections
+from detr_jax.postprocess import detections, top_detections
 from detr_jax.structures import Array, Detections, Outputs, Targets
 
 
@@ -19,6 +19,7 @@ class DetectorModule(nnx.Module):
         self.pixel_mean = config.pixel_mean
         self.pixel_std = config.pixel_std
         self.classification = config.classification
+        self.max_detections = config.max_detections
 
     def normalize(self, images: UInt8[Array, "B H W 3"], sizes: Int[Array, "B 2"]) -> Float32[Array, "B H W 3"]:
         """uint8 RGB images [B, H, W, 3] of valid sizes [B, 2] as this detector reads them (`normalize_images`)."""
@@ -44,7 +45,10 @@ class DetectorModule(nnx.Module):
 
     def detections(self, outputs: Outputs, original_sizes: Int[Array, "B 2"]) -> Detections:
         """Convert the predictions of the last layer to detections in pixels of the original images, sizes [B, 2]."""
-        return detections(outputs.logits[-1], outputs.boxes[-1], original_sizes, self.classification)
+        logits, boxes = outputs.logits[-1], outputs.boxes[-1]
+        if self.classification == "sigmoid":
+            return top_detections(logits, boxes, original_sizes, self.max_detections)
+        return detections(logits, boxes, original_sizes)
 
 
 def abstract_model(config: DetectorConfig) -> tuple[nnx.GraphDef, Any]:

@@ -104,7 +104,7 @@ class FeaturePyramid(nnx.Module):
             positions.append(_flat(position))
             masks.append(_flat(mask))
             centers.append(_cell_centers(valid, cells))
-            ratios.append(valid[:, ::-1] / jnp.asarray(cells[::-1], jnp.float32)[None])
+            ratios.append(valid[:, ::-1].astype(jnp.float32) / jnp.asarray(cells[::-1], jnp.float32)[None])
         return Tokens(
             values=jnp.concatenate(values, axis=1),
             position=jnp.concatenate(positions, axis=1),
