@@ -49,6 +49,9 @@ class Official(NamedTuple):
         return Path(self.file).stem.rsplit("-", 1)[1]
 
 
+_OTHER_DC5 = ("r50_deformable_detr_single_scale_dc5-checkpoint.pth",)
+"""Names of released DC5 models that cannot be downloaded by name."""
+
 _APACHE, _BSD = "Apache-2.0", "BSD-3-Clause"
 
 OFFICIAL = (
@@ -182,6 +185,7 @@ def find(name: str) -> Official | None:
     return None
 
 
-def by_file_name(name: str) -> Official | None:
-    """The listed weights with this file name, or None if there are none."""
-    return next((weights for weights in OFFICIAL if weights.file == name), None)
+def is_released_dc5(file_name: str) -> bool:
+    """Whether this is the file name of a released DC5 model, listed or not."""
+    listed = any(weights.dilation for weights in OFFICIAL if weights.file == file_name)
+    return listed or file_name in _OTHER_DC5
