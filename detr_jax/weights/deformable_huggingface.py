@@ -89,9 +89,7 @@ def _layer_rules() -> list[Rule]:
         *deformable_attention("model.encoder.layers.*.self_attn", "encoder/layers/*/self_attention"),
         *unpacked_attention("model.decoder.layers.*.self_attn", "decoder/layers/*/self_attention"),
         *deformable_attention("model.decoder.layers.*.encoder_attn", "decoder/layers/*/cross_attention"),
-        *layer_norm(
-            "model.decoder.layers.*.encoder_attn_layer_norm", "decoder/layers/*/cross_attention_residual/norm"
-        ),
+        *layer_norm("model.decoder.layers.*.encoder_attn_layer_norm", "decoder/layers/*/cross_attention_residual/norm"),
     ]
 
 

@@ -56,9 +56,9 @@ def is_refined(file: TensorFile) -> bool:
         return stated
     first: dict[str, np.ndarray] = {}
     for name, array in file.tensors.items():
-        if found := re.fullmatch(r"(.*bbox_head\.reg_branches\.)\d+(\.\d+\.\w+)", name):
-            if not np.array_equal(array, first.setdefault("".join(found.groups()), array)):
-                return True
+        found = re.fullmatch(r"(.*bbox_head\.reg_branches\.)\d+(\.\d+\.\w+)", name)
+        if found and not np.array_equal(array, first.setdefault("".join(found.groups()), array)):
+            return True
     return False
 
 
@@ -112,9 +112,7 @@ def _layout(*, refined: bool) -> Layout:
             *start_rules(
                 "reference_points_fc", "memory_trans_fc", "memory_trans_norm", "pos_trans_fc", "pos_trans_norm"
             ),
-            *head_rules(
-                ("bbox_head.cls_branches",), ("bbox_head.reg_branches",), ("0", "2", "4"), refined=refined
-            ),
+            *head_rules(("bbox_head.cls_branches",), ("bbox_head.reg_branches",), ("0", "2", "4"), refined=refined),
         ),
         infer_config=partial(infer_deformable, refined=refined),
         marks=(MARK,),

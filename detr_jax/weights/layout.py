@@ -96,9 +96,9 @@ class Layout:
     layout only if its names hold all marks of this layout and no marks of other families
     (`detr_jax.weights.recognition`)."""
     fits: Callable[[TensorFile], bool] = _always
-    """Whether this layout is meant for a file whose names hold its marks. A family whose names mean different parameters
-    in different models has one layout for each meaning, such as Deformable DETR with one head and with a head per
-    layer."""
+    """Whether this layout is meant for a file whose names hold its marks. If the same names mean different parameters
+    in different models of a family, each meaning is a layout, such as Deformable DETR with one head and with a head
+    per layer."""
     spellings: tuple[tuple[str, str], ...] = ()
     """(regular expression, replacement) pairs. They are applied in turn to every name before the rules."""
     ignored: str = r".*\.num_batches_tracked"

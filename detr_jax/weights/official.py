@@ -10,6 +10,10 @@ BASES = {
     "facebook": "https://dl.fbaipublicfiles.com/detr",
     "pytorch": "https://download.pytorch.org/models",
     "openmmlab": "https://download.openmmlab.com/mmdetection/v3.0/detr/detr_r50_8xb2-150e_coco",
+    **{
+        f"openmmlab-{model}": f"https://download.openmmlab.com/mmdetection/v3.0/deformable_detr/{model}_r50_16xb2-50e_coco"
+        for model in ("deformable-detr", "deformable-detr-refine", "deformable-detr-refine-twostage")
+    },
 }
 """Address of the folder of files, by origin."""
 
@@ -136,6 +140,33 @@ OFFICIAL = (
         None,
         _APACHE,
         ap=39.9,
+    ),
+    Official(
+        "deformable-detr-r50-mmdetection",
+        "openmmlab-deformable-detr",
+        "deformable-detr_r50_16xb2-50e_coco_20221029_210934-6bc7d21b.pth",
+        "Deformable DETR, ResNet-50, trained by mmdetection for 50 epochs",
+        None,
+        _APACHE,
+        ap=44.3,
+    ),
+    Official(
+        "deformable-detr-refine-r50-mmdetection",
+        "openmmlab-deformable-detr-refine",
+        "deformable-detr-refine_r50_16xb2-50e_coco_20221022_225303-844e0f93.pth",
+        "Deformable DETR with iterative box refinement, ResNet-50, trained by mmdetection for 50 epochs",
+        None,
+        _APACHE,
+        ap=46.2,
+    ),
+    Official(
+        "deformable-detr-refine-twostage-r50-mmdetection",
+        "openmmlab-deformable-detr-refine-twostage",
+        "deformable-detr-refine-twostage_r50_16xb2-50e_coco_20221021_184714-acc8a5ff.pth",
+        "Deformable DETR with two stages, ResNet-50, trained by mmdetection for 50 epochs",
+        None,
+        _APACHE,
+        ap=47.0,
     ),
     Official(
         "resnet18",

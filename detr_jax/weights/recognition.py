@@ -15,6 +15,7 @@ _RELATIVES = {  # parts of names that only these relatives of DETR have, the mos
     "label_enc.": "DINO or DN-DETR",
     "dn_query_generator": "DINO or DN-DETR",
     "denoising_generator": "DINO or DN-DETR",
+    "denoising_class_embed": "RT-DETR",
     "refpoint_embed": "DAB-DETR or a model built on it",
     "tgt_embed": "DINO or DAB-Deformable DETR",
     "ca_qcontent_proj": "Conditional DETR",
