@@ -22,7 +22,7 @@ def _list_all(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
         for weights in OFFICIAL:
             size = f"{weights.megabytes} MiB" if weights.megabytes else "?"
-            click.echo(f"{weights.name:22} {size:>8}  {weights.licence:13} {weights.about}\n{'':33}{weights.address}")
+            click.echo(f"{weights.name:44} {size:>8}  {weights.licence:13} {weights.about}\n{'':55}{weights.address}")
         ctx.exit()
 
 
@@ -46,9 +46,9 @@ def import_weights(
 ) -> None:
     """Turn a detector trained elsewhere into a checkpoint of this package.
 
-    SOURCE is a .pth file of the original (or of its detectron2 wrapper) or of mmdetection 3, or a directory or file
-    of Hugging Face. The kind is recognised automatically. Files other than .safetensors need the extra "torch". OUT is
-    a new folder for inference and fine-tuning.
+    SOURCE is a DETR or Deformable DETR: a .pth file of the original (or of DETR's detectron2 wrapper) or of mmdetection
+    3, or a directory or file of Hugging Face. The kind is recognised automatically. Files other than .safetensors need
+    the extra "torch". OUT is a new folder for inference and fine-tuning.
 
     With --download, SOURCE is a name that --list shows. Its file is kept in the cache folder. Without OUT, the file is
     only downloaded.
@@ -147,7 +147,8 @@ def _write(weights: ImportedWeights, out: Path) -> None:
     if weights.class_names:
         names = ", ".join(f"{label} {name}" for label, name in sorted(weights.class_names.items())[:5])
         click.echo(f"classes: {names}{' ...' if len(weights.class_names) > 5 else ''}")
+    no_object = ' and "no object"' if weights.config.num_logits > weights.config.num_classes else ""
     click.echo(
-        f"{len(weights.params)} tensors of a {weights.kind} checkpoint, {weights.config.num_classes} classes and "
-        f'"no object", written to {out}'
+        f"{len(weights.params)} tensors of a {weights.kind} checkpoint, {weights.config.num_classes} classes"
+        f"{no_object}, written to {out}"
     )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class DeformableDETRConfig(TransformerConfig):
     """Deformable DETR (section 4 and appendix A): attention to a few points of several feature maps."""
 
+    free_fields = (*TransformerConfig.free_fields, "max_detections_per_image")
     resizing_fields: ClassVar[Mapping[str, str]] = {
         "num_classes": r"class_head/.*",
         "classification": r"class_head/.*",

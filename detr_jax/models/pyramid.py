@@ -48,7 +48,7 @@ class PyramidLevel(nnx.Module):
         shape = (kernel_size, kernel_size, in_channels, out_channels)
         self.kernel = nnx.Param(uniform(bound)(rngs.params(), shape))
         self.bias = nnx.Param(jnp.zeros(out_channels))
-        self.norm = GroupNorm(out_channels, rngs=rngs)
+        self.norm = GroupNorm(out_channels, math.gcd(32, out_channels), rngs=rngs)
 
     def __call__(self, features: FeatureMap) -> FeatureMap:
         """Maps features [B, h, w, in] to [B, ceil(h / stride), ceil(w / stride), out], float32."""

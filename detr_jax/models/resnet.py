@@ -73,10 +73,13 @@ class FrozenBatchNorm(nnx.Module):
 
 
 class GroupNorm(nnx.Module):
-    """Group norm whose statistics are computed over the valid region (Wu and He, 2018)."""
+    """Group norm whose statistics are computed over the valid region (Wu and He, 2018).
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
-        self.groups = math.gcd(32, channels // 4)
+    By default it has up to 32 groups of at least 4 channels.
+    """
+
+    def __init__(self, channels: int, groups: int | None = None, *, rngs: nnx.Rngs):
+        self.groups = groups or math.gcd(32, channels // 4)
         self.scale = nnx.Param(jnp.ones(channels))
         self.bias = nnx.Param(jnp.zeros(channels))
 

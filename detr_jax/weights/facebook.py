@@ -10,7 +10,7 @@ from detr_jax.weights.detr_config import check_detr, infer_detr
 from detr_jax.weights.files import TensorFile
 from detr_jax.weights.layout import Layout
 from detr_jax.weights.metadata import Metadata
-from detr_jax.weights.official import by_file_name
+from detr_jax.weights.official import is_released_dc5
 from detr_jax.weights.rules import POINTWISE, TABLE, Rule, layer_norm, linear, packed_attention
 from detr_jax.weights.torchvision import resnet_rules
 
@@ -57,26 +57,37 @@ def embedding_and_head_rules() -> list[Rule]:
 def read_metadata(file: TensorFile) -> Metadata:
     """Reads the command's arguments, which a training checkpoint holds, and the name of a released file."""
     metadata = Metadata()
-    arguments = _arguments(file.extras.get("args"))
+    read_arguments(file, metadata)
+    labels = next((len(x) - 1 for name, x in file.tensors.items() if name.endswith("class_embed.bias") and x.ndim), 0)
+    assume_coco_classes(labels, file, metadata)
+    return metadata
+
+
+def read_arguments(file: TensorFile, metadata: Metadata) -> None:
+    """Reads heads, dilation and backbone."""
+    arguments = training_arguments(file)
     metadata.num_heads = metadata.checked_count(arguments.get("nheads"), "The arguments of its training have nheads")
     metadata.dilation = bool(arguments.get("dilation"))
     metadata.check_backbone(arguments.get("backbone"), "The arguments of its training have backbone")
-    released = by_file_name(file.source.name)
-    if released and released.dilation and not metadata.dilation:
+    if is_released_dc5(file.source.name) and not metadata.dilation:
         metadata.dilation = True
         metadata.notes.append(f"{file.source.name} is the name of a released DC5 model, so dilation=True was taken.")
-    labels = next((len(x) - 1 for name, x in file.tensors.items() if name.endswith("class_embed.bias") and x.ndim), 0)
+
+
+def assume_coco_classes(labels: int, file: TensorFile, metadata: Metadata) -> None:
+    """Names the classes if their number is the number of labels that the original uses for COCO."""
+    arguments = training_arguments(file)
     is_coco = str(arguments.get("dataset_file") or "coco").startswith("coco")
     if labels in (NUM_COCO_LABELS, _PANOPTIC_LABELS) and is_coco:
         metadata.class_names = dict(COCO_CLASSES)
         metadata.notes.append(
             f"Its {labels} classes are assumed to be COCO's raw ids, because the original uses those."
         )
-    return metadata
 
 
-def _arguments(args: Any) -> dict[str, Any]:
-    """The arguments of the original's command, a Namespace. Empty if there are none."""
+def training_arguments(file: TensorFile) -> dict[str, Any]:
+    """The arguments of the original's command, a Namespace in a training checkpoint. Empty if there are none."""
+    args = file.extras.get("args")
     if isinstance(args, dict):
         return args
     return dict(vars(args)) if hasattr(args, "__dict__") else {}

@@ -1,9 +1,12 @@
 """Changes to a converted model for `Layout.finish`: the order of channels, and the labels of COCO's classes."""
 
 import dataclasses
+import math
+import re
 
 import numpy as np
 
+from detr_jax.config import DeformableDETRConfig
 from detr_jax.data.coco_classes import COCO_CLASSES, NUM_COCO_LABELS
 from detr_jax.weights.layout import ConvertedModel
 from detr_jax.weights.metadata import Metadata
@@ -13,6 +16,9 @@ CONTIGUOUS_OUTPUTS = len(COCO_CLASSES) + 1
 
 UNUSED_LOGIT = -10_000.0
 """Logit of an id without a class. Its probability is 0 in float32, and the logit is still finite for a loss."""
+
+PRIOR_LOGIT = -math.log(99.0)
+"""Logit with which a sigmoid class output starts in training, a probability of 0.01."""
 
 _FIRST_CONVOLUTION = "backbone/stem/conv/conv/kernel"
 
@@ -60,6 +66,54 @@ def spread_over_coco_ids(kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarr
     outputs = [*sorted(COCO_CLASSES), NUM_COCO_LABELS]
     wide_kernel = np.zeros((kernel.shape[0], NUM_COCO_LABELS + 1), kernel.dtype)
     wide_bias = np.full(NUM_COCO_LABELS + 1, UNUSED_LOGIT, bias.dtype)
+    wide_kernel[:, outputs] = kernel
+    wide_bias[outputs] = bias
+    return wide_kernel, wide_bias
+
+
+def sigmoid_to_rgb_and_coco_ids(model: ConvertedModel, metadata: Metadata) -> ConvertedModel:
+    """As `to_rgb_and_coco_ids`, for class heads of sigmoids, one per decoder layer or one for all."""
+    model = to_rgb(model, metadata)
+    config = model.config
+    if config.num_classes != len(COCO_CLASSES) or model.class_names:
+        return model
+    params = dict(model.params)
+    heads = [path.removesuffix("/kernel") for path in params if re.fullmatch(r"class_head/\d+/kernel", path)]
+    for head in heads:
+        is_last = head == f"class_head/{len(heads) - 1}"
+        proposes = isinstance(config, DeformableDETRConfig) and config.two_stage and is_last
+        spread = spread_sigmoids_over_coco_ids(params[f"{head}/kernel"], params[f"{head}/bias"], proposes=proposes)
+        params[f"{head}/kernel"], params[f"{head}/bias"] = spread
+    note = (
+        f"The class head's {len(COCO_CLASSES)} outputs (contiguous COCO classes) became {NUM_COCO_LABELS}: labels are "
+        "now COCO's raw ids."
+    )
+    return ConvertedModel(
+        config=dataclasses.replace(config, num_classes=NUM_COCO_LABELS),
+        params=params,
+        class_names=dict(COCO_CLASSES),
+        notes=(*model.notes, note),
+    )
+
+
+def spread_sigmoids_over_coco_ids(
+    kernel: np.ndarray, bias: np.ndarray, *, proposes: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """A class head of sigmoids for contiguous labels as a class head for raw ids.
+
+    Args:
+      kernel: [D, 80] and bias: [80], the 80 classes in the order of their ids.
+      proposes: the head chooses the proposals of a model with two stages. Its first output means "any object" and stays
+        the first.
+
+    Returns:
+      kernel [D, 91] and bias [91]. Ids without a class get weights of 0 and a bias of `PRIOR_LOGIT`.
+    """
+    outputs = sorted(COCO_CLASSES)
+    if proposes:
+        outputs[0] = 0
+    wide_kernel = np.zeros((kernel.shape[0], NUM_COCO_LABELS), kernel.dtype)
+    wide_bias = np.full(NUM_COCO_LABELS, PRIOR_LOGIT, bias.dtype)
     wide_kernel[:, outputs] = kernel
     wide_bias[outputs] = bias
     return wide_kernel, wide_bias

@@ -18,10 +18,11 @@ from detr_jax.weights.metadata import Metadata, is_whole, nested_dict
 from detr_jax.weights.rules import POINTWISE, TABLE, Rule, batch_norm, convolution, layer_norm, linear
 from detr_jax.weights.torchvision import CONVOLUTIONS, STAGES, resnet_rules
 
-_BACKBONE = "model.backbone.conv_encoder.model."
+BACKBONE = "model.backbone.conv_encoder.model."
+"""The beginning of the names of a backbone's tensors."""
 
 
-def _own_resnet_rules(prefix: str) -> list[Rule]:
+def own_resnet_rules(prefix: str) -> list[Rule]:
     """Rules for transformers' ResNet: ``embedder.embedder``, ``encoder.stages.0.layers.0.layer.0``, ``shortcut`` ..."""
 
     def conv_norm(name: str, path: str) -> list[Rule]:
@@ -39,7 +40,8 @@ def _own_resnet_rules(prefix: str) -> list[Rule]:
     return rules
 
 
-def _attention(name: str, path: str) -> list[Rule]:
+def unpacked_attention(name: str, path: str) -> list[Rule]:
+    """Rules of an attention that stores query, key and value separately."""
     projections = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
     return [rule for stored, ours in projections.items() for rule in linear(f"{name}.{stored}", f"{path}/{ours}")]
 
@@ -48,7 +50,7 @@ def _layer_rules(layer: str, our_layer: str, attentions: dict[str, str]) -> list
     """Rules of a transformer layer: its attentions (stored name: our name), then its feed-forward network."""
     rules: list[Rule] = []
     for name, ours in attentions.items():
-        rules += _attention(f"{layer}.{name}", f"{our_layer}/{ours}")
+        rules += unpacked_attention(f"{layer}.{name}", f"{our_layer}/{ours}")
         rules += layer_norm(f"{layer}.{name}_layer_norm", f"{our_layer}/{ours}_residual/norm")
     return [
         *rules,
@@ -68,9 +70,22 @@ def read_metadata(file: TensorFile) -> Metadata:
     Raises:
       WeightsError: preprocessor_config.json is not JSON.
     """
+    return read_files(file, {"model_type": ("detr",), "position_embedding_type": ("sine", "learned")})
+
+
+def read_files(file: TensorFile, modelled: Mapping[str, tuple[Any, ...]]) -> Metadata:
+    """Reads config.json and preprocessor_config.json of any family.
+
+    Args:
+      file: the checkpoint.
+      modelled: the values that fields of config.json may have, the default first.
+
+    Raises:
+      WeightsError: preprocessor_config.json is not JSON.
+    """
     metadata = Metadata(rounding="transformers")
     if file.config is not None:
-        _read_model(file.config, metadata)
+        _read_model(file.config, modelled, metadata)
     else:
         metadata.notes.append("There is no config.json: 8 heads are assumed, and classes have no names.")
     read_image_processor(file, metadata)
@@ -96,7 +111,7 @@ def read_image_processor(file: TensorFile, metadata: Metadata) -> None:
         )
 
 
-def _read_model(config: Mapping[str, Any], metadata: Metadata) -> None:
+def _read_model(config: Mapping[str, Any], modelled: Mapping[str, tuple[Any, ...]], metadata: Metadata) -> None:
     """Reads config.json."""
     metadata.num_heads, metadata.encoder_layers, metadata.decoder_layers = (
         metadata.checked_count(config.get(name), f"config.json has {name}")
@@ -115,7 +130,7 @@ def _read_model(config: Mapping[str, Any], metadata: Metadata) -> None:
     metadata.check_backbone(config.get("backbone"), "config.json has backbone")
     nested_name = nested_dict(config, "backbone_config").get("backbone")
     metadata.check_backbone(nested_name, "config.json has backbone_config.backbone")
-    metadata.faults += _model_faults(config)
+    metadata.faults += _model_faults(config, {"activation_function": ("relu",), "num_channels": (3,), **modelled})
 
 
 def _is_dilated(config: Mapping[str, Any]) -> bool:
@@ -126,14 +141,8 @@ def _is_dilated(config: Mapping[str, Any]) -> bool:
     return bool(uses_timm) and bool(config.get("dilation") or 16 in strides)
 
 
-def _model_faults(config: Mapping[str, Any]) -> Iterator[str]:
+def _model_faults(config: Mapping[str, Any], modelled: Mapping[str, tuple[Any, ...]]) -> Iterator[str]:
     """Sentences about values of config.json that this package does not model."""
-    modelled = {
-        "model_type": ("detr",),
-        "activation_function": ("relu",),
-        "position_embedding_type": ("sine", "learned"),
-        "num_channels": (3,),
-    }
     for name, choices in modelled.items():
         if config.get(name, choices[0]) not in choices:
             known = " or ".join(map(repr, choices))
@@ -218,8 +227,8 @@ def _read_size(processor: Mapping[str, Any], metadata: Metadata) -> None:
 HUGGINGFACE = Layout(
     kind="huggingface",
     rules=(
-        *resnet_rules(_BACKBONE),
-        *_own_resnet_rules(_BACKBONE),
+        *resnet_rules(BACKBONE),
+        *own_resnet_rules(BACKBONE),
         *linear("model.input_projection", "input_projection", POINTWISE),
         Rule("model.query_position_embeddings.weight", ("object_queries",), TABLE),
         Rule("model.backbone.position_embedding.row_embeddings.weight", ("position_embedding/rows",), TABLE),
@@ -236,7 +245,7 @@ HUGGINGFACE = Layout(
     ),
     spellings=(
         (r"^detr\.", ""),  # the detector inside the segmentation model
-        (r"^model\.backbone\.model\.", _BACKBONE),
+        (r"^model\.backbone\.model\.", BACKBONE),
         (r"^model\.position_embedding\.", "model.backbone.position_embedding."),
         (r"_attn\.o_proj\.", "_attn.out_proj."),
         (r"\.mlp\.fc([12])\.", r".fc\1."),

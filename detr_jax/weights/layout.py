@@ -56,12 +56,20 @@ class ConvertedModel:
     """Sentences about what was changed."""
 
 
+def _always(_: TensorFile) -> bool:
+    return True
+
+
 def _no_metadata(_: TensorFile) -> Metadata:
     return Metadata()
 
 
 def _no_faults(_: DetectorConfig) -> Iterable[str]:
     return ()
+
+
+def _nothing(_: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    return {}
 
 
 def _unchanged(model: ConvertedModel, _: Metadata) -> ConvertedModel:
@@ -87,6 +95,10 @@ class Layout:
     """Parts of names that show the family, such as "sampling_offsets" for Deformable DETR. A file is read by this
     layout only if its names hold all marks of this layout and no marks of other families
     (`detr_jax.weights.recognition`)."""
+    fits: Callable[[TensorFile], bool] = _always
+    """Whether this layout is meant for a file whose names hold its marks. If the same names mean different parameters
+    in different models of a family, each meaning is a layout, such as Deformable DETR with one head and with a head
+    per layer."""
     spellings: tuple[tuple[str, str], ...] = ()
     """(regular expression, replacement) pairs. They are applied in turn to every name before the rules."""
     ignored: str = r".*\.num_batches_tracked"
@@ -97,6 +109,9 @@ class Layout:
     """What the files say next to the tensors. What cannot be modelled becomes one of `Metadata.faults`."""
     check: Callable[[DetectorConfig], Iterable[str]] = _no_faults
     """Sentences about a configuration that cannot be built, or that this framework computes differently."""
+    complete: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = _nothing
+    """Parameters by our path that the converted tensors, given by our path, imply: biases that are zero, or copies of
+    others. They count only if the file does not store them."""
     finish: Callable[[ConvertedModel, Metadata], ConvertedModel] = _unchanged
     """Changes to the checked and converted model, such as another order of channels or classes
     (`detr_jax.weights.finishing`)."""

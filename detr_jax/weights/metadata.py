@@ -25,6 +25,10 @@ class Metadata:
 
     num_heads: int | None = None
     """Attention heads. None: unknown."""
+    num_points: int | None = None
+    """Points that a head of deformable attention samples in each level. None: as many as the tensors show."""
+    num_queries: int | None = None
+    """Object queries of a detector that does not learn them. None: unknown."""
     dilation: bool = False
     """The files show a DC5 model."""
     encoder_layers: int | None = None

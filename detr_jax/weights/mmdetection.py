@@ -1,7 +1,7 @@
 """Checkpoints of mmdetection 3.x's DETR, whose classes are 80 contiguous ones in the order of COCO's ids."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,18 @@ from detr_jax.weights.detr_config import check_detr, check_no_dilation, infer_de
 from detr_jax.weights.files import TensorFile
 from detr_jax.weights.finishing import to_rgb_and_coco_ids
 from detr_jax.weights.layout import Layout
-from detr_jax.weights.metadata import Metadata, is_whole, nested_dict
+from detr_jax.weights.metadata import Metadata, is_whole, nested, nested_dict
 from detr_jax.weights.rules import POINTWISE, TABLE, Rule, layer_norm, linear, packed_attention
 from detr_jax.weights.torchvision import resnet_rules
+
+
+def feed_forward_rules(layer: str, our_layer: str, norm: int) -> list[Rule]:
+    """Rules of a layer's feed-forward network and of the norm behind it, which has this number."""
+    return [
+        *linear(f"{layer}.ffn.layers.0.0", f"{our_layer}/feed_forward/expand"),
+        *linear(f"{layer}.ffn.layers.1", f"{our_layer}/feed_forward/contract"),
+        *layer_norm(f"{layer}.norms.{norm}", f"{our_layer}/feed_forward_residual/norm"),
+    ]
 
 
 def _layer_rules(layer: str, our_layer: str, attentions: dict[str, str]) -> list[Rule]:
@@ -26,20 +35,30 @@ def _layer_rules(layer: str, our_layer: str, attentions: dict[str, str]) -> list
     for number, (name, ours) in enumerate(attentions.items()):
         rules += packed_attention(f"{layer}.{name}.attn", f"{our_layer}/{ours}")
         rules += layer_norm(f"{layer}.norms.{number}", f"{our_layer}/{ours}_residual/norm")
-    return [
-        *rules,
-        *linear(f"{layer}.ffn.layers.0.0", f"{our_layer}/feed_forward/expand"),
-        *linear(f"{layer}.ffn.layers.1", f"{our_layer}/feed_forward/contract"),
-        *layer_norm(f"{layer}.norms.{len(attentions)}", f"{our_layer}/feed_forward_residual/norm"),
-    ]
+    return [*rules, *feed_forward_rules(layer, our_layer, len(attentions))]
+
+
+def training_config(file: TensorFile) -> dict[str, Any] | None:
+    """The configuration inside a training checkpoint, or None if there is none that can be read."""
+    return _read_config(nested(file.extras, "meta", "cfg"))
 
 
 def read_metadata(file: TensorFile) -> Metadata:
     """Reads the configuration inside a training checkpoint, a Python text. The text is parsed and never run."""
+    return read_training_config(file, {"type": "DETR", "offset": 0, "use_sigmoid": False})
+
+
+def read_training_config(file: TensorFile, family: Mapping[str, Any]) -> Metadata:
+    """Reads the configuration inside a training checkpoint of any family.
+
+    Args:
+      file: the checkpoint.
+      family: the only values of ``model.type``, ``model.positional_encoding.offset`` and
+        ``model.bbox_head.loss_cls.use_sigmoid`` that are modelled.
+    """
     metadata = Metadata(rounding="nearest")
-    meta = file.extras.get("meta")
-    meta = meta if isinstance(meta, dict) else {}
-    config = _read_config(meta.get("cfg"))
+    meta = nested_dict(file.extras, "meta")
+    config = training_config(file)
     if config is None:
         metadata.notes.append(
             "It holds no readable configuration: the defaults of mmdetection's DETR are assumed (RGB, ImageNet's mean "
@@ -50,7 +69,7 @@ def read_metadata(file: TensorFile) -> Metadata:
         model = nested_dict(config, "model")
         _read_images(nested_dict(model, "data_preprocessor") or nested_dict(config, "data_preprocessor"), metadata)
         _read_pipeline(config, metadata)
-        _read_model(model, metadata)
+        _read_model(model, family, metadata)
     dataset = nested_dict(meta, "dataset_meta") or nested_dict(config or {}, "test_dataloader", "dataset", "metainfo")
     classes = dataset.get("classes") or dataset.get("CLASSES") or ()
     names = tuple(classes) if isinstance(classes, list | tuple) else (classes,) if isinstance(classes, str) else ()
@@ -138,7 +157,7 @@ def _is_pair(scale: Any) -> bool:
     return isinstance(scale, tuple) and len(scale) == 2 and all(map(is_whole, scale))
 
 
-def _read_model(model: dict[str, Any], metadata: Metadata) -> None:
+def _read_model(model: dict[str, Any], family: Mapping[str, Any], metadata: Metadata) -> None:
     """Reads the number of heads, and refuses values that change the computation without changing the tensors."""
     heads = [
         nested_dict(model, coder, "layer_cfg", attention).get("num_heads")
@@ -148,19 +167,23 @@ def _read_model(model: dict[str, Any], metadata: Metadata) -> None:
             ("decoder", "cross_attn_cfg"),
         )
     ]
-    metadata.num_heads = heads[0] if is_whole(heads[0]) else None
+    metadata.num_heads = next((number for number in heads if is_whole(number)), None)
     if len({number for number in heads if number}) > 1:
         metadata.faults.append(f"Its attentions have {heads} heads: all numbers must be equal.")
     position, backbone = nested_dict(model, "positional_encoding"), nested_dict(model, "backbone")
     modelled = {
-        "model.type": (model, "type", ("DETR",)),
+        "model.type": (model, "type", (family["type"],)),
         "model.backbone.type": (backbone, "type", ("ResNet",)),
         "model.backbone.style": (backbone, "style", ("pytorch",)),
         "model.backbone.strides": (backbone, "strides", ((1, 2, 2, 2),)),
         "model.backbone.dilations": (backbone, "dilations", ((1, 1, 1, 1),)),
         "model.positional_encoding.temperature": (position, "temperature", (10000,)),
-        "model.positional_encoding.offset": (position, "offset", (0,)),
-        "model.bbox_head.loss_cls.use_sigmoid": (nested_dict(model, "bbox_head", "loss_cls"), "use_sigmoid", (False,)),
+        "model.positional_encoding.offset": (position, "offset", (family["offset"],)),
+        "model.bbox_head.loss_cls.use_sigmoid": (
+            nested_dict(model, "bbox_head", "loss_cls"),
+            "use_sigmoid",
+            (family["use_sigmoid"],),
+        ),
         **{
             f"model.{coder}.layer_cfg.ffn_cfg.act_cfg.type": (
                 nested_dict(model, coder, "layer_cfg", "ffn_cfg", "act_cfg"),

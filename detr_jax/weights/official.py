@@ -10,6 +10,10 @@ BASES = {
     "facebook": "https://dl.fbaipublicfiles.com/detr",
     "pytorch": "https://download.pytorch.org/models",
     "openmmlab": "https://download.openmmlab.com/mmdetection/v3.0/detr/detr_r50_8xb2-150e_coco",
+    **{
+        f"openmmlab-{model}": f"https://download.openmmlab.com/mmdetection/v3.0/deformable_detr/{model}_r50_16xb2-50e_coco"
+        for model in ("deformable-detr", "deformable-detr-refine", "deformable-detr-refine-twostage")
+    },
 }
 """Address of the folder of files, by origin."""
 
@@ -48,6 +52,9 @@ class Official(NamedTuple):
         """The first eight digits of the file's SHA-256."""
         return Path(self.file).stem.rsplit("-", 1)[1]
 
+
+_OTHER_DC5 = ("r50_deformable_detr_single_scale_dc5-checkpoint.pth",)
+"""Names of released DC5 models that cannot be downloaded by name."""
 
 _APACHE, _BSD = "Apache-2.0", "BSD-3-Clause"
 
@@ -135,6 +142,33 @@ OFFICIAL = (
         ap=39.9,
     ),
     Official(
+        "deformable-detr-r50-mmdetection",
+        "openmmlab-deformable-detr",
+        "deformable-detr_r50_16xb2-50e_coco_20221029_210934-6bc7d21b.pth",
+        "Deformable DETR, ResNet-50, trained by mmdetection for 50 epochs",
+        None,
+        _APACHE,
+        ap=44.3,
+    ),
+    Official(
+        "deformable-detr-refine-r50-mmdetection",
+        "openmmlab-deformable-detr-refine",
+        "deformable-detr-refine_r50_16xb2-50e_coco_20221022_225303-844e0f93.pth",
+        "Deformable DETR with iterative box refinement, ResNet-50, trained by mmdetection for 50 epochs",
+        None,
+        _APACHE,
+        ap=46.2,
+    ),
+    Official(
+        "deformable-detr-refine-twostage-r50-mmdetection",
+        "openmmlab-deformable-detr-refine-twostage",
+        "deformable-detr-refine-twostage_r50_16xb2-50e_coco_20221021_184714-acc8a5ff.pth",
+        "Deformable DETR with two stages, ResNet-50, trained by mmdetection for 50 epochs",
+        None,
+        _APACHE,
+        ap=47.0,
+    ),
+    Official(
         "resnet18",
         "pytorch",
         "resnet18-f37072fd.pth",
@@ -182,6 +216,7 @@ def find(name: str) -> Official | None:
     return None
 
 
-def by_file_name(name: str) -> Official | None:
-    """The listed weights with this file name, or None if there are none."""
-    return next((weights for weights in OFFICIAL if weights.file == name), None)
+def is_released_dc5(file_name: str) -> bool:
+    """Whether this is the file name of a released DC5 model, listed or not."""
+    listed = any(weights.dilation for weights in OFFICIAL if weights.file == file_name)
+    return listed or file_name in _OTHER_DC5

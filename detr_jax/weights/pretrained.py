@@ -31,7 +31,8 @@ class ImportedWeights:
     source: Path
     """The checkpoint's file, or the folder of this package's checkpoint."""
     kind: str
-    """`Layout.kind`: "facebook", "detectron2", "huggingface", "mmdetection", "torchvision" or "detr_jax"."""
+    """`Layout.kind`: "facebook", "detectron2", "fundamentalvision", "huggingface", "mmdetection", "torchvision" or
+    "detr_jax"."""
     backbone: BackboneBase
     """The backbone's configuration, with or without a detector."""
     config: DetectorConfig | None
@@ -88,8 +89,9 @@ def read_pretrained(
 ) -> ImportedWeights:
     """Reads a checkpoint of any known kind and checks every tensor in it.
 
-    The kind is recognised from the names: the original (detection, panoptic, or its detectron2 wrapper), Hugging Face,
-    mmdetection 3.x, or a torchvision or timm ResNet. The path may also be a workdir or checkpoint of this package.
+    The kind is recognised from the names: the original DETR (detection, panoptic, or its detectron2 wrapper), the
+    original Deformable DETR, either of them from Hugging Face or mmdetection 3.x, or a torchvision or timm ResNet. The
+    path may also be a workdir or checkpoint of this package.
 
     Args:
       path: a ``.safetensors`` or PyTorch file, a directory as Hugging Face writes it, or a directory of this package.
@@ -196,7 +198,7 @@ def _image_preparation(metadata: Metadata, config: DetectorConfig) -> tuple[Data
         notes.append(f"Images are normalised by mean {config.pixel_mean} and deviation {config.pixel_std}, in 0..1.")
     if metadata.bucket is None:
         return data, notes
-    stride, padded = config.backbone.stride, f"{metadata.bucket[0]} x {metadata.bucket[1]}"
+    stride, padded = config.stride, f"{metadata.bucket[0]} x {metadata.bucket[1]}"
     if any(side % stride for side in metadata.bucket):
         notes.append(
             f"It was made for images padded to {padded} pixels. This is ignored, because both sides must be multiples "

@@ -11,10 +11,16 @@ from detr_jax.weights.files import TensorFile, WeightsError
 from detr_jax.weights.layout import Layout, without_wrappers
 from detr_jax.weights.sorting import SortedTensors, described, sort_tensors
 
-_RELATIVES = {  # parts of names that only this relative of DETR has
-    "sampling_offsets": "Deformable DETR or a model built on it",
-    "ca_qcontent_proj": "Conditional DETR",
+_RELATIVES = {  # parts of names that only these relatives of DETR have, the most specific ones first
+    "label_enc.": "DINO or DN-DETR",
+    "dn_query_generator": "DINO or DN-DETR",
     "denoising_generator": "DINO or DN-DETR",
+    "denoising_class_embed": "RT-DETR",
+    "refpoint_embed": "DAB-DETR or a model built on it",
+    "tgt_embed": "DINO or DAB-Deformable DETR",
+    "ca_qcontent_proj": "Conditional DETR",
+    "ref_point_head": "Conditional DETR, DAB-DETR or DINO",
+    "sampling_offsets": "Deformable DETR or a model built on it",
 }
 _EMA = re.compile(r"(?<![a-z])ema(?![a-z])|averaged")
 _SAMPLE = 120  # number of names that suffices to compare layouts and prefixes
@@ -59,7 +65,7 @@ def recognise(file: TensorFile, layouts: Sequence[Layout]) -> SortedTensors:
 
 
 def _of_same_family(file: TensorFile, layouts: Sequence[Layout]) -> list[Layout]:
-    """The layouts whose marks are exactly the marks that the file's names hold.
+    """The layouts that fit the file and whose marks are exactly the marks that the file's names hold.
 
     Raises:
       WeightsError: there is no such layout.
@@ -70,7 +76,7 @@ def _of_same_family(file: TensorFile, layouts: Sequence[Layout]) -> list[Layout]
         for mark in (*_RELATIVES, *readable)
         if (name := next((name for name in file.tensors if mark in name), None))
     }
-    if family := [layout for layout in layouts if set(layout.marks) == examples.keys()]:
+    if family := [layout for layout in layouts if set(layout.marks) == examples.keys() and layout.fits(file)]:
         return family
     for mark, relative in _RELATIVES.items():
         if mark in examples and mark not in readable:
@@ -81,7 +87,8 @@ def _of_same_family(file: TensorFile, layouts: Sequence[Layout]) -> list[Layout]
 
 
 def _unknown(file: TensorFile, layouts: Sequence[Layout]) -> WeightsError:
-    kinds, examples = ", ".join(layout.kind for layout in layouts), ", ".join(list(file.tensors)[:3])
+    kinds = ", ".join(dict.fromkeys(layout.kind for layout in layouts))
+    examples = ", ".join(list(file.tensors)[:3])
     return WeightsError(
         f"{file.source} is not a checkpoint of a known kind ({kinds}): it has {len(file.tensors)} tensors such as "
         f"{examples}."

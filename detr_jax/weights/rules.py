@@ -32,6 +32,8 @@ VECTOR = Transform(1, lambda x: [x], lambda shape: shape)
 """A bias, or a vector of a norm. It is stored as in this package."""
 TABLE = Transform(2, lambda x: [x], lambda shape: shape)
 """Embeddings [entries, channels]. They are stored as in this package."""
+SPLIT_TABLE = Transform(2, lambda x: np.array_split(x, 2, axis=1), lambda shape: (shape[0], 2 * shape[1]))
+"""Two tables of embeddings side by side in one."""
 LINEAR = Transform(2, lambda x: [x.T], lambda shape: shape[::-1])
 """The kernel of a linear layer."""
 CONVOLUTION = Transform(4, lambda x: [x.transpose(2, 3, 1, 0)], lambda s: (s[3], s[2], s[0], s[1]))

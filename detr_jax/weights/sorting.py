@@ -51,12 +51,12 @@ class SortedTensors:
     """Names with shapes of tensors that no rule knows."""
 
     def converted(self) -> dict[str, np.ndarray]:
-        """Arrays by our path, from all tensors that can be converted."""
+        """Arrays by our path, from all tensors that can be converted, and what they imply (`Layout.complete`)."""
         arrays: dict[str, np.ndarray] = {}
         for tensor in self.known.values():
             if tensor.is_convertible:
                 arrays |= zip(tensor.paths, tensor.rule.transform.convert(tensor.array), strict=True)
-        return arrays
+        return {**self.layout.complete(arrays), **arrays}
 
     def check(self, expected: Shapes, title: str) -> None:
         """Compares all tensors with the shapes that a model has.
@@ -85,8 +85,9 @@ class SortedTensors:
                 wrong.append(f"{name} {fault}")
             elif name != first_name and not np.array_equal(tensor.array, first.array):
                 wrong.append(f"{name} has other values than {first_name}, and both must be the same weights")
+        found = first_names.keys() | self.converted().keys()
         groups = {
-            "missing": self._stored_names([path for path in expected if path not in first_names]),
+            "missing": self._stored_names([path for path in expected if path not in found]),
             "unexpected": unexpected,
             "of the wrong shape, type or values": wrong,
         }

@@ -70,8 +70,11 @@ def test_checkpoints_of_other_families_are_refused(tmp_path, bottleneck):
     save_file({"blocks.0.attn.qkv.weight": np.zeros((3, 3), np.float32)}, path)
     with pytest.raises(WeightsError, match=r"not a checkpoint of a known kind \(facebook.*blocks\.0\.attn"):
         load_pretrained(path)
-    save_file({"transformer.decoder.layers.0.cross_attn.sampling_offsets.weight": np.zeros((3, 3), np.float32)}, path)
-    with pytest.raises(WeightsError, match="checkpoint of Deformable DETR"):
+    save_file({"pixel_decoder.layers.0.self_attn.sampling_offsets.weight": np.zeros((3, 3), np.float32)}, path)
+    with pytest.raises(WeightsError, match=r"not a checkpoint of a known kind .*pixel_decoder"):
+        load_pretrained(path)
+    save_file({"transformer.decoder.layers.0.ca_qcontent_proj.weight": np.zeros((3, 3), np.float32)}, path)
+    with pytest.raises(WeightsError, match="checkpoint of Conditional DETR"):
         load_pretrained(path)
 
 

@@ -52,7 +52,7 @@ def make_layout(params, marks=(MARK,)):
         rules=(*rules, *tied(linear(f"star.{MARK}.*", HEAD))),
         infer_config=infer_detr,
         marks=marks,
-        ignored=r"star\.heads|star\.sampling_offsets\..*",
+        ignored=r"star\.heads|star\.ca_qcontent_proj\..*",
         read_metadata=read_metadata,
         check=check,
         finish=finish,
@@ -131,9 +131,9 @@ def test_a_fault_of_the_layout_s_check_ends_the_import(tmp_path, params, state):
 
 
 def test_a_known_relative_is_read_only_by_a_layout_with_its_mark(tmp_path, params, state):
-    state["star.sampling_offsets.weight"] = np.zeros((3, 3), np.float32)
+    state["star.ca_qcontent_proj.weight"] = np.zeros((3, 3), np.float32)
     path = save(tmp_path, state)
-    with pytest.raises(WeightsError, match=r"Deformable DETR .*no layout for it is known"):
+    with pytest.raises(WeightsError, match=r"Conditional DETR .*no layout for it is known"):
         read_pretrained(path, layouts=(*LAYOUTS, make_layout(params)))
-    layout = make_layout(params, marks=(MARK, "sampling_offsets"))
+    layout = make_layout(params, marks=(MARK, "ca_qcontent_proj"))
     assert read_pretrained(path, layouts=(*LAYOUTS, layout)).kind == "starry"
