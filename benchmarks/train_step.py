@@ -1,4 +1,6 @@
-"""The training step of DETR R50 or Deformable DETR R50 against Hugging Face's on torch: the same weights, data, trained parameters.
+"""The training step of DETR R50 or Deformable DETR R50 against Hugging Face on torch.
+
+Both sides have the same weights, data and trained parameters.
 
 A step is everything between two batches: normalisation (here only: torch gets normalised images), forward pass with
 dropout, matching of all six layers with scipy on the host, set loss, gradients, clipping at 0.1 and AdamW. Run::
