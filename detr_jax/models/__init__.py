@@ -25,5 +25,7 @@ from detr_jax.models.presets import detr_resnet101 as detr_resnet101
 from detr_jax.models.presets import detr_resnet101_dc5 as detr_resnet101_dc5
 from detr_jax.models.presets import resnet_config as resnet_config
 from detr_jax.models.resnet import ResNet as ResNet
+from detr_jax.models.sampling_points import SamplingPoints as SamplingPoints
+from detr_jax.models.sampling_points import sampling_points as sampling_points
 from detr_jax.structures import Outputs as Outputs
 from detr_jax.structures import Predictions as Predictions
