@@ -4,6 +4,7 @@ Dimensions: ``L`` decoder layers, ``B`` batch, ``Q`` queries, ``T`` targets of a
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,7 @@ from detr_jax.config import (
     Block,
     Config,
     DataConfig,
+    DeformableDETRConfig,
     DETRConfig,
     EvaluationConfig,
     LossConfig,
@@ -24,6 +26,8 @@ from detr_jax.config import (
     ShapesConfig,
     Stem,
     TrainingConfig,
+    focal_costs,
+    focal_terms,
 )
 from detr_jax.structures import UNMATCHED, BatchInputs, Predictions, Targets
 
@@ -61,6 +65,30 @@ def tiny_config() -> Config:
         training=TrainingConfig(batch_size=8, steps=12, ema_decay=0.9, log_every=4, checkpoint_every=5),
         evaluation=EvaluationConfig(every_epochs=1, batch_size=4, pictures=4, snapshots=3),
     )
+
+
+def tiny_deformable_config(**fields: Any) -> Config:
+    """`tiny_config` with a Deformable DETR of two levels of the backbone and an extra one; keywords override fields."""
+    config = tiny_config()
+    config.model = DeformableDETRConfig(
+        **{
+            "backbone": config.model.backbone,
+            "num_classes": 3,
+            "num_queries": 6,
+            "hidden_dim": 16,
+            "num_heads": 2,
+            "encoder_layers": 1,
+            "decoder_layers": 2,
+            "feedforward_dim": 32,
+            "dropout": 0.1,
+            "backbone_levels": 2,
+            "num_points": 2,
+            **fields,
+        }
+    )
+    config.loss = LossConfig(terms=focal_terms(), costs=focal_costs(), matcher=Matcher.DEVICE)
+    config.optimizer.slow_parameters = ("sampling_offsets",)
+    return config
 
 
 def random_boxes(rng: np.random.Generator, *shape: int) -> np.ndarray:
