@@ -1,4 +1,4 @@
-"""Inference of DETR R50 against Hugging Face's DETR on torch: the same weights, images and precision.
+"""Inference of DETR R50 or Deformable DETR R50 against Hugging Face's on torch: the same weights, images and precision.
 
 Run from anywhere::
 
@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import remote
 from inputs import random_inputs
+from models import MODELS
 from ours import Forward, create_model, set_precision
 from timing import Report, against_peers, cell, common_flags, in_turn, numbers, positive
 
@@ -37,16 +38,16 @@ def main() -> int:
 
     columns = {"dtype": 8, "batch": 5, "ours ms": 9}
     columns |= {f"{name} ms": 9 for name in args.peer} | {"ratio": 5, "best": 5, "images/s": 8, "TFLOP/s": 7}
-    report = Report(columns, args.json, benchmark="inference", size=list(args.size))
-    peer = remote.start(args.seed) if args.peer else None
-    model = create_model(peer)
+    report = Report(columns, args.json, benchmark="inference", model=args.model, size=list(args.size))
+    peer = remote.start(args.seed, args.model) if args.peer else None
+    model = create_model(peer, args.model)
 
     rng, exit_code = np.random.default_rng(args.seed), 0
     for dtype in args.dtype:
         set_precision(dtype)
         for batch in args.batch:
-            inputs = random_inputs(rng, batch, args.size, 91)
-            forward = Forward(model, inputs, dtype)
+            inputs = random_inputs(rng, batch, args.size, 91, MODELS[args.model].stride)
+            forward = Forward(model, inputs, dtype, args.model)
             candidates = {"ours": forward}
             difference = None
             if peer:

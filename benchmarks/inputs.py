@@ -5,11 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import geom
 
-STRIDE = 32
 MAX_OBJECTS = 100
 """Targets are padded to this number, as in batches of COCO, whose fullest image has 93."""
-TRAINED_PARAMETERS = 41_302_368
-"""Of DETR R50 with 91 classes: all but the stem, the first stage and the batch norms."""
 MEAN_OBJECTS = 7.3
 """COCO train2017: 860,001 boxes in 118,287 images."""
 
@@ -29,10 +26,12 @@ class Inputs(NamedTuple):
     """[B] int32, real targets."""
 
 
-def random_inputs(rng: np.random.Generator, batch: int, size: tuple[int, int], num_classes: int) -> Inputs:
+def random_inputs(
+    rng: np.random.Generator, batch: int, size: tuple[int, int], num_classes: int, stride: int = 32
+) -> Inputs:
     """Images of ``size`` on the smallest bucket of whole strides that holds them."""
     height, width = size
-    bucket = [-(-side // STRIDE) * STRIDE for side in size]
+    bucket = [-(-side // stride) * stride for side in size]
     images = np.zeros((batch, *bucket, 3), np.uint8)
     images[:, :height, :width] = rng.integers(0, 256, (batch, height, width, 3), np.uint8)
     boxes, labels = random_objects(rng, batch, num_classes)

@@ -1,4 +1,4 @@
-"""This project's side: DETR R50 with the peer's weights, its forward pass and its training step."""
+"""This project's side: a detector with the peer's weights, its forward pass and its training step."""
 
 import math
 import tempfile
@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from inputs import Inputs
+from models import MODELS
 
-from detr_jax.config import Config, ModelConfig
+from detr_jax.config import Config
 from detr_jax.matching import Targets
-from detr_jax.models import DETR, detr_resnet50
-from detr_jax.models.detector import abstract_model
+from detr_jax.models.detector import DetectorModule, abstract_model
 from detr_jax.sharding import batch_sharding, create_mesh, replicated
 from detr_jax.structures import BatchInputs
 from detr_jax.training.optimizer import create_optimizer, is_trainable
@@ -54,25 +54,25 @@ def compile_program(function: Any, *args: Any) -> Compiled:
     return Compiled(compiled, float(cost.get("flops", math.nan)), total, time.perf_counter() - start)
 
 
-def create_model(peer: Any) -> DETR:
+def create_model(peer: Any, kind: str = "detr") -> DetectorModule:
     """The peer's weights, through the import of Hugging Face checkpoints; random ones without a peer."""
     if peer is None:
-        return DETR(detr_resnet50(), rngs=nnx.Rngs(0))
+        return MODELS[kind].config().build(rngs=nnx.Rngs(0))
     with tempfile.TemporaryDirectory() as folder:
         peer.save(folder)
         return load_pretrained(folder)
 
 
-def model_config(dtype: str) -> ModelConfig:
-    """DETR R50 as in the paper, computing in "float32" ("tf32" too) or "bfloat16"."""
-    return detr_resnet50(dtype="bfloat16" if dtype == "bfloat16" else "float32")
+def model_fields(dtype: str) -> dict[str, str]:
+    """The fields of a detector that computes in "float32" ("tf32" too) or "bfloat16"."""
+    return {"dtype": "bfloat16" if dtype == "bfloat16" else "float32"}
 
 
 class Forward:
     """The compiled forward pass on one batch of normalised images."""
 
-    def __init__(self, model: DETR, inputs: Inputs, dtype: str):
-        graph = abstract_model(model_config(dtype))[0]
+    def __init__(self, model: DetectorModule, inputs: Inputs, dtype: str, kind: str = "detr"):
+        graph = abstract_model(MODELS[kind].config(**model_fields(dtype)))[0]
         values = nnx.as_pure(nnx.state(model))
 
         def predict(values: Any, images: jax.Array, sizes: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -96,8 +96,8 @@ class Forward:
 class TrainStep:
     """The compiled training step on one batch of uint8 images, with dropout on."""
 
-    def __init__(self, model: DETR, inputs: Inputs, dtype: str, matcher: str):
-        config = Config(model=model_config(dtype))
+    def __init__(self, model: DetectorModule, inputs: Inputs, dtype: str, matcher: str, kind: str = "detr"):
+        config = Config(model=MODELS[kind].config(**model_fields(dtype)), loss=MODELS[kind].loss())
         config.loss.matcher = matcher
         trainable = is_trainable(config)
         graph = abstract_model(config.model)[0]

@@ -1,4 +1,4 @@
-"""Torch's side: the DETR of Hugging Face transformers with a ResNet-50, its forward pass and its training step.
+"""Torch's side: a detector of Hugging Face transformers with a ResNet-50, its forward pass and its training step.
 
 `remote.start` makes a `Peer` in a process of its own.
 """
@@ -12,13 +12,19 @@ from contextlib import contextmanager, nullcontext
 import environment
 import numpy as np
 import torch
-from inputs import TRAINED_PARAMETERS, Inputs
+from inputs import Inputs
+from models import MODELS
 from timing import Candidate
-from transformers import DetrForObjectDetection
+from transformers import (
+    DeformableDetrConfig,
+    DeformableDetrForObjectDetection,
+    PreTrainedModel,
+    ResNetConfig,
+)
 from transformers.utils import logging
 
 from detr_jax.config import IMAGENET_MEAN, IMAGENET_STD
-from tests.parity.torch_models import RESNETS, random_detr
+from tests.parity.torch_models import RESNETS, random_detr, randomise
 from tests.parity.torch_training import freeze_as_the_original
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -27,12 +33,33 @@ logging.disable_progress_bar()
 warnings.filterwarnings("ignore", module="torch")
 
 
-def create_model(seed: int) -> DetrForObjectDetection:
-    """A random DETR R50 with the paper's dropout and auxiliary losses, and the library's fused attention."""
+def create_model(seed: int, kind: str) -> PreTrainedModel:
+    """A random detector with the paper's dropout and auxiliary losses, and the library's fused attention."""
     rng = np.random.default_rng(seed)
-    model = random_detr(rng, RESNETS[50], dropout=0.1, attention_dropout=0.1, activation_dropout=0.1)
+    if kind == "detr":
+        model = random_detr(rng, RESNETS[50], dropout=0.1, attention_dropout=0.1, activation_dropout=0.1)
+    else:
+        model = random_deformable_resnet50(rng)
     model.config._attn_implementation = "sdpa"  # its setter refuses the ResNet inside
     return model.to(DEVICE)
+
+
+def random_deformable_resnet50(rng: np.random.Generator) -> DeformableDetrForObjectDetection:
+    """Deformable DETR, multi-scale, with random weights and the paper's dropout."""
+    torch.manual_seed(int(rng.integers(2**31)))
+    config = DeformableDetrConfig(
+        use_timm_backbone=False,
+        backbone=None,
+        backbone_config=ResNetConfig(**RESNETS[50], out_features=["stage2", "stage3", "stage4"]),
+        num_labels=91,
+        disable_custom_kernels=True,
+        dropout=0.1,
+        attention_dropout=0.1,
+        activation_dropout=0.1,
+    )
+    model = DeformableDetrForObjectDetection(config).eval()
+    randomise(model, model)
+    return model
 
 
 def pixels(inputs: Inputs) -> torch.Tensor:
@@ -67,7 +94,7 @@ def precision(dtype: str) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def reference(model: DetrForObjectDetection, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+def reference(model: PreTrainedModel, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Logits [B, Q, C + 1] and boxes [B, Q, 4] of the last layer in plain float32, one image at a time."""
     with precision("float32"):
         outputs = [model.eval()(image[None]) for image in images]
@@ -81,9 +108,10 @@ Arrays = tuple[np.ndarray, np.ndarray]
 class Peer:
     """A random model, and what is timed of it."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, kind: str):
+        self._kind = kind
         gc.disable()  # as it is in the other process while candidates are timed
-        self._model = create_model(seed)
+        self._model = create_model(seed, kind)
         self._candidates: dict[str, Candidate] = {}
         self._first_loss: float | None = None
 
@@ -132,15 +160,16 @@ class Peer:
     def _step(
         self,
         kind: str,
-        model: DetrForObjectDetection,
+        model: PreTrainedModel,
         images: torch.Tensor,
         objects: list[dict[str, torch.Tensor]],
         dtype: str,
     ) -> Candidate:
         trained = freeze_as_the_original(model)
         count = sum(parameter.numel() for parameter in trained.values())
-        if count != TRAINED_PARAMETERS:
-            raise AssertionError(f"torch trains {count} parameters, and DETR R50 has {TRAINED_PARAMETERS} to train")
+        wanted = MODELS[self._kind].trained_parameters
+        if count != wanted:
+            raise AssertionError(f"torch trains {count} parameters, and this detector has {wanted} to train")
         backbone = [p for name, p in trained.items() if "backbone" in name]
         others = [p for name, p in trained.items() if "backbone" not in name]
         optimizer = torch.optim.AdamW(
@@ -194,7 +223,7 @@ def finish() -> None:
         torch.cuda.synchronize()
 
 
-def _as(kind: str, model: DetrForObjectDetection) -> tuple[Callable, torch.memory_format]:
+def _as(kind: str, model: PreTrainedModel) -> tuple[Callable, torch.memory_format]:
     """The model prepared and compiled for one of `timing.PEERS`, and the memory format of its images."""
     image_format = torch.channels_last if kind.endswith("-nhwc") else torch.contiguous_format
     if image_format == torch.channels_last:

@@ -23,14 +23,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from inputs import MAX_OBJECTS, STRIDE
-from ours import model_config
+from inputs import MAX_OBJECTS
+from ours import model_fields
 from timing import Report, cell, matmul_rate, names, positive, size
 
 from detr_jax.config import Config
 from detr_jax.losses import set_loss
 from detr_jax.matching import Targets
-from detr_jax.models import DETR, Predictions
+from detr_jax.models import DETR, Predictions, detr_resnet50
 from detr_jax.training.optimizer import create_optimizer
 from detr_jax.training.state import abstract_model, abstract_state
 
@@ -101,8 +101,8 @@ def add_row(report: Report, dtype: str, part: str, direction: str, cost: Cost, f
 
 def step_costs(dtype: str, batch: int, image: tuple[int, int]):
     """Yields (part, "forward" or "backward", `Cost`) of each part of the step."""
-    config = Config(model=model_config(dtype))
-    for part in parts(config, batch, tuple(-(-side // STRIDE) * STRIDE for side in image)):
+    config = Config(model=detr_resnet50(**model_fields(dtype)))
+    for part in parts(config, batch, tuple(-(-side // 32) * 32 for side in image)):
         forward, backward = costs(part)
         yield part.name, "forward", forward
         if backward is not None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import environment  # noqa: F401  # before jax starts
-from inputs import MAX_OBJECTS, STRIDE
+from inputs import MAX_OBJECTS
 from timing import Report, cell, numbers, positive, size
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -47,7 +47,7 @@ def main() -> int:
 
     columns = {"devices": 7, "fsdp": 5, "TFLOP": 7, "GB moved": 8, "state MiB": 9, "step MiB": 9, "collectives": 40}
     columns |= {"exchange MiB": 12}
-    bucket = [-(-side // STRIDE) * STRIDE for side in args.size]
+    bucket = [-(-side // 32) * 32 for side in args.size]
     report = Report(columns, args.json, benchmark="scaling", batch_per_device=args.batch, bucket=bucket)
     exit_code = 0
     for devices in args.devices:

@@ -14,6 +14,7 @@ from typing import Any
 import environment
 import jax
 import jax.numpy as jnp
+from models import MODELS
 
 Candidate = Callable[[int], None]
 """``candidate(calls)`` runs so many calls and waits for the last of them."""
@@ -159,6 +160,7 @@ def matmul_rate(dtype: str, repeats: int = 5) -> float:
 
 def common_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of the comparisons with torch."""
+    parser.add_argument("--model", choices=tuple(MODELS), default="detr")
     parser.add_argument("--size", type=size, default=(800, 1066), metavar="HxW", help="image size in pixels")
     parser.add_argument("--dtype", type=names("float32", "tf32", "bfloat16"), default=["float32"], metavar="NAME,...")
     parser.add_argument(

@@ -1,4 +1,6 @@
-"""The training step of DETR R50 against Hugging Face's DETR on torch: the same weights, data, trained parameters.
+"""The training step of DETR R50 or Deformable DETR R50 against Hugging Face on torch.
+
+Both sides have the same weights, data and trained parameters.
 
 A step is everything between two batches: normalisation (here only: torch gets normalised images), forward pass with
 dropout, matching of all six layers with scipy on the host, set loss, gradients, clipping at 0.1 and AdamW. Run::
@@ -15,7 +17,8 @@ import environment  # noqa: F401  # before jax starts
 import jax
 import numpy as np
 import remote
-from inputs import TRAINED_PARAMETERS, random_inputs
+from inputs import random_inputs
+from models import MODELS
 from ours import TrainStep, create_model, set_precision
 from timing import Report, against_peers, cell, common_flags, in_turn, matmul_rate, numbers, positive
 
@@ -40,9 +43,11 @@ def main() -> int:
 
     columns = {"dtype": 8, "batch": 5, "ours s": 8} | {f"{name} s": 8 for name in args.peer}
     columns |= {"ratio": 5, "best": 5, "images/s": 8, "TFLOP": 6, "TFLOP/s": 7, "of matmul": 9, "GiB": 6}
-    report = Report(columns, args.json, benchmark="train_step", size=list(args.size), matcher=args.matcher)
-    peer = remote.start(args.seed) if args.peer else None
-    model = create_model(peer)
+    report = Report(
+        columns, args.json, benchmark="train_step", model=args.model, size=list(args.size), matcher=args.matcher
+    )
+    peer = remote.start(args.seed, args.model) if args.peer else None
+    model = create_model(peer, args.model)
 
     rng, exit_code = np.random.default_rng(args.seed), 0
     for dtype in args.dtype:
@@ -50,15 +55,16 @@ def main() -> int:
         rate = matmul_rate(dtype)
         print(f"{dtype}: a large matrix product runs at {rate / 1e12:.2f} TFLOP/s", flush=True)
         for batch in args.batch:
-            inputs = random_inputs(rng, batch, args.size, 91)
-            ours = TrainStep(model, inputs, dtype, args.matcher)
+            inputs = random_inputs(rng, batch, args.size, 91, MODELS[args.model].stride)
+            ours = TrainStep(model, inputs, dtype, args.matcher, args.model)
             print(f"  ours: compiled in {ours.program.seconds:.1f} s", flush=True)
             candidates = {"ours": ours}
             if peer:
                 peer.steps(inputs, args.peer, dtype)
                 candidates |= {kind: functools.partial(peer.run, kind) for kind in args.peer}
-                if ours.trained_parameters != TRAINED_PARAMETERS:
-                    print(f"Here {ours.trained_parameters} parameters are trained, not {TRAINED_PARAMETERS}.")
+                wanted = MODELS[args.model].trained_parameters
+                if ours.trained_parameters != wanted:
+                    print(f"Here {ours.trained_parameters} parameters are trained, not {wanted}.")
                     return 1
             timings = in_turn(candidates, repeats=args.repeats, calls=args.calls)
             row = {"dtype": dtype, "batch": batch, "bucket": list(inputs.images.shape[1:3]), **against_peers(timings)}

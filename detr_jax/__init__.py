@@ -25,6 +25,7 @@ if _typing.TYPE_CHECKING:
     from detr_jax.inference import Detector as Detector
     from detr_jax.results import ImageAttention as ImageAttention
     from detr_jax.results import ImageDetections as ImageDetections
+    from detr_jax.results import ImageSampling as ImageSampling
     from detr_jax.training.loop import train as train
 
 if "host_platform_device_count" in _os.environ.get("XLA_FLAGS", "") or "JAX_NUM_CPU_DEVICES" in _os.environ:
@@ -41,6 +42,7 @@ _MODULES = (
 _MEMBERS = {
     "Detector": "inference",
     "ImageAttention": "results",
+    "ImageSampling": "results",
     "ImageDetections": "results",
     "train": "training.loop",
 }

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Float32, Int
+from jaxtyping import Float32, Int, Int32
 
 from detr_jax.boxes import cxcywh_to_xyxy
 from detr_jax.structures import Array, Detections
@@ -45,15 +45,19 @@ def top_detections(
 
     Source: Deformable DETR, appendix A.4.
     """
+    best, query, label = top_pairs(logits, number)
+    detected = jnp.take_along_axis(boxes, query[..., None], axis=1)
+    return Detections(_in_pixels(detected, original_sizes), jax.nn.sigmoid(best), label)
+
+
+def top_pairs(
+    logits: Float32[Array, "B Q C"], number: int
+) -> tuple[Float32[Array, "B N"], Int32[Array, "B N"], Int32[Array, "B N"]]:
+    """Logit, query and label, each [B, N], of the most probable pairs of a query and a class, the best one first."""
     _, queries, classes = logits.shape
-    flat = logits.reshape(-1, queries * classes)
-    best, chosen = lax.top_k(flat, min(number, queries * classes))
+    best, chosen = lax.top_k(logits.reshape(-1, queries * classes), min(number, queries * classes))
     query, label = jnp.divmod(chosen, classes)
-    return Detections(
-        _in_pixels(jnp.take_along_axis(boxes, query[..., None], axis=1), original_sizes),
-        jax.nn.sigmoid(best),
-        label.astype(jnp.int32),
-    )
+    return best, query.astype(jnp.int32), label.astype(jnp.int32)
 
 
 def _in_pixels(boxes: Float32[Array, "B N 4"], original_sizes: Int[Array, "B 2"]) -> Float32[Array, "B N 4"]:

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from detr_jax.boxes import xyxy_to_xywh
 from detr_jax.data.images import ImageLike, decode, open_image
 from detr_jax.visualization.attention import MOST_OBJECTS, attention_sheet
 from detr_jax.visualization.boxes import LabelledBoxes, draw_boxes
+from detr_jax.visualization.sampling import sampling_sheet
 from detr_jax.wording import counted, one_line
 
 _LEAST_SIDE = 320  # pixels of the longer side of a picture; smaller images are enlarged, or captions would hide them
@@ -166,9 +168,7 @@ class ImageAttention:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """The picture, for notebooks."""
-        content = io.BytesIO()
-        self.draw().save(content, "PNG")
-        return {"image/png": base64.b64encode(content.getvalue()).decode(), "text/plain": repr(self)}
+        return _picture_bundle(self.draw(), repr(self))
 
     def draw(
         self, points: Sequence[tuple[float, float]] | None = None, *, max_detections: int = MOST_OBJECTS
@@ -188,6 +188,52 @@ class ImageAttention:
         if self.encoder is None:
             raise ValueError("The model has no encoder, so there is no attention from a point.")
         return self.encoder[int(y / height * self.cells[0]), int(x / width * self.cells[1])]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageSampling:
+    """The points of an image that a Deformable DETR reads for each object (Deformable DETR, figure 6).
+
+    They are the points of the last decoder layer. A notebook shows the picture that `draw` returns.
+
+    Dimensions: ``n`` objects, ``A`` heads, ``M`` levels, ``P`` points of a level.
+    """
+
+    image: np.ndarray
+    """[H, W, 3] uint8, RGB."""
+    found: ImageDetections
+    """The detected objects, highest score first."""
+    places: np.ndarray
+    """[n, A, M, P, 2] float32, (x, y) in pixels of the image; some lie outside of it."""
+    weights: np.ndarray
+    """[n, A, M, P] float32, with the sum 1 for each head of an object."""
+
+    def __repr__(self) -> str:
+        points = math.prod(self.weights.shape[1:])
+        width, height = self.found.size[1], self.found.size[0]
+        return f"ImageSampling({counted(len(self.found), 'object')} in {width} x {height} pixels, {points} points each)"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        """The picture, for notebooks."""
+        return _picture_bundle(self.draw(), repr(self))
+
+    def draw(
+        self, points: Sequence[tuple[float, float]] | None = None, *, max_detections: int = MOST_OBJECTS
+    ) -> Image.Image:
+        """The picture of `detr_jax.visualization.sampling.sampling_sheet`: the points of each object.
+
+        Raises:
+          ValueError: ``points`` are given, as for the encoder of a DETR.
+        """
+        if points:
+            raise ValueError("A Deformable DETR has no attention maps of its encoder: give no points.")
+        return sampling_sheet(self, max_detections=max_detections)
+
+
+def _picture_bundle(picture: Image.Image, text: str) -> dict[str, Any]:
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return {"image/png": base64.b64encode(content.getvalue()).decode(), "text/plain": text}
 
 
 def _on_one_line(name: str) -> str:

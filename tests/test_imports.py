@@ -76,6 +76,7 @@ def test_public_names_are_there_when_they_are_used():
     modules = {
         "Detector": "inference",
         "ImageAttention": "results",
+        "ImageSampling": "results",
         "ImageDetections": "results",
         "train": "training.loop",
     }

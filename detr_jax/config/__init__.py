@@ -39,6 +39,8 @@ from detr_jax.config.loss import Matcher as Matcher
 from detr_jax.config.loss import MatchingCost as MatchingCost
 from detr_jax.config.loss import SigmoidFocal as SigmoidFocal
 from detr_jax.config.loss import SoftmaxCost as SoftmaxCost
+from detr_jax.config.loss import focal_costs as focal_costs
+from detr_jax.config.loss import focal_terms as focal_terms
 from detr_jax.config.metrics import CocoBox as CocoBox
 from detr_jax.config.metrics import MetricConfig as MetricConfig
 from detr_jax.config.metrics import logged_name as logged_name

@@ -256,6 +256,21 @@ def default_costs() -> dict[str, MatchingCost]:
     return {"class": SoftmaxCost(), "bbox": L1Cost(), "giou": GIoUCost()}
 
 
+def focal_terms() -> dict[str, LossTerm]:
+    """Deformable DETR's loss for sigmoid classification, and its diagnostics for the log."""
+    return {
+        "ce": SigmoidFocal(),
+        "bbox": L1(),
+        "giou": GIoU(),
+        "class_accuracy": ClassAccuracy(),
+    }
+
+
+def focal_costs() -> dict[str, MatchingCost]:
+    """Deformable DETR's matching cost for sigmoid classification."""
+    return {"class": FocalCost(), "bbox": L1Cost(), "giou": GIoUCost()}
+
+
 @dataclass(kw_only=True)
 class LossConfig:
     """Matching cost and set loss (DETR, section 3.1 and appendix A.2)."""

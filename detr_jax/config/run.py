@@ -27,6 +27,11 @@ class OptimizerConfig:
     backbone_learning_rate: float = 1e-5
     """Peak learning rate of the backbone. The default is the paper's, for pretrained weights. 0 freezes the whole
     backbone."""
+    slow_parameters: tuple[str, ...] = ()
+    """Parameters outside the backbone that learn more slowly, by a part of their path, such as ("sampling_offsets",).
+    Empty, the default: none, as in DETR."""
+    slow_factor: float = 0.1
+    """Factor of the learning rate for `slow_parameters` (Deformable DETR's)."""
     weight_decay: float = 1e-4
     """AdamW's decoupled weight decay, for all trainable parameters. The default is the paper's."""
     beta1: float = ranged(0.9, below=1)

@@ -35,7 +35,7 @@ from detr_jax.inference.notes import notes
 from detr_jax.inference.predict import check_scores, create_predict_step
 from detr_jax.memory import OutOfMemoryError, on_host
 from detr_jax.models.detector import DetectorModule
-from detr_jax.results import ImageAttention, ImageDetections
+from detr_jax.results import ImageAttention, ImageDetections, ImageSampling
 from detr_jax.sharding import mesh_for_batch, replicated
 from detr_jax.structures import Detections
 from detr_jax.wording import counted, one_line
@@ -200,8 +200,10 @@ class Detector:
             if started:
                 yield from self._finish(started, threshold)
 
-    def attention(self, image: ImageLike, threshold: float = 0.5) -> ImageAttention:
-        """Detects objects in one image, as `predict` does, and returns the attention weights behind the detections.
+    def attention(self, image: ImageLike, threshold: float = 0.5) -> ImageAttention | ImageSampling:
+        """Detects objects in one image, as `predict` does, and returns what the queries of the detections look at.
+
+        These are attention weights in a DETR, and sampled points in a Deformable DETR.
 
         It needs another compiled step than `predict`, which is compiled once per bucket.
 
@@ -221,12 +223,17 @@ class Detector:
             found, decoder, encoder = on_host(attend(self.params, images, valid_sizes, original_sizes))
         check_scores(found.scores)
         chosen = _highest_scoring(found.scores, threshold)
+        result = self._result(waiting, jax.tree.map(lambda x: x[chosen], found))
+        if isinstance(decoder, tuple):
+            places, weights = (x[chosen] for x in decoder)
+            places = places * np.array(waiting.original_size[::-1], np.float32)
+            return ImageSampling(np.asarray(picture), result, places, weights)
         stride = self.config.model.stride
         height, width = placement.size
         rows, columns = -(-height // stride), -(-width // stride)
         return ImageAttention(
             image=np.asarray(picture),
-            found=self._result(waiting, jax.tree.map(lambda x: x[chosen], found)),
+            found=result,
             decoder=decoder[chosen, :rows, :columns],
             encoder=None if encoder is None else encoder[:rows, :columns, :rows, :columns],
             cells=(height / stride, width / stride),

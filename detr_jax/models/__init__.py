@@ -12,11 +12,20 @@ from detr_jax.models.feature_map import FeatureMap as FeatureMap
 from detr_jax.models.images import normalize_images as normalize_images
 from detr_jax.models.positions import LearnedPositionEmbedding as LearnedPositionEmbedding
 from detr_jax.models.positions import sine_position_embedding as sine_position_embedding
+from detr_jax.models.presets import deformable_detr_resnet50 as deformable_detr_resnet50
+from detr_jax.models.presets import deformable_detr_resnet50_refine as deformable_detr_resnet50_refine
+from detr_jax.models.presets import deformable_detr_resnet50_single_scale as deformable_detr_resnet50_single_scale
+from detr_jax.models.presets import (
+    deformable_detr_resnet50_single_scale_dc5 as deformable_detr_resnet50_single_scale_dc5,
+)
+from detr_jax.models.presets import deformable_detr_resnet50_two_stage as deformable_detr_resnet50_two_stage
 from detr_jax.models.presets import detr_resnet50 as detr_resnet50
 from detr_jax.models.presets import detr_resnet50_dc5 as detr_resnet50_dc5
 from detr_jax.models.presets import detr_resnet101 as detr_resnet101
 from detr_jax.models.presets import detr_resnet101_dc5 as detr_resnet101_dc5
 from detr_jax.models.presets import resnet_config as resnet_config
 from detr_jax.models.resnet import ResNet as ResNet
+from detr_jax.models.sampling_points import SamplingPoints as SamplingPoints
+from detr_jax.models.sampling_points import sampling_points as sampling_points
 from detr_jax.structures import Outputs as Outputs
 from detr_jax.structures import Predictions as Predictions

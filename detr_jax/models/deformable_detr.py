@@ -14,6 +14,7 @@ from detr_jax.models.heads import MLP, torch_linear
 from detr_jax.models.initializers import xavier_uniform
 from detr_jax.models.proposals import Proposer, best_boxes, box_logits_from, token_anchors
 from detr_jax.models.pyramid import FeaturePyramid, Tokens
+from detr_jax.models.sampling_points import SamplingPoints, sampling_points
 from detr_jax.structures import Array, Outputs, Predictions, Targets
 
 _PRIOR = 0.01
@@ -107,6 +108,12 @@ class DeformableDETR(DetectorModule):
         reference = best_boxes(logits[..., 0], box_logits, self.num_queries)
         start = QueryStart(*self.proposer.queries(reference), reference)
         return start, Predictions(logits[None], jax.nn.sigmoid(box_logits)[None])
+
+    def sampling_points(
+        self, images: Float32[Array, "B H W 3"], sizes: Int[Array, "B 2"], *, layer: int = -1
+    ) -> SamplingPoints:
+        """The outputs with the points that one decoder layer samples (`detr_jax.models.sampling_points`)."""
+        return sampling_points(self, images, sizes, layer=layer)
 
     def predictions(self, layer: int, x: jax.Array, reference: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Logits [B, Q, C] and boxes [B, Q, 4] of a decoder layer's output [B, Q, D] and reference points or boxes."""

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float32, Int, UInt8
 
 from detr_jax.config import DetectorConfig
 from detr_jax.models.images import normalize_images
-from detr_jax.postprocess import detections, top_detections
+from detr_jax.postprocess import detections, top_detections, top_pairs
 from detr_jax.structures import Array, Detections, Outputs, Targets
 
 
@@ -49,6 +50,13 @@ class DetectorModule(nnx.Module):
         if self.classification == "sigmoid":
             return top_detections(logits, boxes, original_sizes, self.max_detections)
         return detections(logits, boxes, original_sizes)
+
+    def detected_queries(self, outputs: Outputs) -> Int[Array, "B N"]:
+        """The query [B, N] of each of the detections of `detections`, in the same order."""
+        logits = outputs.logits[-1]
+        if self.classification == "sigmoid":
+            return top_pairs(logits, self.max_detections)[1]
+        return jnp.broadcast_to(jnp.arange(logits.shape[1])[None], logits.shape[:2])
 
 
 def abstract_model(config: DetectorConfig) -> tuple[nnx.GraphDef, Any]:

@@ -1,8 +1,8 @@
-"""Configurations of the published models (DETR, table 1; Facebook Research's model zoo)."""
+"""Configurations of the published models (DETR, table 1; Deformable DETR, tables 1 and 3; their model zoos)."""
 
 from typing import Any
 
-from detr_jax.config import BackboneConfig, ModelConfig
+from detr_jax.config import BackboneConfig, DeformableDETRConfig, ModelConfig
 
 _RESNETS: dict[int, tuple[str, tuple[int, ...]]] = {
     18: ("basic", (2, 2, 2, 2)),
@@ -38,3 +38,28 @@ def detr_resnet101(**fields: Any) -> ModelConfig:
 def detr_resnet101_dc5(**fields: Any) -> ModelConfig:
     """DETR R101-DC5: 44.9 AP."""
     return ModelConfig(**{"backbone": resnet_config(101, dilation=True), **fields})
+
+
+def deformable_detr_resnet50(**fields: Any) -> DeformableDETRConfig:
+    """Deformable DETR R50, multi-scale: 44.5 AP on COCO at 50 epochs, 40M parameters."""
+    return DeformableDETRConfig(**{"backbone": resnet_config(50), **fields})
+
+
+def deformable_detr_resnet50_single_scale(**fields: Any) -> DeformableDETRConfig:
+    """Deformable DETR R50 with the last level of the backbone alone: 39.4 AP."""
+    return deformable_detr_resnet50(**{"backbone_levels": 1, "extra_levels": 0, **fields})
+
+
+def deformable_detr_resnet50_single_scale_dc5(**fields: Any) -> DeformableDETRConfig:
+    """Deformable DETR R50-DC5 with the last level of the backbone alone, at stride 16: 41.5 AP."""
+    return deformable_detr_resnet50_single_scale(**{"backbone": resnet_config(50, dilation=True), **fields})
+
+
+def deformable_detr_resnet50_refine(**fields: Any) -> DeformableDETRConfig:
+    """Deformable DETR R50 with iterative bounding box refinement: 46.2 AP."""
+    return deformable_detr_resnet50(**{"refine_boxes": True, **fields})
+
+
+def deformable_detr_resnet50_two_stage(**fields: Any) -> DeformableDETRConfig:
+    """Deformable DETR R50 with refinement and two stages: 46.9 AP."""
+    return deformable_detr_resnet50_refine(**{"two_stage": True, **fields})

@@ -1,6 +1,8 @@
 """AdamW with a learning rate for the backbone, true freezing, clipping and schedules (DETR, section 4)."""
 
 import difflib
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -25,13 +27,21 @@ def _begins_with(path: str, prefix: str) -> bool:
     return f"{path}/".startswith(prefix.rstrip("/") + "/")
 
 
-def check_frozen(config: Config, params: Any) -> None:
-    """Checks that each frozen path names parameters of a pure tree, and that some parameters remain trainable.
+def check_parameter_names(config: Config, params: Any) -> None:
+    """Checks that each frozen and each slow path names parameters of a pure tree, and that some remain trainable.
 
     Raises:
       ConfigError: it names the path, and similar paths that exist.
     """
-    paths = ["/".join(str(part.key) for part in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    paths = [_joined(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for part in config.optimizer.slow_parameters:
+        if not any(_contains(path, part) for path in paths if not _begins_with(path, "backbone")):
+            words = sorted({word for path in paths for word in path.split("/")})
+            close = difflib.get_close_matches(part, words, n=4, cutoff=0.3)
+            raise ConfigError(
+                f"optimizer.slow_parameters holds {part!r}, but no parameter's path outside the backbone contains it: "
+                f"there is {', '.join(close or words)}."
+            )
     for prefix in config.frozen_paths:
         if not any(_begins_with(path, prefix) for path in paths):
             depth = prefix.rstrip("/").count("/") + 1
@@ -83,12 +93,34 @@ def create_optimizer(config: OptimizerConfig, total_steps: int, steps_per_epoch:
         return optax.adamw(schedule, b1=config.beta1, b2=config.beta2, eps=1e-8, weight_decay=config.weight_decay)
 
     groups = {"main": adamw(config.learning_rate), "backbone": adamw(config.backbone_learning_rate)}
-    by_group = optax.partition(groups, parameter_groups)
+    if config.slow_parameters:
+        groups["slow"] = adamw(config.learning_rate * config.slow_factor)
+    by_group = optax.partition(groups, functools.partial(parameter_groups, slow=config.slow_parameters))
     if not config.clip_norm:
         return by_group
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), by_group)
 
 
-def parameter_groups(params: Any) -> Any:
-    """The learning-rate group of each parameter of a pure tree: "backbone" or "main"."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: "backbone" if path[0].key == "backbone" else "main", params)
+def parameter_groups(params: Any, slow: Sequence[str] = ()) -> Any:
+    """The learning-rate group of each parameter of a pure tree: "backbone", "slow" or "main".
+
+    Args:
+      params: the tree.
+      slow: parts of the paths of slow parameters (``optimizer.slow_parameters``).
+    """
+
+    def group(path: tuple, _: Any) -> str:
+        if path[0].key == "backbone":
+            return "backbone"
+        return "slow" if any(_contains(_joined(path), part) for part in slow) else "main"
+
+    return jax.tree_util.tree_map_with_path(group, params)
+
+
+def _joined(path: tuple) -> str:
+    return "/".join(str(part.key) for part in path)
+
+
+def _contains(path: str, part: str) -> bool:
+    """Whether a parameter's path contains the segments of ``part``, one after another."""
+    return f"/{part.strip('/')}/" in f"/{path}/"

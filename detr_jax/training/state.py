@@ -16,7 +16,7 @@ from detr_jax.config import Config
 from detr_jax.models.detector import DetectorModule
 from detr_jax.sharding import Tree, shard, state_shardings
 from detr_jax.structures import BatchInputs, Targets, structure
-from detr_jax.training.optimizer import check_frozen, is_trainable
+from detr_jax.training.optimizer import check_parameter_names, is_trainable
 
 
 @structure
@@ -99,7 +99,7 @@ def abstract_model(config: Config) -> PartitionedModel:
       ConfigError: ``optimizer.frozen`` names parameters that the model does not have.
     """
     abstract = nnx.eval_shape(lambda: config.model.build(rngs=nnx.Rngs(0)))
-    check_frozen(config, nnx.as_pure(nnx.state(abstract, nnx.Param)))
+    check_parameter_names(config, nnx.as_pure(nnx.state(abstract, nnx.Param)))
     trainable = is_trainable(config)
     params, frozen = (nnx.as_pure(state) for state in nnx.split(abstract, trainable, ...)[1:])
     return PartitionedModel(nnx.graphdef(abstract), trainable, params, frozen)

@@ -16,11 +16,11 @@ if TYPE_CHECKING:  # results.py imports this file
 MOST_OBJECTS = 8
 """The default for the largest number of objects in a picture."""
 
-_TILE = 300  # longer side of an image, in pixels
+TILE = 300  # longer side of an image, in pixels
 _GAP = 8
 _TITLE = 22
 _LEAST_WIDTH = 160  # of a tile, in pixels, so that its title fits
-_HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], float)  # "inferno"
+HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], float)  # "inferno"
 
 
 def heat_map(image: np.ndarray, weights: np.ndarray, cells: tuple[float, float], scale: float = 1.0) -> Image.Image:
@@ -39,8 +39,8 @@ def heat_map(image: np.ndarray, weights: np.ndarray, cells: tuple[float, float],
     levels = Image.fromarray((weights / max(float(weights.max()), 1e-12)).astype(np.float32))
     smooth = levels.resize(picture.size, Image.Resampling.BILINEAR, box=(0, 0, cells[1], cells[0]))
     shares = np.clip(np.asarray(smooth), 0, 1)
-    stops = np.linspace(0, 1, len(_HEAT))
-    heat = np.stack([np.interp(shares, stops, channel) for channel in _HEAT.T], axis=-1)
+    stops = np.linspace(0, 1, len(HEAT))
+    heat = np.stack([np.interp(shares, stops, channel) for channel in HEAT.T], axis=-1)
     opacity = 0.35 + 0.5 * shares[..., None]
     return Image.fromarray((np.asarray(picture) * (1 - opacity) + heat * opacity).astype(np.uint8))
 
@@ -63,7 +63,7 @@ def attention_sheet(
     Raises:
       ValueError: a point lies outside of the image, or the model has no encoder.
     """
-    image, every, scale = attention.image, attention.found, _TILE / max(attention.image.shape[:2])
+    image, every, scale = attention.image, attention.found, TILE / max(attention.image.shape[:2])
     found = every.only(max_detections=max_detections)
     if points is None:
         points = [] if attention.encoder is None else _centres(found)[:4]
@@ -84,6 +84,11 @@ def attention_sheet(
             pen.ellipse((at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius), outline=color, width=3)
         cells.append((f"encoder: point {x:.0f}, {y:.0f}", picture))
 
+    return tiled(cells, columns)
+
+
+def tiled(cells: Sequence[tuple[str, Image.Image]], columns: int) -> Image.Image:
+    """A sheet of pictures of one size with a title above each."""
     columns = min(columns, len(cells))
     width, height = cells[0][1].size
     rows = -(-len(cells) // columns)

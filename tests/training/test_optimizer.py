@@ -4,10 +4,11 @@ import optax
 import pytest
 from flax import nnx
 
-from detr_jax.config import Config, OptimizerConfig
+from detr_jax.config import Config, ConfigError, OptimizerConfig
 from detr_jax.models import DETR
 from detr_jax.testing import tiny_config
-from detr_jax.training.optimizer import create_optimizer, is_trainable, learning_rate_schedule
+from detr_jax.training.optimizer import create_optimizer, is_trainable, learning_rate_schedule, parameter_groups
+from detr_jax.training.state import abstract_model
 
 
 def _numpy_adamw(params, gradients, rates, config):
@@ -27,9 +28,16 @@ def _numpy_adamw(params, gradients, rates, config):
     return params
 
 
-def test_updates_equal_adamw_with_a_rate_for_the_backbone_and_clipping(rng):
-    config = OptimizerConfig(learning_rate=1e-2, backbone_learning_rate=1e-3, schedule="constant", weight_decay=0.1)
-    params = {"backbone": rng.normal(size=(4, 3)), "heads": rng.normal(size=5)}
+def test_updates_equal_adamw_with_a_rate_per_group_and_clipping(rng):
+    config = OptimizerConfig(
+        learning_rate=1e-2,
+        backbone_learning_rate=1e-3,
+        schedule="constant",
+        weight_decay=0.1,
+        slow_parameters=("sampling_offsets",),
+        slow_factor=0.2,
+    )
+    params = {"backbone": rng.normal(size=(4, 3)), "heads": rng.normal(size=5), "sampling_offsets": rng.normal(size=6)}
     gradients = [
         {name: rng.normal(size=p.shape) * 10 ** rng.uniform(-3, 1) for name, p in params.items()} for _ in range(6)
     ]
@@ -40,7 +48,8 @@ def test_updates_equal_adamw_with_a_rate_for_the_backbone_and_clipping(rng):
     for gradient in gradients:
         updates, state = optimizer.update(as_tree(gradient), state, tree)
         tree = optax.apply_updates(tree, updates)
-    expected = _numpy_adamw(dict(params), gradients, {"backbone": 1e-3, "heads": 1e-2}, config)
+    rates = {"backbone": 1e-3, "heads": 1e-2, "sampling_offsets": 2e-3}
+    expected = _numpy_adamw(dict(params), gradients, rates, config)
     for name in params:
         np.testing.assert_allclose(tree[name]["w"], expected[name], rtol=1e-4, atol=1e-6)
 
@@ -84,3 +93,27 @@ def test_frozen_paths_are_whole_path_segments(fields, frozen):
     assert all(any(name.startswith(f"{prefix}/") for prefix in frozen) for name in names(rest))
     assert not any(name.startswith(f"{prefix}/") for name in names(trained) for prefix in frozen)
     assert names(trained)
+
+
+@pytest.mark.parametrize("wrong", ["sampling_ofsets", "reference", "stem"])
+def test_a_slow_path_that_names_nothing_is_refused(wrong):
+    config = tiny_config()
+    config.optimizer.slow_parameters = ("self_attention", wrong)
+    with pytest.raises(ConfigError, match=rf"optimizer\.slow_parameters holds '{wrong}', but no parameter's path"):
+        abstract_model(config)
+
+
+def test_slow_parameters_are_found_by_whole_path_segments():
+    config = tiny_config()
+    params = abstract_model(config).params
+    groups = parameter_groups(params, ("self_attention/query", "box_head"))
+    slow = {
+        "/".join(str(part.key) for part in path)
+        for path, group in jax.tree_util.tree_leaves_with_path(groups)
+        if group == "slow"
+    }
+    assert slow == {
+        *(f"box_head/layers/{i}/{leaf}" for i in range(3) for leaf in ("kernel", "bias")),
+        *(f"encoder/layers/0/self_attention/query/{leaf}" for leaf in ("kernel", "bias")),
+        *(f"decoder/layers/{i}/self_attention/query/{leaf}" for i in range(2) for leaf in ("kernel", "bias")),
+    }
