@@ -13,9 +13,24 @@ from safetensors.numpy import save_file
 
 from detr_jax.checkpoints import load_config
 from detr_jax.cli import main
-from detr_jax.config import DeformableDETRConfig
+from detr_jax.config import (
+    L1,
+    Config,
+    DataConfig,
+    DeformableDETRConfig,
+    FocalCost,
+    GIoU,
+    GIoUCost,
+    L1Cost,
+    LossConfig,
+    ModelConfig,
+    SigmoidFocal,
+    TrainingConfig,
+)
 from detr_jax.data.coco_classes import COCO_CLASSES
 from detr_jax.models import DeformableDETR
+from detr_jax.models.detector import abstract_model
+from detr_jax.training.resolve import resolve_model
 from detr_jax.weights import WeightsError, merge_pretrained, read_pretrained
 from detr_jax.weights.trees import by_path
 from tests.weights import deformable_states as states
@@ -64,6 +79,16 @@ def make(rng):
         return config, random_params(config, rng)
 
     return make
+
+
+@pytest.mark.parametrize(("variant", "names"), [("single", 549), ("multi", 561), ("refined", 597), ("two-stage", 630)])
+def test_the_names_here_are_as_many_as_in_the_original_s_own_models(variant, names):
+    """The numbers were counted in models that the original built."""
+    config = DeformableDETRConfig(**VARIANTS[variant])
+    _, abstract = abstract_model(config)
+    zero = np.zeros((), np.float32)
+    params = {path: np.broadcast_to(zero, leaf.shape) for path, leaf in by_path(abstract).items()}
+    assert len(states.original(params, config)) == names
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -355,3 +380,18 @@ def test_the_command_writes_a_checkpoint_that_is_read_again(make, tmp_path):
     again = read_pretrained(tmp_path / "out")
     assert again.config == config
     assert_params(again.params, params)
+
+
+def test_a_training_follows_the_checkpoint(make, tmp_path):
+    config, params = make("two-stage")
+    path = save(tmp_path, states.mmdetection(params, config))
+    loss = LossConfig(
+        terms={"ce": SigmoidFocal(), "bbox": L1(), "giou": GIoU()},
+        costs={"class": FocalCost(), "bbox": L1Cost(), "giou": GIoUCost()},
+    )
+    training = TrainingConfig(init_from=str(path), follow_checkpoint=True)
+    model = ModelConfig(num_classes=2, num_queries=0, dropout=0.2)
+    given = Config(model=model, data=DataConfig(root=str(tmp_path)), loss=loss, training=training)
+    resolved, weights = resolve_model(given, None)
+    assert weights.kind == "mmdetection"
+    assert resolved.model == dataclasses.replace(config, num_classes=2, num_queries=300, dropout=0.2)
