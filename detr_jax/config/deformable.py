@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from detr_jax.config.fields import ranged
-from detr_jax.config.model import Classification, TransformerConfig
+from detr_jax.config.model import Classification, DetectorConfig, TransformerConfig
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class DeformableDETRConfig(TransformerConfig):
     """Deformable DETR (section 4 and appendix A): attention to a few points of several feature maps."""
 
-    free_fields = (*TransformerConfig.free_fields, "max_detections_per_image")
+    # another number of decoder layers would give the encoder's heads, the last ones, to a decoder layer
+    free_fields = ("encoder_layers", "dropout", "max_detections_per_image", *DetectorConfig.free_fields)
     resizing_fields: ClassVar[Mapping[str, str]] = {
         "num_classes": r"class_head/.*",
         "classification": r"class_head/.*",

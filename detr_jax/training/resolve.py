@@ -11,15 +11,20 @@ from jax.sharding import Mesh
 from detr_jax.checkpoints import labels_of_run, newest_checkpoint
 from detr_jax.config import (
     IMAGE_SIZES,
+    Classification,
     Config,
     ConfigError,
     DataConfig,
     DetectorConfig,
+    LossConfig,
     check,
     check_buckets,
     check_fields,
     differences,
+    focal_costs,
+    focal_terms,
 )
+from detr_jax.config.loss import default_costs, default_terms
 from detr_jax.data import DataError, Source, TrainPlan, open_splits
 from detr_jax.data.bucket_counts import settle_train_buckets, settle_val_buckets, total_steps
 from detr_jax.data.labelling import check_same_classes
@@ -167,10 +172,19 @@ def resolve_model(config: Config, previous: Config | None) -> tuple[Config, Impo
     )
     data = previous.data if previous else weights.data if weights and weights.config else config.data
     if follows:
-        config = dataclasses.replace(config, data=_follow_image_sizes(config, data))
+        loss = _follow_class_head(config.loss, model.classification)
+        config = dataclasses.replace(config, data=_follow_image_sizes(config, data), loss=loss)
     config = dataclasses.replace(config, model=model)
     optimizer = dataclasses.replace(config.optimizer, frozen=config.frozen_paths)
     return check(dataclasses.replace(config, optimizer=optimizer)), weights
+
+
+def _follow_class_head(loss: LossConfig, classification: Classification) -> LossConfig:
+    """Takes the loss that suits the checkpoint's class head, unless the user has chosen terms or costs."""
+    chosen = (loss.terms, loss.costs) != (default_terms(), default_costs())
+    if chosen or classification != Classification.SIGMOID:
+        return loss
+    return dataclasses.replace(loss, terms=focal_terms(), costs=focal_costs())
 
 
 def _follow_image_sizes(config: Config, stored: DataConfig) -> DataConfig:

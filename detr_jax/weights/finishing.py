@@ -1,7 +1,6 @@
 """Changes to a converted model for `Layout.finish`: the order of channels, and the labels of COCO's classes."""
 
 import dataclasses
-import math
 import re
 
 import numpy as np
@@ -16,9 +15,6 @@ CONTIGUOUS_OUTPUTS = len(COCO_CLASSES) + 1
 
 UNUSED_LOGIT = -10_000.0
 """Logit of an id without a class. Its probability is 0 in float32, and the logit is still finite for a loss."""
-
-PRIOR_LOGIT = -math.log(99.0)
-"""Logit with which a sigmoid class output starts in training, a probability of 0.01."""
 
 _FIRST_CONVOLUTION = "backbone/stem/conv/conv/kernel"
 
@@ -107,13 +103,14 @@ def spread_sigmoids_over_coco_ids(
         the first.
 
     Returns:
-      kernel [D, 91] and bias [91]. Ids without a class get weights of 0 and a bias of `PRIOR_LOGIT`.
+      kernel [D, 91] and bias [91]. Ids without a class get weights of 0 and a bias of `UNUSED_LOGIT`,
+      so that they never take a place among the best detections.
     """
     outputs = sorted(COCO_CLASSES)
     if proposes:
         outputs[0] = 0
     wide_kernel = np.zeros((kernel.shape[0], NUM_COCO_LABELS), kernel.dtype)
-    wide_bias = np.full(NUM_COCO_LABELS, PRIOR_LOGIT, bias.dtype)
+    wide_bias = np.full(NUM_COCO_LABELS, UNUSED_LOGIT, bias.dtype)
     wide_kernel[:, outputs] = kernel
     wide_bias[outputs] = bias
     return wide_kernel, wide_bias
