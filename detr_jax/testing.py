@@ -87,7 +87,6 @@ def tiny_deformable_config(**fields: Any) -> Config:
         }
     )
     config.loss = LossConfig(terms=focal_terms(), costs=focal_costs(), matcher=Matcher.DEVICE)
-    config.optimizer.slow_parameters = ("sampling_offsets",)
     return config
 
 

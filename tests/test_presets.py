@@ -41,8 +41,9 @@ def test_flags_change_fields_of_a_preset():
 
 def test_the_help_lists_the_presets():
     text = run("train", "--help").output
+    width = max(map(len, presets.PRESETS))
     for name, description in presets.PRESETS.items():
-        assert f"{name:<9} {description}" in text
+        assert f"{name:<{width}}  {description}" in text
 
 
 @pytest.mark.parametrize("command", ["train", "buckets", "check-data"])

@@ -48,6 +48,11 @@ class DeformableDETRConfig(TransformerConfig):
     """Detections per image, before any threshold: the most probable pairs of query and class (the paper's)."""
 
     @property
+    def default_slow(self) -> tuple[str, ...]:
+        """The projections to offsets and reference points (the original's)."""
+        return ("sampling_offsets",) if self.two_stage else ("sampling_offsets", "queries/reference")
+
+    @property
     def num_levels(self) -> int:
         """Feature maps that the transformer reads."""
         return self.backbone_levels + self.extra_levels

@@ -232,6 +232,12 @@ class DetectorConfig:
         return self.backbone.stride
 
     @property
+    def default_slow(self) -> tuple[str, ...]:
+        """Parameters outside the backbone that learn more slowly if ``optimizer.slow_parameters`` is None, by a part of
+        their path."""
+        return ()
+
+    @property
     def num_logits(self) -> int:
         """Outputs of the class head per query: the classes, and with "softmax" also "no object"."""
         return self.num_classes + (self.classification == "softmax")

@@ -27,9 +27,9 @@ class OptimizerConfig:
     backbone_learning_rate: float = 1e-5
     """Peak learning rate of the backbone. The default is the paper's, for pretrained weights. 0 freezes the whole
     backbone."""
-    slow_parameters: tuple[str, ...] = ()
+    slow_parameters: tuple[str, ...] | None = None
     """Parameters outside the backbone that learn more slowly, by a part of their path, such as ("sampling_offsets",).
-    Empty, the default: none, as in DETR."""
+    None, the default: those that the detector names, which is none for DETR. (): none."""
     slow_factor: float = 0.1
     """Factor of the learning rate for `slow_parameters` (Deformable DETR's)."""
     weight_decay: float = 1e-4
@@ -160,6 +160,12 @@ class Config:
     """Length, batches, log and checkpoints of the run."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """Validation."""
+
+    @property
+    def slow_paths(self) -> tuple[str, ...]:
+        """``optimizer.slow_parameters``, or if it is None the detector's own default."""
+        chosen = self.optimizer.slow_parameters
+        return self.model.default_slow if chosen is None else chosen
 
     @property
     def frozen_paths(self) -> tuple[str, ...]:

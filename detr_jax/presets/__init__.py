@@ -15,6 +15,7 @@ PRESETS = {
     "small": "A small detector from scratch on your own images, for a first look.",
     "finetune": "Fine-tuning of a trained detector on your own images.",
     "coco": "DETR R50 on COCO, the paper's recipe.",
+    "deformable_coco": "Deformable DETR R50 on COCO, the paper's recipe.",
 }
 """What each preset is for, by name."""
 

@@ -34,7 +34,7 @@ def check_parameter_names(config: Config, params: Any) -> None:
       ConfigError: it names the path, and similar paths that exist.
     """
     paths = [_joined(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    for part in config.optimizer.slow_parameters:
+    for part in config.slow_paths:
         if not any(_contains(path, part) for path in paths if not _begins_with(path, "backbone")):
             words = sorted({word for path in paths for word in path.split("/")})
             close = difflib.get_close_matches(part, words, n=4, cutoff=0.3)
@@ -85,6 +85,8 @@ def learning_rates(config: OptimizerConfig, step: int, total_steps: int, steps_p
 def create_optimizer(config: OptimizerConfig, total_steps: int, steps_per_epoch: int) -> optax.GradientTransformation:
     """Clips the gradient of all trainable parameters together, then applies AdamW with one learning rate per group.
 
+    ``config.slow_parameters`` are those of a resolved configuration; None is none here.
+
     Weight decay acts on every parameter, biases and norms included, as in facebookresearch/detr.
     """
 
@@ -95,7 +97,7 @@ def create_optimizer(config: OptimizerConfig, total_steps: int, steps_per_epoch:
     groups = {"main": adamw(config.learning_rate), "backbone": adamw(config.backbone_learning_rate)}
     if config.slow_parameters:
         groups["slow"] = adamw(config.learning_rate * config.slow_factor)
-    by_group = optax.partition(groups, functools.partial(parameter_groups, slow=config.slow_parameters))
+    by_group = optax.partition(groups, functools.partial(parameter_groups, slow=config.slow_parameters or ()))
     if not config.clip_norm:
         return by_group
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), by_group)

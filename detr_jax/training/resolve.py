@@ -175,7 +175,7 @@ def resolve_model(config: Config, previous: Config | None) -> tuple[Config, Impo
         loss = _follow_class_head(config.loss, model.classification)
         config = dataclasses.replace(config, data=_follow_image_sizes(config, data), loss=loss)
     config = dataclasses.replace(config, model=model)
-    optimizer = dataclasses.replace(config.optimizer, frozen=config.frozen_paths)
+    optimizer = dataclasses.replace(config.optimizer, frozen=config.frozen_paths, slow_parameters=config.slow_paths)
     return check(dataclasses.replace(config, optimizer=optimizer)), weights
 
 
