@@ -140,7 +140,7 @@ def _draw_samples(path: Path, samples: list[tuple[str, np.ndarray, LabelledBoxes
 
 def _buckets(source: Source, split: str, config: Config, train_images: int) -> str:
     """A line about the buckets that a training run would use. They are configured, or follow from the image sizes."""
-    stride = config.model.backbone.stride
+    stride = config.model.stride
     if split == "train":
         data = settle_train_buckets(config, source).data
         buckets, sizes, given = train_buckets(source, data, stride), train_sizes(source, data), data.train_buckets

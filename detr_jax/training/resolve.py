@@ -76,7 +76,7 @@ def resolve(given: Config, workdir: Path, mesh: Mesh) -> Resolved:
     config = resolve_buckets(config, previous, train_source, val_source)
     changed = changed_fields(previous, config, workdir) if previous else {}
     training = config.training
-    plan = TrainPlan(train_source, config.data, training.batch_size, training.seed, config.model.backbone.stride)
+    plan = TrainPlan(train_source, config.data, training.batch_size, training.seed, config.model.stride)
     check_buckets(config.model, plan.buckets)
     steps = total_steps(config, len(train_source))
     return Resolved(given, config, changed, weights, train_source, val_source, plan, steps)

@@ -196,7 +196,7 @@ def _image_preparation(metadata: Metadata, config: DetectorConfig) -> tuple[Data
         notes.append(f"Images are normalised by mean {config.pixel_mean} and deviation {config.pixel_std}, in 0..1.")
     if metadata.bucket is None:
         return data, notes
-    stride, padded = config.backbone.stride, f"{metadata.bucket[0]} x {metadata.bucket[1]}"
+    stride, padded = config.stride, f"{metadata.bucket[0]} x {metadata.bucket[1]}"
     if any(side % stride for side in metadata.bucket):
         notes.append(
             f"It was made for images padded to {padded} pixels. This is ignored, because both sides must be multiples "
