@@ -144,7 +144,7 @@ def _read(source: Source, index: int) -> Objects | tuple[str, str]:
 def _fault(source: Source, index: int, objects: Objects, num_classes: int) -> tuple[str, str] | None:
     """Kind and sentence of what makes the objects of an image unusable, or None."""
     name = _name(source, index)
-    arrays = [getattr(objects, field, None) for field in ("boxes", "labels")]
+    arrays: list[Any] = [getattr(objects, field, None) for field in ("boxes", "labels")]
     if not all(isinstance(array, np.ndarray) and array.dtype.kind in "fiu" for array in arrays):
         kinds = " and ".join(described(array) for array in arrays)
         return "objects that are not arrays", f"{name} has as boxes and labels {kinds}: they must be arrays of numbers"

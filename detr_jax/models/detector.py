@@ -38,7 +38,7 @@ class DetectorModule(nnx.Module):
         Raises:
           ConfigError: the backbone returned something else than its configuration promises.
         """
-        features = self.backbone(images, sizes if self.mask_padding else None)  # type: ignore[operator]
+        features = self.backbone(images, sizes if self.mask_padding else None)
         return self.backbone_levels.checked(features, images)
 
     def __call__(

@@ -4,10 +4,21 @@ import dataclasses
 
 import pytest
 
-from detr_jax.config import to_json
+from detr_jax import train
+from detr_jax.config import DETRConfig, to_json
+from detr_jax.data.buckets import val_buckets
 from detr_jax.sharding import create_mesh
 from detr_jax.testing import tiny_config
 from detr_jax.training.resolve import resolve
+
+
+@dataclasses.dataclass(kw_only=True)
+class Coarser(DETRConfig):
+    """A detector that needs buckets of larger multiples than its backbone."""
+
+    @property
+    def stride(self):
+        return 2 * self.backbone.stride
 
 
 @pytest.fixture
@@ -62,3 +73,18 @@ def test_a_run_of_an_earlier_version_keeps_all_its_buckets(config, tmp_path):
     resumed = resolve(config, tmp_path, create_mesh())
     assert len(resumed.plan.buckets) == 12
     assert not resumed.changed
+
+
+def test_buckets_are_multiples_of_the_stride_of_the_detector_and_a_run_trains_on_them(config, tmp_path):
+    """Its stride differs from that of its backbone."""
+    model = config.model
+    config.model = Coarser(**{field.name: getattr(model, field.name) for field in dataclasses.fields(model)})
+    config.data.sources["shapes"].min_size = config.data.sources["shapes"].max_size = 50
+    config.training.steps = 1
+    stride = 2 * model.backbone.stride
+    resolved = resolve(config, tmp_path / "run", create_mesh())
+    buckets = resolved.plan.buckets
+    assert (stride, buckets) == (8, [(56, 56)])
+    assert val_buckets(resolved.val_source, resolved.config.data, stride) == [(56, 56)]
+    train(config, tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "1").exists()
