@@ -10,7 +10,6 @@ import signal
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.shared_memory import SharedMemory
 
 import jax
 import numpy as np
@@ -20,6 +19,7 @@ from detr_jax.config import Augmentation, ConfigError, DataConfig, DetrAugmentat
 from detr_jax.data.grouping import NO_IMAGE
 from detr_jax.data.own_sources import check_image, is_own, usable_objects
 from detr_jax.data.plans import PlannedBatch, PlannedImage, TrainPlan, ValPlan
+from detr_jax.data.shared_arrays import unlinked
 from detr_jax.data.source import DataError, Objects, PictureSource, Source
 from detr_jax.data.transforms import first_size, transform_objects, transform_picture
 from detr_jax.returned import described
@@ -270,7 +270,7 @@ def batches(
         iterable = iterable.mp_prefetch(workers, worker_init_fn=_prepare_worker)
     iterator = iter(iterable)
     try:
-        yield from map(_unlinked, iterator)
+        yield from map(unlinked, iterator)
     except RuntimeError as error:
         if "Worker process" not in str(error):
             raise
@@ -281,20 +281,6 @@ def batches(
     finally:
         if config.num_workers:
             iterator.close()
-
-
-def _unlinked(batch: Batch) -> Batch:
-    """A batch whose shared memory, if it came from a worker process, has no name and lives as long as its arrays.
-
-    grain removes the names when it deletes the arrays. This never happens for arrays that are alive when the program
-    ends, and grain itself keeps the last batch in a cycle of references.
-    """
-    for array in jax.tree.leaves(batch):
-        memory = getattr(array, "shm", None)
-        if isinstance(memory, SharedMemory):
-            memory.unlink()
-            memory.unlink = lambda: None  # type: ignore[method-assign]  # grain's own call would fail
-    return batch
 
 
 def _prepare_worker(worker_index: int, worker_count: int) -> None:
