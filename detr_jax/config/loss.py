@@ -1,5 +1,6 @@
 """The configuration of the matching cost and the set loss, both sums of named parts that compute themselves."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
@@ -33,6 +34,7 @@ class LossTerm:
     weight: float = 1.0
     """Factor of the term in the loss."""
 
+    @abstractmethod
     def compute(self, matched: "Matched") -> "jax.Array":
         """Compute the term, without its weight.
 
@@ -169,6 +171,7 @@ class MatchingCost:
     weight: float = 1.0
     """Factor of the cost in the sum."""
 
+    @abstractmethod
     def compute(self, predictions: "Predictions", targets: "Targets") -> "jax.Array":
         """Compute the cost of each pair of a query and a target, without its weight.
 
