@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from detr_jax.config.fields import Choice, ranged
 from detr_jax.config.model import Classification
+from detr_jax.log_names import TRAINING_NUMBERS, split_term
 
 if TYPE_CHECKING:
     import jax
@@ -292,3 +293,15 @@ class LossConfig:
                         f"{part.classification!r}, but other terms or costs read them as {self.classification!r}: "
                         "use the same for all."
                     )
+        yield from self._name_faults(f"{path}terms.")
+
+    def _name_faults(self, path: str) -> Iterator[str]:
+        """Terms that the log would confuse with each other, or with the other numbers of a training."""
+        losses = ["loss", *(f"loss_{name}" for name, term in self.terms.items() if not term.diagnostic)]
+        for name, term in self.terms.items():
+            logged = name if term.diagnostic else f"loss_{name}"
+            owner, other = split_term(logged, losses)
+            if term.diagnostic and (name in TRAINING_NUMBERS or name.startswith("loss_")):
+                yield f"{path}{name} is logged as {logged}, as another number of the training is: choose another name."
+            elif not term.diagnostic and other:
+                yield f"{path}{name} is logged as {logged}, as {owner} of other predictions is: choose another name."
