@@ -9,6 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
+from detr_jax.returned import described
+
 
 class DataError(ValueError):
     """The data cannot be used. The message names the file, field or id, and says what would be right."""
@@ -203,7 +205,12 @@ def complete_source(source: Any, where: str) -> Source:
             f"{where} was opened as a {type(source).__name__}, which has no {', '.join(missing)}: it must have all "
             "members of detr_jax.data.Source."
         )
-    sizes, number = np.asarray(source.sizes), len(source)
+    sizes, number = source.sizes, len(source)
+    if not isinstance(sizes, np.ndarray) or (number and sizes.dtype.kind not in "iu"):
+        raise DataError(
+            f"{where} was opened as a {type(source).__name__}, whose sizes are {described(sizes)}: they must be an "
+            f"array of whole numbers [{number}, 2], (height, width) in pixels."
+        )
     if (number and sizes.shape != (number, 2)) or len(source.image_ids) != number:
         raise DataError(
             f"{where} was opened as a {type(source).__name__} with {number} images, but sizes has the shape "

@@ -139,6 +139,8 @@ def test_too_small_max_objects_is_refused_with_the_image():
     ("members", "words"),
     [
         ({"sizes": np.array([[30, 40]])}, r"sizes has the shape \[1, 2\]"),
+        ({"sizes": [(30, 40), (30, 40)]}, "whose sizes are an object of class list: they must be an array"),
+        ({"sizes": np.array([[30.0, 40.0]] * 2)}, r"whose sizes are float64 of shape \[2, 2\]: they must be an array"),
         ({"image_ids": [7]}, "image_ids has 1 entries"),
         ({"image_ids": [7, 7]}, "2 images have the id 7"),
         ({"sizes": np.array([[30, 40], [0, 40]])}, r"image 71 has the size \[0, 40\]"),
