@@ -20,6 +20,8 @@ if _typing.TYPE_CHECKING:
     from detr_jax import postprocess as postprocess
     from detr_jax import presets as presets
     from detr_jax import results as results
+    from detr_jax import structures as structures
+    from detr_jax import testing as testing
     from detr_jax import visualization as visualization
     from detr_jax import weights as weights
     from detr_jax.inference import Detector as Detector
@@ -37,7 +39,7 @@ __version__ = "0.1.0"
 
 _MODULES = (
     *("boxes", "checkpoints", "config", "data", "export", "inference", "losses", "matching", "models"),
-    *("postprocess", "presets", "results", "visualization", "weights"),
+    *("postprocess", "presets", "results", "structures", "testing", "visualization", "weights"),
 )
 _MEMBERS = {
     "Detector": "inference",

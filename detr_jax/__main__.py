@@ -2,4 +2,5 @@
 
 from detr_jax.cli import main
 
-main(prog_name="detr-jax")
+if __name__ == "__main__":
+    main(prog_name="detr-jax")

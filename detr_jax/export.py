@@ -22,7 +22,8 @@ import numpy as np
 from flax import nnx
 
 import detr_jax
-from detr_jax.config import Config, ConfigError, check_buckets
+from detr_jax.config import Config, check_buckets
+from detr_jax.data.placement import prediction_buckets
 from detr_jax.inference.predict import predict
 from detr_jax.memory import arrays_text, fitting
 from detr_jax.models.detector import DetectorModule
@@ -67,7 +68,7 @@ def export_model(
 
     Raises:
       ExportError: the folder is not new, or a platform is not known.
-      ConfigError: a bucket does not fit the model, or none is given and the configuration has no default.
+      ConfigError: a bucket does not fit the model.
       OutOfMemoryError: the programs do not fit into memory.
     """
     out = Path(out)
@@ -158,14 +159,14 @@ def _programs(
 def default_buckets(config: Config) -> list[tuple[int, int]]:
     """The buckets of ``data.val_buckets``, or else the two that hold all resized images, as (height, width) in pixels.
 
-    Raises:
-      ConfigError: images are not resized and no bucket is configured.
+    For images that are not resized, they are the buckets of a `detr_jax.Detector`, with ``data.max_long_side`` as the
+    longest side.
     """
     data, stride = config.data, config.model.stride
     if data.val_buckets:
         return list(data.val_buckets)
     if not data.val_short_side:
-        raise ConfigError("This model does not resize images: give the bucket to pad them to, in pixels.")
+        return prediction_buckets(config)
     short = -(-data.val_short_side // stride) * stride
     long = -(-(data.max_long_side + _OVER_LIMIT) // stride) * stride
     return list(dict.fromkeys([(short, max(short, long)), (max(short, long), short)]))

@@ -1,7 +1,13 @@
-"""Names of loss terms in the log: ``loss_giou``, and ``loss_giou_0`` for the same term of other predictions."""
+"""Names in the log of a training, such as ``loss_giou``, and ``loss_giou_0`` for the same term of other predictions."""
 
 import re
 from collections.abc import Collection
+
+TRAINING_NUMBERS = (
+    *("loss", "gradient_norm", "learning_rate", "backbone_learning_rate", "images_per_s", "compile_seconds"),
+    *("programs", "skipped_images"),
+)
+"""What a training logs in addition to the terms of the loss."""
 
 _OTHER = re.compile(r"\d+|enc|dn")
 

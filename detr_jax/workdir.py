@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from detr_jax.config import Config, ConfigError, from_json
+from detr_jax.config import Config, ConfigError, DamagedConfigError, from_json
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
@@ -14,15 +14,18 @@ def read_run_config(workdir: Path) -> Config | None:
     """The configuration of a run. None if the workdir has no ``config.json``.
 
     Raises:
-      ConfigError: the file is damaged.
+      DamagedConfigError: the file is damaged.
+      ConfigError: the file cannot be used, for example because a module with its classes is not imported.
     """
     path = workdir / CONFIG_FILE
     if not path.is_file():
         return None
     try:
         return from_json(path.read_text())
+    except (DamagedConfigError, UnicodeDecodeError) as error:
+        raise DamagedConfigError(f"{path} is damaged: {error}") from None
     except ConfigError as error:
-        raise ConfigError(f"{path} is damaged: {error}") from None
+        raise ConfigError(f"{path} cannot be used: {error}") from None
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:

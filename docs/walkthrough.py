@@ -1,7 +1,7 @@
 """A walk through DETR, in the order of the paper: features, mask, positions, attention, matching, loss.
 
-Run ``python docs/walkthrough.py [WORKDIR]`` from the repository's root. Without the workdir of a trained model the
-values are those of an untrained one; the shapes are the same. Pictures go into ``walkthrough/``.
+Run ``python docs/walkthrough.py [WORKDIR]`` from the repository's root. Without the workdir of a trained model, it
+uses an untrained one: the shapes are the same, the values are not. Pictures are written to ``walkthrough/``.
 """
 
 import sys
@@ -25,7 +25,7 @@ arguments = sys.argv[1:]
 out = Path("walkthrough")
 out.mkdir(exist_ok=True)
 
-# %% The model: a small one of the same form as the paper's
+# %% The model: the paper's architecture in a small size
 if arguments:
     model, config = load_model(arguments[0])
 else:
@@ -36,7 +36,7 @@ else:
     )  # fmt: skip
     model = DETR(small, rngs=nnx.Rngs(0))
 
-# %% Two images of different sizes on one bucket, padded at the bottom and right
+# %% Two images of different sizes in one bucket, padded at the bottom and right
 source = ShapesDataset(ShapesConfig(val_images=2), "val")
 samples = [source[0], source[1]]
 images = np.zeros((2, 64, 64, 3), np.uint8)
@@ -46,7 +46,7 @@ sizes = jnp.array(source.sizes[:2], jnp.int32)
 pixels = model.normalize(jnp.asarray(images), sizes)
 print("images", pixels.shape, "valid (height, width):", sizes.tolist())
 
-# %% Features, padding mask and positions (section 3.2): one token a cell of the backbone's last map
+# %% Features, padding mask and positions (section 3.2): one token per cell of the backbone's last map
 features = model.features(pixels, sizes)
 print("features", features.projected.shape)
 print(
@@ -55,7 +55,7 @@ print(
 print("positions", features.position.shape)
 position = np.asarray(features.position[0, :, :, 0])
 stride = images.shape[1] / features.position.shape[1]
-cells = samples[0].image.shape[0] / stride, samples[0].image.shape[1] / stride  # that the first image covers
+cells = samples[0].image.shape[0] / stride, samples[0].image.shape[1] / stride  # that the first image fills
 heat_map(samples[0].image, position - position.min(), cells, scale=4).save(out / "position.png")
 
 # %% The encoder mixes all cells; the decoder turns each object query into an object (figures 3 and 6)
@@ -94,7 +94,7 @@ print(
     {name: round(float(terms[name]), 3) for name in ("loss_ce", "loss_bbox", "loss_giou")},
 )
 
-# %% The answer: no anchors, no non-maximum suppression
+# %% The detections: no anchors, no non-maximum suppression
 found = detections(predictions.logits[-1], predictions.boxes[-1], sizes)
 sure = [np.asarray(scores) >= 0.5 for scores in found.scores]
 comparison_sheet(

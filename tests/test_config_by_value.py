@@ -119,11 +119,11 @@ def test_a_kind_that_is_no_dataclass_is_refused_with_its_place(outside, kind, wo
 
 def test_a_class_of_another_sort_than_the_field_holds_is_refused(outside):
     text = json.dumps({"data": {"augmentation": {"kind": "outside_of_the_package:Rows"}}})
-    with pytest.raises(ConfigError, match=r"^data\.augmentation=.*wrong type: it must be Augmentation"):
+    with pytest.raises(ConfigError, match=r"^data\.augmentation=.*wrong type: it must be of class Augmentation"):
         from_json(text)
     config = Config()
     config.data.sources["wrong"] = OptimizerConfig()
-    with pytest.raises(ConfigError, match=r"^data\.sources.*'wrong'.*must be a SourceConfig"):
+    with pytest.raises(ConfigError, match=r"^data\.sources.*'wrong'.*must be of class SourceConfig"):
         check_fields(config)
 
 

@@ -145,6 +145,18 @@ def test_results_are_in_the_order_of_images_of_any_size(random_model, rng, tmp_p
     np.testing.assert_allclose(kept.scores, found[0].scores[found[0].scores >= threshold], atol=1e-6)
 
 
+def test_a_model_that_does_not_resize_is_exported_for_images_up_to_its_longest_side(random_model, rng, tmp_path):
+    model, config = random_model()
+    config.data = dataclasses.replace(config.data, val_short_side=0, max_long_side=100, val_buckets=())
+    export_model(model, config, tmp_path / "out", platforms=("cpu",))
+    detector = Detector(tmp_path / "out")
+    for size in ((100, 100), (100, 12), (9, 70), (30, 31)):
+        image = rng.integers(0, 256, (*size, 3), np.uint8)
+        (found,) = detector.predict([image], 0)
+        expected = jax.device_get(_of(model, image[None], np.array([size]), np.array([size])))
+        np.testing.assert_allclose(np.sort(found.scores), np.sort(expected.scores[0]), atol=1e-5)
+
+
 def test_the_loader_resizes_as_pillow_does_up_to_rounding(random_model, rng, tmp_path):
     model, config = random_model()
     config.data = dataclasses.replace(config.data, val_short_side=40, max_long_side=80)
@@ -215,9 +227,6 @@ def test_a_wrong_argument_of_an_export_raises_an_error_before_anything_is_writte
         export_model(model, config, tmp_path / "out", platforms=("gpu",))
     with pytest.raises(ConfigError, match=r"bucket \(30, 32\).*multiples of 4"):
         export_model(model, config, tmp_path / "out", buckets=((30, 32),))
-    config.data.val_buckets = ()
-    with pytest.raises(ConfigError, match="give the bucket"):
-        export_model(model, config, tmp_path / "out")
     result = CliRunner().invoke(main, ["export", str(tmp_path), str(tmp_path / "out"), "--bucket", "big"])
     assert result.exit_code == 2
     assert "'big' is not understood" in result.output

@@ -50,6 +50,8 @@ def write_split(folder: Path, split: str) -> None:
             Image.fromarray(sample.image).save(folder / f"{i:02}.png")
             for box, label in zip(sample.objects.boxes.tolist(), sample.objects.labels.tolist(), strict=True):
                 rows.writerow([f"{i:02}.png", *box, drawn.categories[label]])
+            if not len(sample.objects.labels):
+                rows.writerow([f"{i:02}.png", "", "", "", "", ""])
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +100,13 @@ def test_every_field_that_the_document_names_is_one_of_its_configuration(config)
 def test_the_data_source_has_the_boxes_and_names_of_its_file(folder, config):
     source = open_source(config, "val")
     rows = list(csv.DictReader((folder / "DATA" / "val" / "boxes.csv").open()))
-    for i, image in enumerate(sorted({row["image"] for row in rows})):
-        own = [row for row in rows if row["image"] == image]
+    images = sorted({row["image"] for row in rows})
+    assert len(source) == len(images) == 8
+    assert any(not row["name"] for row in rows), "an image without objects"
+    for i, image in enumerate(images):
+        own = [row for row in rows if row["image"] == image and row["name"]]
         expected = [[float(row[side]) for side in ("x0", "y0", "x1", "y1")] for row in own]
-        np.testing.assert_array_equal(source[i].objects.boxes, np.float32(expected))
+        np.testing.assert_array_equal(source[i].objects.boxes, np.float32(expected).reshape(-1, 4))
         assert [source.categories[label] for label in source[i].objects.labels] == [row["name"] for row in own]
         np.testing.assert_array_equal(source[i].image, np.asarray(Image.open(folder / "DATA" / "val" / image)))
 
@@ -193,3 +198,54 @@ def test_check_data_reads_the_data_source(folder):
     result = run("check-data", "--config", "mine.py")
     assert result.exit_code == 0, result.output
     assert "circle" in result.output
+    assert "The data can be trained on." in result.output
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("09.png,1,2,3,4,circel", "line {line}: 'circel' must be one of circle, square, triangle."),
+        ("09.png,1,2,x,4,circle", "line {line}: could not convert string to float: 'x'."),
+        ("09.png,1,2,nan,4,circle", "image 9 has the box [1.0, 2.0, nan, 4.0], which must be four finite numbers"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "check-data"])
+def test_a_bad_row_is_refused_with_its_line_or_image(folder, tmp_path, row, words, command):
+    write_split(tmp_path / "train", "train")
+    write_split(tmp_path / "val", "val")
+    with (tmp_path / "train" / "boxes.csv").open("a") as file:
+        file.write(row + "\n")
+    line = len((tmp_path / "train" / "boxes.csv").read_text().splitlines())
+    arguments = ["--workdir", tmp_path / "run", *SMALLER] if command == "train" else []
+    result = run(command, "--config", "mine.py", f"--config.data.root={tmp_path}", *arguments)
+    assert result.exit_code == 1
+    assert words.format(line=line) in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_data_and_errors_in_the_code_of_the_source_are_sentences(folder, tmp_path):
+    result = run("train", "--config", "mine.py", f"--config.data.root={tmp_path}", *SMALLER)
+    assert result.exit_code == 1
+    assert f"{tmp_path}/train/boxes.csv does not exist: set data.root" in result.output
+    for split in ("train", "val"):
+        write_split(tmp_path / split, split)
+    (tmp_path / "train" / "03.png").unlink()
+    result = run("check-data", "--config", "mine.py", f"--config.data.root={tmp_path}")
+    assert result.exit_code == 1
+    words = r"train: data\.sources\.boxes \(BoxesFile\) cannot be opened: \S+boxes_file\.py, line \d+: FileNotFound"
+    assert re.search(words, result.output)
+
+
+def test_boxes_that_were_clipped_or_dropped_are_counted_by_check_data_and_training(folder, tmp_path):
+    for split in ("train", "val"):
+        write_split(tmp_path / split, split)
+    with (tmp_path / "train" / "boxes.csv").open("a") as file:
+        file.write("09.png,1,2,300,4,circle\n09.png,9,9,5,5,circle\n")
+    root = f"--config.data.root={tmp_path}"
+    for result in (
+        run("check-data", "--config", "mine.py", root),
+        run("train", "--config", "mine.py", "--workdir", tmp_path / "run", *SMALLER, root, "--config.training.steps=1"),
+    ):
+        assert result.exit_code == 0, result.output
+        assert "boxes that reach outside of their image were clipped: 1 (image 9, box [1, 2, 300, 4]" in result.output
+        assert "boxes without area were dropped from training" in result.output

@@ -86,7 +86,7 @@ def buckets(
     train, val = open_source(config, "train"), open_source(config, "val")
     config = resolve_classes(config, train, val)
     limits, config = config.data, resolve_buckets(config, None, train, val)
-    stride, size = config.model.backbone.stride, config.training.batch_size
+    stride, size = config.model.stride, config.training.batch_size
     plan = TrainPlan(train, config.data, size, config.training.seed, stride)
     val_plan = ValPlan(val, config.data, config.evaluation.batch_size, stride)
     check_buckets(config.model, (*plan.buckets, *val_plan.buckets))

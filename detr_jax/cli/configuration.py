@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import difflib
 import enum
 import importlib
@@ -16,6 +17,8 @@ from pathlib import Path
 import click
 
 from detr_jax.config import Config, current_path, unknown_field
+from detr_jax.config.fields import alternatives, type_in_words
+from detr_jax.config.paths import children
 from detr_jax.presets import PRESETS
 
 config_option = click.option(
@@ -97,11 +100,6 @@ def read_config(
         own_flags(arguments)
     except flags.Error as error:
         raise click.ClickException(_sentence(str(error), config)) from None
-    except config_flags.UnsupportedOperationError:
-        raise click.ClickException(
-            f"{' '.join(arguments[1:])} changes a whole section: change its fields one by one, or write a "
-            "configuration file."
-        ) from None
     for argument in arguments:
         if argument.startswith("--config."):
             _use_none(own_flags.config, argument.removeprefix("--config.").partition("=")[0])
@@ -130,7 +128,7 @@ def _checked(changes: Sequence[str], config: Config) -> list[str]:
     """The changes with current names. A warning is printed for each earlier name.
 
     Raises:
-      click.ClickException: a change names no field.
+      click.ClickException: a change names no field, or a whole section.
     """
     found, value_follows = [], False
     for change in changes:
@@ -143,11 +141,27 @@ def _checked(changes: Sequence[str], config: Config) -> list[str]:
         name, equals, value = change.removeprefix("--config.").partition("=")
         if (now := current_path(name)) != name:
             click.echo(f"Warning: --config.{name} is called --config.{now} now.", err=True)
-        if sentence := unknown_field(now, config):
+        if sentence := unknown_field(now, config) or _section_fault(now, config):
             raise click.ClickException(sentence)
         found.append(f"--config.{now}{equals}{value}")
         value_follows = not equals
     return found
+
+
+def _section_fault(path: str, config: Config) -> str | None:
+    """Say that a path names a section, and a field of it; None for a value, or for a section that can be None."""
+    node, name = _owner(config, path)
+    section = children(node)[name]
+    if not (dataclasses.is_dataclass(section) or isinstance(section, dict)):
+        return None
+    if not isinstance(node, dict) and types.NoneType in alternatives(typing.get_type_hints(type(node))[name]):
+        return None
+    field, value = path, section
+    while names := list(children(value)):
+        field, value = f"{field}.{names[-1]}", children(value)[names[-1]]
+    if dataclasses.is_dataclass(value) or isinstance(value, dict):
+        return f"{path} is a section: change it in a configuration file."
+    return f"{path} is a section: set one of its fields, such as --config.{field}=VALUE."
 
 
 def _named(name: str) -> Config:
@@ -222,13 +236,13 @@ def _faults_of(path: str) -> Iterator[None]:
 
 def _sentence(problem: str, config: Config) -> str:
     """A sentence about absl's problem with a flag. For the value of a field it says what the field can hold."""
-    found = re.match(r"flag --config\.([\w.]+)=(.*?): ", problem, re.DOTALL)
+    found = re.match(r"flag --config\.([\w.-]+)=(.*?): ", problem, re.DOTALL)
     if found is None:
         return problem
     node, name = _owner(config, found[1])
-    kind = typing.get_type_hints(type(node)).get(name)
+    value = node[name] if isinstance(node, dict) else getattr(node, name)
+    kind = type(value) if isinstance(node, dict) else typing.get_type_hints(type(node))[name]
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         known = ", ".join(repr(one.value) for one in kind)
         return f"{found[1]}={found[2]!r} is not known: it must be one of {known}."
-    names: dict[typing.Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
-    return f"{found[1]}={found[2]!r} must be {names.get(kind, kind)}."
+    return f"{found[1]}={found[2]!r} must be {type_in_words(kind)}."

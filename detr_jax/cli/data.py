@@ -14,7 +14,7 @@ from detr_jax.config import Config, ModelConfig, ShapesConfig, check_data
 from detr_jax.data import DataError, Source, check_classes, find_layout
 from detr_jax.data.bucket_counts import settle_train_buckets, settle_val_buckets
 from detr_jax.data.buckets import train_buckets, train_sizes, useful_share, val_buckets, val_sizes
-from detr_jax.data.checking import Progress, Report, check_source, note_leaks
+from detr_jax.data.checking import Progress, Report, check_source, fault_of_image, note_leaks
 from detr_jax.data.opening import open_to_check
 from detr_jax.data.shapes import write_coco
 from detr_jax.visualization import LabelledBoxes, sample_sheet
@@ -140,7 +140,7 @@ def _draw_samples(path: Path, samples: list[tuple[str, np.ndarray, LabelledBoxes
 
 def _buckets(source: Source, split: str, config: Config, train_images: int) -> str:
     """A line about the buckets that a training run would use. They are configured, or follow from the image sizes."""
-    stride = config.model.backbone.stride
+    stride = config.model.stride
     if split == "train":
         data = settle_train_buckets(config, source).data
         buckets, sizes, given = train_buckets(source, data, stride), train_sizes(source, data), data.train_buckets
@@ -165,10 +165,9 @@ def _samples(source: Source, split: str, number: int) -> list[tuple[str, np.ndar
     """Titles, images and boxes of ``number`` images, evenly spaced in the data set. Unreadable images are ignored."""
     found: list[tuple[str, np.ndarray, LabelledBoxes]] = []
     for index in np.unique(np.linspace(0, len(source) - 1, min(number, len(source))).astype(int)):
-        try:
-            sample = source[int(index)]
-        except DataError:
+        if fault_of_image(source, int(index)):
             continue
+        sample = source[int(index)]
         boxes = LabelledBoxes(sample.objects.boxes, sample.objects.labels)
         found.append((f"{split}, {image_name(source, int(index))}", sample.image, boxes))
     return found

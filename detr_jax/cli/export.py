@@ -28,7 +28,8 @@ class _Bucket(click.ParamType):
     type=_Bucket(),
     multiple=True,
     help="Height and width in pixels that images are padded to; may be given several times. Default: the buckets of "
-    "validation, or else one landscape and one portrait bucket that hold every resized image.",
+    "validation, or else one landscape and one portrait bucket that hold every resized image. If images are not "
+    "resized: squares up to data.max_long_side.",
 )
 @click.option(
     "--platforms",

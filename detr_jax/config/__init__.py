@@ -21,6 +21,7 @@ from detr_jax.config.data import OnError as OnError
 from detr_jax.config.data import Rounding as Rounding
 from detr_jax.config.deformable import DeformableDETRConfig as DeformableDETRConfig
 from detr_jax.config.error import ConfigError as ConfigError
+from detr_jax.config.error import DamagedConfigError as DamagedConfigError
 from detr_jax.config.fields import Choice as Choice
 from detr_jax.config.fields import ranged as ranged
 from detr_jax.config.loss import L1 as L1
@@ -61,16 +62,16 @@ from detr_jax.config.model import Remat as Remat
 from detr_jax.config.model import ResNetConfig as ResNetConfig
 from detr_jax.config.model import Stem as Stem
 from detr_jax.config.model import TransformerConfig as TransformerConfig
+from detr_jax.config.paths import differences as differences
+from detr_jax.config.paths import unknown_field as unknown_field
 from detr_jax.config.renamed import current_path as current_path
 from detr_jax.config.run import Config as Config
 from detr_jax.config.run import EvaluationConfig as EvaluationConfig
 from detr_jax.config.run import OptimizerConfig as OptimizerConfig
 from detr_jax.config.run import Schedule as Schedule
 from detr_jax.config.run import TrainingConfig as TrainingConfig
-from detr_jax.config.serialization import differences as differences
 from detr_jax.config.serialization import from_json as from_json
 from detr_jax.config.serialization import to_json as to_json
-from detr_jax.config.serialization import unknown_field as unknown_field
 from detr_jax.config.sources import SHAPE_KINDS as SHAPE_KINDS
 from detr_jax.config.sources import CocoFiles as CocoFiles
 from detr_jax.config.sources import FirstPixel as FirstPixel

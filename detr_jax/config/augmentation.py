@@ -4,6 +4,7 @@ Every random number comes from the plan of an epoch, which is a function of seed
 when a run is resumed, and for any number of threads or worker processes.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ class Augmentation:
     """
 
     @property
+    @abstractmethod
     def draws(self) -> int:
         """Random numbers that the geometry of an image takes."""
         raise NotImplementedError(f"{type(self).__name__} must define draws.")
@@ -36,6 +38,7 @@ class Augmentation:
         """Random numbers that `pixels` takes for an image. They are drawn apart from the others."""
         return 0
 
+    @abstractmethod
     def geometries(self, sizes: "np.ndarray", draws: "np.ndarray", data: "DataConfig") -> "Geometries":
         """Compute the geometry of each image.
 
@@ -46,6 +49,7 @@ class Augmentation:
         """
         raise NotImplementedError(f"{type(self).__name__} must define geometries(self, sizes, draws, data).")
 
+    @abstractmethod
     def bounds(self, sizes: "np.ndarray", data: "DataConfig") -> "np.ndarray":
         """Compute sizes that bound all geometries of each image: what holds all of them holds every result.
 
@@ -76,10 +80,12 @@ class Photometric:
     """The base class of changes of an image's colours, for `DetrAugmentation`."""
 
     @property
+    @abstractmethod
     def num_draws(self) -> int:
         """Random numbers that an image takes."""
         raise NotImplementedError(f"{type(self).__name__} must define num_draws.")
 
+    @abstractmethod
     def __call__(self, image: "np.ndarray", draws: Sequence[float]) -> "np.ndarray":
         """Change an image; arguments and result are those of `Augmentation.pixels`."""
         raise NotImplementedError(f"{type(self).__name__} must define __call__(self, image, draws).")

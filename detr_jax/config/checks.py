@@ -6,6 +6,7 @@ from detr_jax.config.data import DataConfig
 from detr_jax.config.effects import source_field_faults
 from detr_jax.config.error import ConfigError
 from detr_jax.config.fields import field_faults, own_faults
+from detr_jax.config.json_values import storage_faults
 from detr_jax.config.model import DetectorConfig
 from detr_jax.config.run import Config
 
@@ -63,7 +64,7 @@ def _raise(faults: Iterator[str] | list[str]) -> None:
 
 
 def _relation_faults(config: Config) -> Iterator[str]:
-    """Faults of parts and, if there are none, between them, if each field by itself is right."""
+    """Faults of parts and, if there are none, between them and in config.json, if each field by itself is right."""
     if faults := list(own_faults(config, "")):
         yield from faults
         return
@@ -75,6 +76,7 @@ def _relation_faults(config: Config) -> Iterator[str]:
             f"{config.model.classification!r}, or change model.classification."
         )
     yield from _source_faults(config.data)
+    yield from storage_faults(config)
 
 
 def _opening_faults(data: DataConfig) -> Iterator[str]:

@@ -1,11 +1,13 @@
 """The configuration of the matching cost and the set loss, both sums of named parts that compute themselves."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from detr_jax.config.fields import Choice, ranged
 from detr_jax.config.model import Classification
+from detr_jax.log_names import TRAINING_NUMBERS, split_term
 
 if TYPE_CHECKING:
     import jax
@@ -33,6 +35,7 @@ class LossTerm:
     weight: float = 1.0
     """Factor of the term in the loss."""
 
+    @abstractmethod
     def compute(self, matched: "Matched") -> "jax.Array":
         """Compute the term, without its weight.
 
@@ -169,6 +172,7 @@ class MatchingCost:
     weight: float = 1.0
     """Factor of the cost in the sum."""
 
+    @abstractmethod
     def compute(self, predictions: "Predictions", targets: "Targets") -> "jax.Array":
         """Compute the cost of each pair of a query and a target, without its weight.
 
@@ -304,3 +308,15 @@ class LossConfig:
                         f"{part.classification!r}, but other terms or costs read them as {self.classification!r}: "
                         "use the same for all."
                     )
+        yield from self._name_faults(f"{path}terms.")
+
+    def _name_faults(self, path: str) -> Iterator[str]:
+        """Terms that the log would confuse with each other, or with the other numbers of a training."""
+        losses = ["loss", *(f"loss_{name}" for name, term in self.terms.items() if not term.diagnostic)]
+        for name, term in self.terms.items():
+            logged = name if term.diagnostic else f"loss_{name}"
+            owner, other = split_term(logged, losses)
+            if term.diagnostic and (name in TRAINING_NUMBERS or name.startswith("loss_")):
+                yield f"{path}{name} is logged as {logged}, as another number of the training is: choose another name."
+            elif not term.diagnostic and other:
+                yield f"{path}{name} is logged as {logged}, as {owner} of other predictions is: choose another name."

@@ -1,5 +1,6 @@
 """The configuration of metrics: how detections in the validation images are evaluated."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -33,6 +34,7 @@ class MetricConfig:
     """Names of the numbers that the metric computes for the data set as a whole. `evaluation.best` can be one of them
     if larger is better."""
 
+    @abstractmethod
     def build(self, source: "Source") -> "Evaluator":
         """Return a new evaluator for the validation images of a data set."""
         raise NotImplementedError(f"{type(self).__name__} must define build(self, source).")

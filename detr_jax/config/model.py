@@ -3,6 +3,7 @@
 Defaults are those of DETR R50 on COCO.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -84,11 +85,13 @@ class BackboneBase:
     the same for every value."""
 
     @property
+    @abstractmethod
     def channels(self) -> tuple[int, ...]:
         """Channels of each level that the backbone returns, from fine to coarse."""
         raise NotImplementedError(f"{type(self).__name__} must define the property channels.")
 
     @property
+    @abstractmethod
     def strides(self) -> tuple[int, ...]:
         """Pixels of the image per cell of each level, from fine to coarse."""
         raise NotImplementedError(f"{type(self).__name__} must define the property strides.")
@@ -103,6 +106,7 @@ class BackboneBase:
         """Whether the backbone hardly trains from its initial values, so that a run without weights gets a warning."""
         return False
 
+    @abstractmethod
     def build(self, *, dtype: Any, remat: bool, rngs: "nnx.Rngs") -> "nnx.Module":
         """Build the backbone.
 
@@ -252,6 +256,7 @@ class DetectorConfig:
         """The longest side in pixels that a bucket may have. None: any."""
         return None
 
+    @abstractmethod
     def build(self, *, rngs: "nnx.Rngs") -> "DetectorModule":
         """Build the detector with initial values."""
         raise NotImplementedError(f"{type(self).__name__} must define build(self, *, rngs).")

@@ -135,13 +135,15 @@ class EvaluationConfig:
     """Lowest score of a prediction that is drawn, from 0 to 1. 0.5 shows what the model finds more likely than not."""
 
     def faults(self, path: str) -> Iterator[str]:
-        """A `best` that no metric computes."""
+        """A `best` that no metric computes, and numbers of the same name."""
         known = [logged_name(entry, name) for entry, metric in self.metrics.items() for name in metric.numbers]
         if self.best not in known:
             yield (
                 f"{path}best={self.best!r} is not a number of {path}metrics ({', '.join(self.metrics)}), which are "
                 f"{', '.join(known) or 'none'}: choose one of them, or add a metric."
             )
+        for name in sorted({name for name in known if known.count(name) > 1}):
+            yield f"{path}metrics holds two entries whose numbers are logged as {name}: choose other names of entries."
 
 
 @dataclass(kw_only=True)

@@ -1,5 +1,6 @@
 """The configuration of data sets: one class per kind, which recognises, checks and opens its own data."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ class SourceConfig:
     generated: ClassVar[bool] = False
     """Whether the images are drawn by a program, so that a split without objects is not a mistake of annotations."""
 
+    @abstractmethod
     def open(self, split: str, data: "DataConfig") -> "Source":
         """Open a split. The result has what `detr_jax.data.Source` lists; ``faults`` may be missing.
 
@@ -63,6 +65,7 @@ class FolderConfig(SourceConfig):
         """Not used: `detr_jax.data.open_source` finds the split in the layout and calls `read`."""
         raise NotImplementedError(f"A {type(self).__name__} is opened by detr_jax.data.open_source(config, split).")
 
+    @abstractmethod
     def recognise(self, root: Path) -> "Layout | None":
         """Find out how a folder is laid out. Returns None if it is not of this kind.
 
@@ -71,6 +74,7 @@ class FolderConfig(SourceConfig):
         """
         raise NotImplementedError(f"{type(self).__name__} must define recognise(self, root).")
 
+    @abstractmethod
     def read(self, place: Any, **reading: Any) -> "AnnotatedDataset":
         """Read a split.
 

@@ -52,16 +52,16 @@ def check_rows(rows: Rows, faults: Faults, *, official: bool = False) -> Instanc
     note = "crowds or difficult objects are not trained on, and the evaluation ignores them"
     _count(faults.note_all, note, used[crowds], rows.name)
 
-    corners = _clipped(boxes, sizes[image])
-    valid = _valid_boxes(rows, used, boxes, corners, ~crowds, image_ids[image], sizes[image], official, faults)
-    # Single boxes cannot show another unit or form, so all of them are looked at together.
-    if sentence := normalized_boxes(boxes[~crowds], sizes[image][~crowds]):
-        faults.error("normalised boxes", sentence)
-    elif doubt := doubt_about_boxes(boxes[~crowds], sizes[image][~crowds]):
-        if doubt.certain:
-            faults.error("boxes in another form", doubt.sentence.rstrip("."))
-        else:
-            faults.doubts.append(doubt.sentence)
+    corners = clip_corners(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1), sizes[image])
+
+    def name(row: int) -> str:
+        height, width = sizes[image[row]].tolist()
+        box = [int(value) if value.is_integer() else value for value in boxes[row].tolist()]
+        return f"{rows.name(int(used[row]))} of image {image_ids[image[row]]}, bbox {box} in {width} x {height}"
+
+    dropped = "were dropped from training; COCO's official evaluation keeps them" if official else "were dropped"
+    valid = valid_boxes(boxes, corners, sizes[image], ~crowds, name, dropped, faults)
+    check_forms(boxes[~crowds], sizes[image][~crowds], faults)
     objects = np.flatnonzero(valid & ~crowds)
     objects = objects[np.argsort(image[objects], kind="stable")]
     if official:
@@ -192,36 +192,54 @@ def _with_images(rows: Rows, used: np.ndarray, image_ids: np.ndarray, faults: Fa
     return used[found], image[found]
 
 
-def _clipped(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """xywh boxes [k, 4] in pixels, as xyxy clipped to images of (height, width) ``sizes`` [k, 2]."""
-    limits = sizes[:, ::-1]
-    return np.concatenate([np.maximum(boxes[:, :2], 0), np.minimum(boxes[:, :2] + boxes[:, 2:], limits)], axis=1)
+def clip_corners(corners: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """xyxy boxes [k, 4] in pixels, clipped to images of (height, width) ``sizes`` [k, 2]."""
+    return np.concatenate([np.maximum(corners[:, :2], 0), np.minimum(corners[:, 2:], sizes[:, ::-1])], axis=1)
 
 
-def _valid_boxes(
-    rows: Rows,
-    used: np.ndarray,
+def has_area(corners: np.ndarray) -> np.ndarray:
+    """Which clipped xyxy boxes [k, 4] have an area that remains in float32, [k] bool."""
+    return np.asarray((corners[:, 2:] - corners[:, :2] > corners[:, 2:] * _FLOAT32_STEP).all(axis=1))
+
+
+def check_forms(boxes: np.ndarray, sizes: np.ndarray, faults: Faults, written: str = "corner and size") -> None:
+    """Records boxes [k, 4] that seem to have another unit or form than ``written``.
+
+    Single boxes cannot show another unit or form, so all of them are looked at together.
+    """
+    if sentence := normalized_boxes(boxes, sizes, written):
+        faults.error("normalised boxes", sentence)
+    elif doubt := doubt_about_boxes(boxes, sizes, written):
+        if doubt.certain:
+            faults.error("boxes in another form", doubt.sentence.rstrip("."))
+        else:
+            faults.doubts.append(doubt.sentence)
+
+
+def valid_boxes(
     boxes: np.ndarray,
     corners: np.ndarray,
-    counted: np.ndarray,
-    image_ids: np.ndarray,
     sizes: np.ndarray,
-    official: bool,
+    counted: np.ndarray,
+    name: Callable[[int], str],
+    dropped: str,
     faults: Faults,
 ) -> np.ndarray:
-    """Which boxes have an area within their image, [k] bool. Faults are counted only for the ``counted`` boxes."""
-    smallest = corners[:, 2:] * _FLOAT32_STEP
-    flat = (boxes[:, 2:] <= smallest).any(axis=1)
-    outside = (corners[:, 2:] - corners[:, :2] <= smallest).any(axis=1) & ~flat
+    """Which boxes have an area within their image, [k] bool. Faults are counted only for the ``counted`` boxes.
+
+    Args:
+      boxes: [k, 4] xywh in pixels, as they are written.
+      corners: [k, 4] xyxy in pixels, clipped to the image.
+      sizes: [k, 2] (height, width) of each box's image in pixels.
+      counted: [k] bool.
+      name: names a box in messages.
+      dropped: what happens to boxes without area, such as "were dropped".
+      faults: receives the faults.
+    """
+    flat = (boxes[:, 2:] <= corners[:, 2:] * _FLOAT32_STEP).any(axis=1)
+    outside = ~has_area(corners) & ~flat
     reach = np.maximum(-boxes[:, :2], boxes[:, :2] + boxes[:, 2:] - sizes[:, ::-1]).max(axis=1, initial=-1)
     over = (reach > _BOX_SLACK) & ~(flat | outside)
-
-    def name(row: int) -> str:
-        height, width = sizes[row].tolist()
-        box = [int(value) if value.is_integer() else value for value in boxes[row].tolist()]
-        return f"{rows.name(int(used[row]))} of image {image_ids[row]}, bbox {box} in {width} x {height}"
-
-    dropped = "were dropped from training; COCO's official evaluation keeps them" if official else "were dropped"
     _count(faults.add_all, f"boxes without area {dropped}", np.flatnonzero(flat & counted), name)
     _count(faults.add_all, f"boxes entirely outside of their image {dropped}", np.flatnonzero(outside & counted), name)
     clipped = "boxes that reach outside of their image were clipped"

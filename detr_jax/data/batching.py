@@ -15,11 +15,14 @@ import jax
 import numpy as np
 from PIL import Image
 
-from detr_jax.config import Augmentation, DataConfig
+from detr_jax.config import Augmentation, ConfigError, DataConfig, DetrAugmentation
 from detr_jax.data.grouping import NO_IMAGE
+from detr_jax.data.own_sources import check_image, is_own, usable_objects
 from detr_jax.data.plans import PlannedBatch, PlannedImage, TrainPlan, ValPlan
+from detr_jax.data.shared_arrays import unlinked
 from detr_jax.data.source import DataError, Objects, PictureSource, Source
 from detr_jax.data.transforms import first_size, transform_objects, transform_picture
+from detr_jax.returned import described
 from detr_jax.structures import Batch, BatchInfo, BatchInputs, Targets
 
 
@@ -59,6 +62,7 @@ class BatchLoader:
         self.scaled_decoding = scaled_decoding
         self.skip = skip
         self.augmentation = augmentation
+        self._is_own = is_own(source)
         self._pictures = source if isinstance(source, PictureSource) else None
         self._start_threads()
 
@@ -146,14 +150,11 @@ class BatchLoader:
         index, geometry = planned.source_index, planned.geometry
         original_size = tuple(self.source.sizes[index].tolist())
         try:
-            if self._pictures is not None:
-                least = first_size(geometry) if self.scaled_decoding else None
-                picture, objects = self._pictures.picture(index, least), self._pictures.objects(index)
-            else:
-                sample = self.source[index]
-                picture, objects = Image.fromarray(sample.image), sample.objects
+            picture, objects = self._read(index, first_size(geometry) if self.scaled_decoding else None)
         except DataError as error:
             return error
+        if self._is_own:
+            objects = usable_objects(self.source, index, objects)
         height, width = geometry.size
         inputs, targets = batch.inputs, batch.inputs.targets
         pixels = np.asarray(transform_picture(geometry, picture, original_size))
@@ -168,17 +169,48 @@ class BatchLoader:
         batch.info.original_sizes[place] = original_size
         return None
 
+    def _read(self, index: int, least: tuple[int, int] | None) -> tuple[Image.Image, Objects]:
+        """An image and its objects. The image may have a smaller scale, as long as it is not below ``least``.
+
+        Raises:
+          DataError: it cannot be read.
+        """
+        try:
+            if self._pictures is not None:
+                return self._pictures.picture(index, least), self._pictures.objects(index)
+            sample = self.source[index]
+        except (DataError, MemoryError):
+            raise
+        except Exception as error:
+            if not self._is_own:
+                raise
+            image = f"image {self.source.image_ids[index]}"  # the user's code can raise anything
+            raise DataError(
+                f"{type(self.source).__name__} cannot read {image} ({type(error).__name__}: {error})."
+            ) from error
+        if self._is_own:
+            check_image(self.source, index, sample.image)
+        return Image.fromarray(sample.image), sample.objects
+
     def _augmented(self, pixels: np.ndarray, draws: tuple[float, ...]) -> np.ndarray:
         """The pixels [H, W, 3] uint8 of an image after the photometric half of its augmentation."""
         if self.augmentation is None:
             return pixels
         changed = self.augmentation.pixels(pixels, draws)
-        if changed.shape != pixels.shape or changed.dtype != np.uint8:
-            raise TypeError(
-                f"data.augmentation ({type(self.augmentation).__name__}) returned {changed.dtype} pixels of shape "
-                f"{changed.shape}: they must keep the dtype uint8 and the shape {pixels.shape}."
+        if getattr(changed, "shape", None) != pixels.shape or changed.dtype != np.uint8:
+            raise ConfigError(
+                f"{_changer_of_pixels(self.augmentation)} returned {described(changed)}: it must return the pixels as "
+                f"uint8 of shape {list(pixels.shape)}, as it got them."
             )
         return changed
+
+
+def _changer_of_pixels(augmentation: Augmentation) -> str:
+    """The field and the class that changes pixels."""
+    field, part = "data.augmentation", augmentation
+    if isinstance(augmentation, DetrAugmentation) and type(augmentation).pixels is DetrAugmentation.pixels:
+        field, part = f"{field}.photometric", augmentation.photometric  # type: ignore[assignment]
+    return f"{field} ({type(part).__name__})"
 
 
 def _normalized_cxcywh(objects: Objects, height: int, width: int) -> np.ndarray:
@@ -238,7 +270,7 @@ def batches(
         iterable = iterable.mp_prefetch(workers, worker_init_fn=_prepare_worker)
     iterator = iter(iterable)
     try:
-        yield from iterator
+        yield from map(unlinked, iterator)
     except RuntimeError as error:
         if "Worker process" not in str(error):
             raise

@@ -62,7 +62,7 @@ def settle_train_buckets(config: Config, train: Source) -> Config:
     padded = padded_pixels(
         train_sizes(train, data),
         data.num_train_buckets,
-        config.model.backbone.stride,
+        config.model.stride,
         data.augmentation.bounds(train.sizes, data),
     )
     count = count_that_pays(padded, images_trained(config, len(train)))
@@ -77,6 +77,6 @@ def settle_val_buckets(config: Config, val: Source, train_images: int) -> Config
     data = config.data
     if data.val_buckets:
         return config
-    padded = padded_pixels(val_sizes(val, data), data.num_val_buckets, config.model.backbone.stride)
+    padded = padded_pixels(val_sizes(val, data), data.num_val_buckets, config.model.stride)
     count = count_that_pays(padded, images_validated(config, len(val), train_images))
     return dataclasses.replace(config, data=dataclasses.replace(data, num_val_buckets=count))

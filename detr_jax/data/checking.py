@@ -14,6 +14,7 @@ from PIL import Image
 from detr_jax.data.annotated import AnnotatedDataset
 from detr_jax.data.class_table import ClassRow, class_table, format_classes
 from detr_jax.data.images import level_range, orientation_matters
+from detr_jax.data.own_sources import all_usable, check_image, usable_objects
 from detr_jax.data.source import DataError, Faults, SizeMismatch, Source
 from detr_jax.wording import counted
 
@@ -106,7 +107,7 @@ def check_source(
         image, objects_of_all = source.all_objects()
         boxes = objects_of_all.boxes
     else:
-        each = [source.objects(index) for index in range(len(source))]
+        each = list(all_usable(source))
         image = np.repeat(np.arange(len(each)), [len(one.labels) for one in each])
         boxes = np.concatenate([np.zeros((0, 4), np.float32), *(one.boxes for one in each)])
     objects = np.bincount(image, minlength=len(source))
@@ -144,7 +145,7 @@ class _ImageCheck(NamedTuple):
 
 
 def _check_image(source: Source, index: int) -> _ImageCheck:
-    fault = _fault_of_image(source, index)
+    fault = fault_of_image(source, index)
     if not isinstance(source, AnnotatedDataset):
         return _ImageCheck(fault)
     try:
@@ -216,10 +217,13 @@ def _name(source: Source, index: int) -> str:
     return f"{name}, {source.file_name(index)}" if isinstance(source, AnnotatedDataset) else name
 
 
-def _fault_of_image(source: Source, index: int) -> tuple[str, str] | None:
+def fault_of_image(source: Source, index: int) -> tuple[str, str] | None:
     """Kind and sentence of the fault that makes an image unusable, or None."""
     try:
-        source[index]
+        sample = source[index]
+        if not isinstance(source, AnnotatedDataset):
+            check_image(source, index, sample.image)
+            usable_objects(source, index, sample.objects)
     except SizeMismatch as error:
         return "images of another size than annotated", str(error).rstrip(".")
     except DataError as error:

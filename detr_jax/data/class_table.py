@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from detr_jax.data.annotated import AnnotatedDataset
+from detr_jax.data.own_sources import all_usable
 from detr_jax.data.source import Source
 
 
@@ -22,7 +23,7 @@ def class_table(source: Source) -> list[ClassRow]:
     if isinstance(source, AnnotatedDataset):
         counts = Counter(source.all_objects()[1].labels.tolist())
     else:
-        counts = Counter(label for index in range(len(source)) for label in source.objects(index).labels.tolist())
+        counts = Counter(label for objects in all_usable(source) for label in objects.labels.tolist())
     return [ClassRow(label, name, counts[label]) for label, name in sorted(source.categories.items())]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from detr_jax.config import ConfigError, DataConfig, FolderConfig
 from detr_jax.config.effects import source_field_faults
 from detr_jax.data.layouts import Layout
+from detr_jax.data.own_sources import errors_of
 from detr_jax.data.source import DataError
 
 _LOOKED_INTO = 8  # subfolders that are searched for a data set if the folder itself is not one
@@ -58,7 +59,8 @@ def _folder_kinds(data: DataConfig) -> Mapping[str, FolderConfig]:
 
 
 def _recognised(name: str, source: FolderConfig, root: Path) -> Layout | None:
-    layout = source.recognise(root)
+    with errors_of(source, name):
+        layout = source.recognise(root)
     return None if layout is None else dataclasses.replace(layout, kind=name)
 
 

@@ -13,6 +13,7 @@ from detr_jax.data.images import exif_rule
 from detr_jax.data.labelling import check_classes, give_labels
 from detr_jax.data.labels import TrainedLabels
 from detr_jax.data.layouts import Layout, meaning
+from detr_jax.data.own_sources import check_objects, errors_of, is_own
 from detr_jax.data.source import DataError, Faults, Source, complete_source
 from detr_jax.wording import counted
 
@@ -35,7 +36,7 @@ def open_source(config: Config, split: str, *, strict: bool = True, trained: Tra
       DataError: the data cannot be used, has more images that cannot be opened than ``data.max_skipped`` allows, or has
         labels for which ``model.num_classes`` is too small.
     """
-    source = _checked(_Opener(config.data, strict).open(split, alone=True), config, strict)
+    source = _checked(_Opener(config, strict).open(split, alone=True), config, strict)
     give_labels([source], trained)
     if strict and trained is None and config.model.num_classes:
         check_classes(source, config.model.num_classes)
@@ -49,7 +50,7 @@ def open_splits(config: Config, *, trained: TrainedLabels | None = None) -> tupl
       ConfigError: as in `open_source`.
       DataError: as in `open_source`, or if the splits contradict each other. For example, an id has two names.
     """
-    opener = _Opener(config.data, True)
+    opener = _Opener(config, True)
     train, val = (_checked(opener.open(split), config, True) for split in ("train", "val"))
     compare_splits(train, val)
     opener.note_unlisted([train, val])
@@ -63,7 +64,7 @@ def open_splits(config: Config, *, trained: TrainedLabels | None = None) -> tupl
 
 def open_to_check(config: Config, splits: Sequence[str]) -> dict[str, Source | DataError]:
     """Each split with its faults counted, or the error that prevented opening it. Two splits are also compared."""
-    opener = _Opener(config.data, False)
+    opener = _Opener(config, False)
     opened: dict[str, Source | DataError] = {}
     for split in splits:
         try:
@@ -81,8 +82,9 @@ def open_to_check(config: Config, splits: Sequence[str]) -> dict[str, Source | D
 class _Opener:
     """Opens the splits of one data set. Data that both splits share is read once."""
 
-    def __init__(self, data: DataConfig, strict: bool):
-        self.data = data
+    def __init__(self, config: Config, strict: bool):
+        self.data = data = config.data
+        self.num_classes = config.model.num_classes
         self.strict = strict
         self.layout = find_layout(data)
         self.source = data.sources[data.dataset if self.layout is None else self.layout.kind]
@@ -95,8 +97,10 @@ class _Opener:
         """
         data, layout = self.data, self.layout
         if layout is None:
-            opened = (self.source.open if self.strict else self.source.open_to_check)(split, data)
-            return complete_source(opened, f"data.sources[{data.dataset!r}]")
+            with errors_of(self.source, data.dataset):
+                opened = (self.source.open if self.strict else self.source.open_to_check)(split, data)
+                source = complete_source(opened, f"data.sources[{data.dataset!r}]")
+            return self._checked(source)
         val = layout.find("val", data.val_split)
         if split == "val" and val is not None:
             source = self._read(layout, val, split)
@@ -125,12 +129,21 @@ class _Opener:
         if self.layout is not None and isinstance(self.source, FolderConfig):
             self.source.note_unlisted(self.layout, opened)
 
+    def _checked(self, source: Source) -> Source:
+        """A data set of the user's own with its objects checked."""
+        if is_own(source):
+            check_objects(source, self.num_classes)
+            if self.strict:
+                source.faults.raise_first()
+        return source
+
     def _read(self, layout: Layout, name: str, split: str) -> AnnotatedDataset:
         assert isinstance(self.source, FolderConfig)
         data = self.data
         skip = self.strict and split == "train" and data.on_error == "skip"
         rules = {"exif": exif_rule(data), "max_level": data.max_level}
-        source = self.source.read(layout.splits[name], strict=self.strict, skip=skip, **rules)
+        with errors_of(self.source, layout.kind):
+            source = self.source.read(layout.splits[name], strict=self.strict, skip=skip, **rules)
         source.origin = layout.sentence
         return source
 

@@ -98,7 +98,7 @@ class TrainPlan:
       config: gives the augmentation and the buckets.
       batch_size: images per batch.
       seed: the seed of the augmentation and of the order.
-      stride: the stride of the backbone in pixels. The sides of chosen buckets are multiples of it.
+      stride: the stride of the model in pixels. The sides of chosen buckets are multiples of it.
 
     Raises:
       DataError: an image fits in none of ``config.train_buckets``.
@@ -174,7 +174,7 @@ class ValPlan:
       source: the validation images.
       config: gives the size of the images and the buckets.
       batch_size: slots per batch.
-      stride: the stride of the backbone in pixels. The sides of chosen buckets are multiples of it.
+      stride: the stride of the model in pixels. The sides of chosen buckets are multiples of it.
 
     Raises:
       DataError: an image fits in none of ``config.val_buckets``.

@@ -1,9 +1,16 @@
-"""`SharedArray`: an array that worker processes read from one copy in memory, instead of one copy per process."""
+"""Memory that is shared with worker processes.
+
+`SharedArray` is an array that all of them read from one copy. `unlinked` receives the batches that they send.
+"""
 
 import os
-from typing import Any
+from multiprocessing.shared_memory import SharedMemory
+from typing import Any, TypeVar
 
+import jax
 import numpy as np
+
+T = TypeVar("T")
 
 _MIN_BYTES = 2**16  # for smaller arrays, a copy costs less than a file
 
@@ -39,3 +46,17 @@ class SharedArray:
 
 def _mapped(process: int, descriptor: int, dtype: str, shape: tuple[int, ...]) -> SharedArray:
     return SharedArray(np.memmap(f"/proc/{process}/fd/{descriptor}", np.dtype(dtype), "r", shape=shape))
+
+
+def unlinked(batch: T) -> T:
+    """A pytree of arrays whose shared memory, if they have any, has no name and lives as long as the arrays.
+
+    grain removes the names when it deletes the arrays. This never happens for arrays that are alive when the program
+    ends, and grain itself keeps the last batch in a cycle of references.
+    """
+    for array in jax.tree.leaves(batch):
+        memory = getattr(array, "shm", None)
+        if isinstance(memory, SharedMemory):
+            memory.unlink()
+            memory.unlink = lambda: None  # type: ignore[method-assign]  # grain's own call would fail
+    return batch

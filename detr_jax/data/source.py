@@ -9,6 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
+from detr_jax.returned import described
+
 
 class DataError(ValueError):
     """The data cannot be used. The message names the file, field or id, and says what would be right."""
@@ -41,6 +43,8 @@ class Faults:
         self.errors: collections.Counter[str] = collections.Counter()
         self.notes: collections.Counter[str] = collections.Counter()
         self.doubts: list[str] = []
+        self.objects_checked = False
+        """Whether the objects of the data set have been checked, so that they are not counted twice."""
         self.first: dict[str, list[str]] = collections.defaultdict(list)
 
     def add(self, kind: str, name: str) -> None:
@@ -116,6 +120,11 @@ class Objects:
     labels: np.ndarray
     """[n] int32."""
 
+    def __post_init__(self) -> None:
+        """Gives the boxes of an image without objects, such as an empty list, the shape [0, 4]."""
+        if not np.size(self.boxes):
+            object.__setattr__(self, "boxes", np.zeros((0, 4), np.float32))
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
@@ -187,7 +196,7 @@ def complete_source(source: Any, where: str) -> Source:
       where: the name of the data in messages.
 
     Raises:
-      DataError: a member is missing. ``faults`` may be missing if it can be set.
+      DataError: a member is missing or has the wrong shape. ``faults`` may be missing if it can be set.
     """
     members = ("categories", "category_ids", "image_ids", "sizes", "max_objects", "objects", "ground_truth")
     missing = [name for name in (*members, "__len__", "__getitem__") if not hasattr(source, name)]
@@ -195,6 +204,18 @@ def complete_source(source: Any, where: str) -> Source:
         raise DataError(
             f"{where} was opened as a {type(source).__name__}, which has no {', '.join(missing)}: it must have all "
             "members of detr_jax.data.Source."
+        )
+    sizes, number = source.sizes, len(source)
+    if not isinstance(sizes, np.ndarray) or (number and sizes.dtype.kind not in "iu"):
+        raise DataError(
+            f"{where} was opened as a {type(source).__name__}, whose sizes are {described(sizes)}: they must be an "
+            f"array of whole numbers [{number}, 2], (height, width) in pixels."
+        )
+    if (number and sizes.shape != (number, 2)) or len(source.image_ids) != number:
+        raise DataError(
+            f"{where} was opened as a {type(source).__name__} with {number} images, but sizes has the shape "
+            f"{list(sizes.shape)} and image_ids has {len(source.image_ids)} entries: they must be [{number}, 2], "
+            f"(height, width) in pixels, and {number}."
         )
     if not hasattr(source, "faults"):
         try:

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Float32, Int
 
-from detr_jax.config import LossConfig
+from detr_jax.config import LossConfig, LossTerm
 from detr_jax.losses.matched import Matched
 from detr_jax.matching import match, matching_cost
+from detr_jax.returned import check_shape
 from detr_jax.structures import Array, Denoising, Outputs, Predictions, Targets
 
 
@@ -49,6 +50,9 @@ def set_loss(
       ``loss_giou`` for the last layer, ``loss_giou_0``, ``loss_giou_1`` ... for the layers before it, ``loss_giou_enc``
       for proposals and ``loss_giou_dn`` for denoising queries. Diagnostics are logged under their own names, for the
       last layer.
+
+    Raises:
+      ConfigError: a term or a cost returned an array of another shape than its base class documents.
     """
     outputs = Outputs(outputs) if isinstance(outputs, Predictions) else outputs
     counts = targets.count if batch_counts is None else batch_counts
@@ -56,13 +60,20 @@ def set_loss(
     loss = jnp.zeros(())
     logged: dict[str, jax.Array] = {}
     for suffix, matched in groups:
-        values = {name: term.compute(matched) for name, term in config.terms.items() if not term.diagnostic}
+        values = {name: _computed(name, term, matched) for name, term in config.terms.items() if not term.diagnostic}
         loss = loss + sum((config.terms[name].weight * value.sum() for name, value in values.items()), jnp.zeros(()))
         for name, value in values.items():
             logged |= _by_layer(f"loss_{name}{suffix}", value)
     last = _last_layer(groups[0].matched)
-    logged |= {name: term.compute(last)[0] for name, term in config.terms.items() if term.diagnostic}
+    logged |= {name: _computed(name, term, last)[0] for name, term in config.terms.items() if term.diagnostic}
     return loss, jax.lax.stop_gradient(logged)
+
+
+def _computed(name: str, term: LossTerm, matched: Matched) -> jax.Array:
+    """The values of a term, checked to be [L]."""
+    value = term.compute(matched)
+    check_shape(value, matched.predictions.logits.shape[:1], f"loss.terms.{name}", term, "L")
+    return value
 
 
 def _groups(

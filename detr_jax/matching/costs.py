@@ -14,6 +14,7 @@ from jaxtyping import Float32, Int
 
 from detr_jax.boxes import cxcywh_to_xyxy, generalized_iou
 from detr_jax.config import MatchingCost
+from detr_jax.returned import check_shape
 from detr_jax.structures import Array, Predictions, Targets
 
 Cost = Float32[Array, "L B Q T"]
@@ -30,9 +31,17 @@ def matching_cost(predictions: Predictions, targets: Targets, costs: Mapping[str
 
     Returns:
       [L, B, Q, T] float32. Columns from ``count`` on mean nothing. No gradient flows through it.
+
+    Raises:
+      ConfigError: a cost returned an array of another shape.
     """
     predictions = lax.stop_gradient(predictions)
-    weighted = [cost.weight * cost.compute(predictions, targets) for cost in costs.values()]
+    shape = (*predictions.logits.shape[:3], targets.labels.shape[1])
+    weighted = []
+    for name, cost in costs.items():
+        value = cost.compute(predictions, targets)
+        check_shape(value, shape, f"loss.costs.{name}", cost, "L, B, Q, T")
+        weighted.append(cost.weight * value)
     return lax.stop_gradient(functools.reduce(operator.add, weighted))
 
 

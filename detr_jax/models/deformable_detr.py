@@ -88,7 +88,7 @@ class DeformableDETR(DetectorModule):
 
     def tokens(self, images: Float32[Array, "B H W 3"], sizes: Int[Array, "B 2"]) -> Tokens:
         """The tokens of images [B, H, W, 3] with valid sizes [B, 2], from the backbone and the feature pyramid."""
-        features = self.backbone(images, sizes if self.mask_padding else None)
+        features = self.backbone_features(images, sizes)
         return self.pyramid(features, sizes, (images.shape[1], images.shape[2]))
 
     def start(self, memory: Float32[Array, "B S D"], tokens: Tokens) -> tuple[QueryStart, Predictions | None]:

@@ -7,13 +7,20 @@ from flax import nnx
 from jaxtyping import Float32, Int, UInt8
 
 from detr_jax.config import DetectorConfig
+from detr_jax.models.backbone import BackboneLevels
+from detr_jax.models.feature_map import FeatureMap
 from detr_jax.models.images import normalize_images
 from detr_jax.postprocess import detections, top_detections, top_pairs
 from detr_jax.structures import Array, Detections, Outputs, Targets
 
 
 class DetectorModule(nnx.Module):
-    """The base class of detectors. A subclass defines ``__call__``; training, prediction and export need no more."""
+    """The base class of detectors. A subclass defines ``__call__``; training, prediction and export need no more.
+
+    A subclass with a backbone sets ``self.backbone`` and calls `backbone_features`.
+    """
+
+    backbone: nnx.Module
 
     def __init__(self, config: DetectorConfig):
         self.mask_padding = config.mask_padding
@@ -21,10 +28,20 @@ class DetectorModule(nnx.Module):
         self.pixel_std = config.pixel_std
         self.classification = config.classification
         self.max_detections = config.max_detections
+        self.backbone_levels = BackboneLevels.of(config.backbone)
 
     def normalize(self, images: UInt8[Array, "B H W 3"], sizes: Int[Array, "B 2"]) -> Float32[Array, "B H W 3"]:
         """uint8 RGB images [B, H, W, 3] of valid sizes [B, 2] as this detector reads them (`normalize_images`)."""
         return normalize_images(images, sizes, self.pixel_mean, self.pixel_std)
+
+    def backbone_features(self, images: Float32[Array, "B H W 3"], sizes: Int[Array, "B 2"]) -> tuple[FeatureMap, ...]:
+        """The backbone's feature maps of images [B, H, W, 3] of valid sizes [B, 2], from fine to coarse.
+
+        Raises:
+          ConfigError: the backbone returned something else than its configuration promises.
+        """
+        features = self.backbone(images, sizes if self.mask_padding else None)
+        return self.backbone_levels.checked(features, images)
 
     def __call__(
         self,

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float32, Int
 from detr_jax.config import DETRConfig, Precision
 from detr_jax.models.attention_maps import AttentionMaps, attention_maps
 from detr_jax.models.detector import DetectorModule
-from detr_jax.models.feature_map import FeatureMap
 from detr_jax.models.heads import BoxHead, torch_linear
 from detr_jax.models.positions import LearnedPositionEmbedding, SinePositionEmbedding
 from detr_jax.models.transformer import Decoder, Encoder
@@ -61,7 +60,7 @@ class DETR(DetectorModule):
         embedding = {"sine": SinePositionEmbedding, "learned": LearnedPositionEmbedding}
         super().__init__(config)
         self.backbone = config.backbone.build(dtype=dtype, remat=config.remat in ("backbone", "all"), rngs=rngs)
-        self.input_projection = torch_linear(config.backbone.channels[-1], config.hidden_dim, dtype, rngs)
+        self.input_projection = torch_linear(self.backbone_levels.channels[-1], config.hidden_dim, dtype, rngs)
         self.position_embedding = embedding[config.position_embedding](config.hidden_dim, rngs=rngs)
         self.encoder = Encoder(config, rngs=rngs)
         # of few operations, and in bfloat16 queries that hardly differ, as those of a new model, would be the same
@@ -72,7 +71,7 @@ class DETR(DetectorModule):
 
     def features(self, images: Float32[Array, "B H W 3"], sizes: Int[Array, "B 2"]) -> Features:
         """Backbone, projection, padding mask and position embedding of images [B, H, W, 3], sizes [B, 2]."""
-        last: FeatureMap = self.backbone(images, sizes if self.mask_padding else None)[-1]
+        last = self.backbone_features(images, sizes)[-1]
         padding_mask = last.padding_mask()
         if padding_mask is None:
             height, width = last.values.shape[1:3]

@@ -14,6 +14,7 @@ from detr_jax.config import (
     Classification,
     Config,
     ConfigError,
+    DamagedConfigError,
     DataConfig,
     DetectorConfig,
     LossConfig,
@@ -55,7 +56,7 @@ class Resolved:
     @property
     def changes_metrics(self) -> bool:
         """Whether a changed field may change the metrics, so that validations of the earlier run do not count."""
-        return any(name.startswith(("data.", "evaluation.", "model.")) for name in self.changed)
+        return any(name.partition(".")[0] in ("data", "evaluation", "model") for name in self.changed)
 
     def validates(self, step: int) -> bool:
         """Whether the model is validated after this step."""
@@ -81,7 +82,7 @@ def resolve(given: Config, workdir: Path, mesh: Mesh) -> Resolved:
     config = resolve_buckets(config, previous, train_source, val_source)
     changed = changed_fields(previous, config, workdir) if previous else {}
     training = config.training
-    plan = TrainPlan(train_source, config.data, training.batch_size, training.seed, config.model.backbone.stride)
+    plan = TrainPlan(train_source, config.data, training.batch_size, training.seed, config.model.stride)
     check_buckets(config.model, plan.buckets)
     steps = total_steps(config, len(train_source))
     return Resolved(given, config, changed, weights, train_source, val_source, plan, steps)
@@ -110,14 +111,14 @@ def previous_config(workdir: Path) -> Config | None:
     """The configuration of an earlier run in this workdir. None if that run left no checkpoint.
 
     Raises:
-      ConfigError: its file is damaged.
+      ConfigError: its file is damaged, or cannot be used, for example because a module is not imported.
     """
     if newest_checkpoint(workdir) is None:
         return None
     try:
         return read_run_config(workdir)
-    except ConfigError as error:
-        raise ConfigError(f"{error} Delete {CONFIG_FILE} to resume with the given configuration.") from None
+    except DamagedConfigError as error:
+        raise DamagedConfigError(f"{error} Delete {CONFIG_FILE} to resume with the given configuration.") from None
 
 
 def check_devices(config: Config, mesh: Mesh) -> None:
@@ -245,13 +246,20 @@ def changed_fields(previous: Config, config: Config, workdir: Path) -> dict[str,
     """The fields that changed since an earlier run in this workdir, as ``{path: (before, now)}``.
 
     Raises:
-      ConfigError: a field of the model changed, so that its checkpoints do not fit any more.
+      ConfigError: the class of the model or one of its fields, except for its ``run_fields``, changed, so that its
+        checkpoints do not fit any more.
     """
     changed = differences(previous, config)
     for name, (old, new) in changed.items():
-        if name.startswith("model.") and name not in ("model.dropout", "model.dtype", "model.remat"):
+        section, _, field = name.partition(".")
+        if section == "model" and field.partition(".")[0] not in config.model.run_fields:
             raise ConfigError(
-                f"{name} was {old!r} when {workdir} was trained and is {new!r} now: "
+                f"{name} was {_shown(old)} when {workdir} was trained and is {_shown(new)} now: "
                 "set it back, or choose another --workdir."
             )
     return changed
+
+
+def _shown(value: Any) -> str:
+    """A value for a message: an object as the name of its class."""
+    return type(value).__name__ if dataclasses.is_dataclass(value) else repr(value)

@@ -1,13 +1,15 @@
 """Configurations from files and flags: classes that a file defines, earlier names, choices."""
 
+import dataclasses
 import pickle
+import re
 import sys
 
 import click
 import pytest
 
 from detr_jax.cli.configuration import check_fields_named, read_config
-from detr_jax.config import Config, ConfigError, Schedule, YoloRows, from_json, to_json
+from detr_jax.config import ColorJitter, Config, ConfigError, Schedule, YoloRows, from_json, to_json
 from tests.cli.command import run
 
 MINE = """
@@ -116,7 +118,40 @@ def test_choices_are_read_from_flags_and_others_are_refused_with_the_choices():
     )
 
 
-def test_a_section_is_not_changed_as_a_whole():
-    with pytest.raises(click.ClickException, match=r"data\.sources"):
-        read_config(None, ["--config.data.sources=x"])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("loss.terms.giou=3", " is a section: set one of its fields, such as --config.loss.terms.giou.weight=VALUE."),
+        ("data.sources=x", " is a section: set one of its fields, such as --config.data.sources.shapes.seed=VALUE."),
+        ("evaluation.metrics.bbox=x", " is a section: change it in a configuration file."),
+        ("data.augmentation.photometric=x", "='x' must be of class Photometric or None."),
+        ("training.epochs=many", "='many' must be a whole number or None."),
+        ("optimizer.learning_rate=fast", "='fast' must be a number."),
+        ("data.flip=perhaps", "='perhaps' must be true or false."),
+    ],
+)
+def test_a_wrong_value_is_refused_in_words(change, sentence):
+    with pytest.raises(click.ClickException) as error:
+        read_config(None, [f"--config.{change}"])
+    assert error.value.message == change.partition("=")[0] + sentence
+
+
+def test_every_section_says_which_field_of_it_can_be_set():
+    """Whatever field the sentence names is not a section itself."""
+    for path in ("model", "data", "loss", "optimizer", "training", "evaluation", "loss.costs", "model.backbone"):
+        with pytest.raises(click.ClickException) as error:
+            read_config(None, [f"--config.{path}=x"])
+        if named := re.search(r"--config\.([\w.]+)=VALUE", error.value.message):
+            node = Config()
+            for name in named[1].split("."):
+                node = node[name] if isinstance(node, dict) else getattr(node, name)
+            assert not dataclasses.is_dataclass(node), path
+            assert not isinstance(node, dict), path
+
+
+def test_a_section_that_can_be_none_is_set_to_none():
+    config = Config()
+    config.data.augmentation.photometric = ColorJitter(hue=0.1)
+    changed = read_config(None, ["--config.data.augmentation.photometric=None"], base=config)
+    assert changed.data.augmentation.photometric is None
     assert read_config(None, []) == Config()

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detr_jax.config import Augmentation, ColorJitter, DataConfig, DetrAugmentation, Photometric, ShapesConfig
+from detr_jax.config import (
+    Augmentation,
+    ColorJitter,
+    ConfigError,
+    DataConfig,
+    DetrAugmentation,
+    Photometric,
+    ShapesConfig,
+)
 from detr_jax.data import TrainPlan, ValPlan, batches
 from detr_jax.data.grouping import group
 from detr_jax.data.photometric import jitter
@@ -168,15 +176,33 @@ def test_an_augmentation_of_ones_own_decides_geometries_and_buckets(source, data
     assert taken.inputs.images.shape[1:3] == plan[0].bucket
 
 
-@pytest.mark.parametrize("wrong", [lambda image: image[1:], lambda image: image.astype(np.float32)])
-def test_pixels_of_another_shape_or_type_are_refused(source, data, wrong):
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        (lambda image: image[1:], r"uint8 of shape \[\d+, \d+, 3\]"),
+        (lambda image: image.astype(np.float32), "float32 of shape"),
+        (lambda image: None, "an object of class NoneType"),
+        (Image.fromarray, "an object of class Image"),
+    ],
+)
+def test_pixels_of_another_shape_or_type_are_refused_with_the_field_and_class_that_made_them(
+    source, data, wrong, found
+):
     class Wrong(Shift):
         def __call__(self, image, draws):
             return wrong(image)
 
-    data = with_pixels(data, Wrong())
-    with pytest.raises(TypeError, match=r"data\.augmentation.*must keep the dtype uint8 and the shape"):
-        read(TrainPlan(source, data, BATCH, 0), source, data, 1)
+    class OwnPixels(DetrAugmentation):
+        def pixels(self, image, draws):
+            return wrong(image)
+
+    for augmentation, name in (
+        (DetrAugmentation(photometric=Wrong()), r"data\.augmentation\.photometric \(Wrong\)"),
+        (OwnPixels(photometric=Shift()), r"data\.augmentation \(OwnPixels\)"),
+    ):
+        data = dataclasses.replace(data, augmentation=augmentation)
+        with pytest.raises(ConfigError, match=rf"{name} returned {found}.*uint8 of shape \[\d+, \d+, 3\], as it got"):
+            read(TrainPlan(source, data, BATCH, 0), source, data, 1)
 
 
 def luma(image):

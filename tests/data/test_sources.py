@@ -16,6 +16,7 @@ from detr_jax.config import (
     ShapesConfig,
     SourceConfig,
     check,
+    ranged,
 )
 from detr_jax.data import DataError, Objects, Sample, TrainPlan, batches, find_layout, open_source, open_splits
 from detr_jax.data.shapes import write_coco
@@ -72,7 +73,7 @@ class SquaresConfig(SourceConfig):
     ignored: ClassVar = ("root",)
 
     number: int = 6
-    side: int = 32
+    side: int = ranged(32, least=1)
 
     def open(self, split, data):
         return Squares(self.number if split == "train" else 2, self.side)
@@ -147,7 +148,7 @@ def test_a_data_set_that_takes_no_faults_must_have_them(monkeypatch):
 def test_an_entry_that_is_no_configuration_of_a_data_set_is_refused():
     config = own_config()
     config.data.sources["squares"] = Squares
-    with pytest.raises(ConfigError, match=r"data\.sources holds 'squares'.*must be a SourceConfig"):
+    with pytest.raises(ConfigError, match=r"data\.sources holds 'squares'.*must be of class SourceConfig"):
         check(config)
 
 
