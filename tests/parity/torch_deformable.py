@@ -1,6 +1,7 @@
 """Deformable DETR of transformers with random weights, as the live reference."""
 
 import copy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
 
-from tests.parity.torch_models import SMALL, dilate_last_stage, randomise
+from tests.parity.torch_models import SMALL, decide, dilate_last_stage, randomise
 
 QUERIES = 12
 
@@ -24,6 +25,9 @@ class Variant(NamedTuple):
     own_heads: bool = False
     """The class heads of the layers differ. transformers 5 ties those of new models, but loads files that differ."""
     width: int = 64
+    decided: bool = False
+    """Each ReLU is nearly always on or nearly always off, and class heads start with small probabilities: see
+    `decide`."""
 
 
 VARIANTS = {
@@ -82,7 +86,28 @@ def random_deformable(rng: np.random.Generator, variant: Variant) -> DeformableD
                 parameter.uniform_(0.5, 1.5)
             elif "level_embed" in name:
                 parameter.normal_(0, 1)
+    if variant.decided:
+        decide_deformable(model)
     return model
+
+
+@torch.no_grad()
+def decide_deformable(model: DeformableDetrForObjectDetection) -> None:
+    """`decide`, with class heads under which the many tokens of the encoder do not make up the whole loss."""
+    box_heads = distinct(model.model.decoder.bbox_embed or model.bbox_embed)  # those that are called first
+    class_heads = distinct(model.class_embed)
+    # the scores of the proposals stay as they are: close ones would be chosen by rounding
+    decide(model, box_heads=box_heads, class_heads=class_heads[: -1 if model.config.two_stage else None])
+    for head in class_heads:
+        head.bias.sub_(2)
+
+
+def distinct(modules: Iterable[torch.nn.Module]) -> list[torch.nn.Module]:
+    """Those that do not share their parameters with an earlier one."""
+    by_parameter: dict[int, torch.nn.Module] = {}
+    for module in modules:
+        by_parameter.setdefault(id(next(module.parameters())), module)
+    return list(by_parameter.values())
 
 
 def save_with_every_name(model: DeformableDetrForObjectDetection, folder: Path, variant: Variant) -> None:
@@ -107,7 +132,7 @@ def layer_outputs(
 ) -> tuple[LayerOutputs, LayerOutputs | None]:
     """The outputs of every decoder layer, and if there are any the proposals of all tokens."""
     # transformers returns the layers before the last only together with its own loss, which any label will do for
-    label = {"class_labels": torch.tensor([0]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]])}
+    label = {"class_labels": torch.tensor([0]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]], dtype=pixels.dtype)}
     out = model(pixels, pixel_mask=mask, labels=[label] * len(pixels))
     layers = [*out.auxiliary_outputs, {"logits": out.logits, "pred_boxes": out.pred_boxes}]
     decoded = LayerOutputs(*(torch.stack([layer[name] for layer in layers]) for name in ("logits", "pred_boxes")))
