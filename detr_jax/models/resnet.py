@@ -97,9 +97,11 @@ class GroupNorm(nnx.Module):
             return jnp.repeat(total / (cells * per_group), per_group, axis=1)
 
         mean = group_mean(inside.sum(axis=(1, 2)))
-        variance = group_mean(jnp.square(inside).sum(axis=(1, 2))) - jnp.square(mean)
+        # around the mean, because a difference of two squares is lost in rounding if the mean is large
+        centered = clear_padding(values - mean[:, None, None], sizes)
+        variance = group_mean(jnp.square(centered).sum(axis=(1, 2)))
         # as an affine map of each channel, the norm costs one multiply-add per element
-        scale = self.scale[...][None] * lax.rsqrt(jnp.maximum(variance, 0.0) + 1e-5)
+        scale = self.scale[...][None] * lax.rsqrt(variance + 1e-5)
         bias = self.bias[...][None] - mean * scale
         return (values * scale[:, None, None] + bias[:, None, None]).astype(x.dtype)
 

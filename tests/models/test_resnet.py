@@ -79,6 +79,15 @@ def test_group_norm_counts_the_valid_region_only(rng, rngs, channels, sizes):
         np.testing.assert_allclose(found[image, :height, :width], expected, atol=1e-4)
 
 
+def test_group_norm_is_exact_for_small_differences_between_large_values(rng, rngs):
+    norm = GroupNorm(8, rngs=rngs)
+    x = 50 + 0.05 * random_map(rng, 2, 5, 6, 8)
+    valid = np.asarray(x, np.float64).reshape(2, 5, 6, 2, 4)
+    mean, variance = valid.mean(axis=(1, 2, 4), keepdims=True), valid.var(axis=(1, 2, 4), keepdims=True)
+    expected = ((valid - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape)
+    np.testing.assert_allclose(norm(x, None), expected, atol=2e-3)
+
+
 @pytest.mark.parametrize("width", [4, 12, 36, 64])
 def test_every_width_that_the_configuration_allows_runs_with_group_norm(width):
     """`check` allows the multiples of 4; among them 36 makes stages of 144 channels, no multiple of 32 groups."""

@@ -1,94 +1,17 @@
 """Logits, boxes and proposals against transformers' Deformable DETR with the same random weights."""
 
-import copy
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
-from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
 
 from detr_jax.weights import load_pretrained
-from tests.parity.torch_models import SMALL, dilate_last_stage, randomise
+from tests.parity.torch_deformable import VARIANTS, layer_outputs, random_deformable, save_with_every_name
 
 TOLERANCE = 1e-4
 SIZES = ((187, 300), (224, 203))  # (height, width); neither is a multiple of 64
 BUCKET = (256, 320)
-QUERIES = 12
-
-
-class Variant(NamedTuple):
-    """A model, and how its file is written."""
-
-    levels: int
-    refined: bool = False
-    two_stage: bool = False
-    dc5: bool = False
-    own_heads: bool = False
-    """The class heads of the layers differ. transformers 5 ties those of new models, but loads files that differ."""
-    width: int = 64
-
-
-VARIANTS = {
-    "single": Variant(1),
-    "single-dc5": Variant(1, dc5=True),
-    "multi": Variant(4),
-    "multi-wide": Variant(4, width=256),
-    "five-levels": Variant(5),
-    "refined": Variant(4, refined=True),
-    "refined-own-heads": Variant(4, refined=True, own_heads=True),
-    "two-stage": Variant(4, refined=True, two_stage=True),
-    "two-stage-own-heads": Variant(4, refined=True, two_stage=True, own_heads=True),
-}
-
-
-def random_deformable(rng: np.random.Generator, variant: Variant) -> DeformableDetrForObjectDetection:
-    """A detector of transformers in inference mode, with random weights that tell queries and layers apart."""
-    torch.manual_seed(int(rng.integers(2**31)))
-    stages = ["stage2", "stage3", "stage4"] if variant.levels > 1 else ["stage4"]
-    config = DeformableDetrConfig(
-        use_timm_backbone=False,
-        backbone=None,
-        backbone_config=ResNetConfig(**SMALL, out_features=stages),
-        d_model=variant.width,
-        encoder_layers=2,
-        decoder_layers=3,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=48,
-        decoder_ffn_dim=48,
-        encoder_n_points=3,
-        decoder_n_points=3,
-        num_queries=QUERIES,
-        two_stage_num_proposals=QUERIES,
-        num_feature_levels=variant.levels,
-        with_box_refine=variant.refined,
-        two_stage=variant.two_stage,
-        num_labels=6,
-        dropout=0.0,
-        auxiliary_loss=True,
-        disable_custom_kernels=True,
-    )
-    model = DeformableDetrForObjectDetection(config).eval()
-    if variant.own_heads:
-        model.class_embed = torch.nn.ModuleList(copy.deepcopy(head) for head in model.class_embed)
-        if variant.two_stage:
-            model.model.decoder.class_embed = model.class_embed
-    if variant.dc5:
-        dilate_last_stage(model)
-    randomise(model, model)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "sampling_offsets.bias" in name:
-                parameter.uniform_(-3, 3)
-            elif "input_proj" in name and name.endswith("1.weight"):
-                parameter.uniform_(0.5, 1.5)
-            elif "level_embed" in name:
-                parameter.normal_(0, 1)
-    return model
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -99,10 +22,7 @@ def pair(request, tmp_path_factory):
     print(f"{request.param}: seed {seed}")
     model = random_deformable(np.random.default_rng(seed), variant)
     folder = tmp_path_factory.mktemp(request.param)
-    model.save_pretrained(folder)
-    if variant.own_heads:  # as transformers 4 writes them, with every name
-        state = {name: value.clone() for name, value in model.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
+    save_with_every_name(model, folder, variant)
     return model, folder, variant
 
 
@@ -113,16 +33,10 @@ def reference_outputs(model, images, sizes):
     mask = torch.zeros(len(images), *images.shape[1:3], dtype=torch.long)
     for place, (height, width) in zip(mask, sizes, strict=True):
         place[:height, :width] = 1
-    label = {"class_labels": torch.tensor([0]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]])}
-    out = model(pixels, pixel_mask=mask, labels=[label] * len(images))
-    layers = [*out.auxiliary_outputs, {"logits": out.logits, "pred_boxes": out.pred_boxes}]
-    found = {
-        "logits": torch.stack([layer["logits"] for layer in layers]),
-        "boxes": torch.stack([layer["pred_boxes"] for layer in layers]),
-    }
-    if out.enc_outputs_class is not None:
-        found["proposed_logits"] = out.enc_outputs_class
-        found["proposed_boxes"] = out.enc_outputs_coord_logits.sigmoid()
+    layers, proposals = layer_outputs(model, pixels, mask)
+    found = {"logits": layers.logits, "boxes": layers.boxes}
+    if proposals is not None:
+        found |= {"proposed_logits": proposals.logits[0], "proposed_boxes": proposals.boxes[0]}
     return {name: value.numpy() for name, value in found.items()}
 
 

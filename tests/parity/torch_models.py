@@ -1,7 +1,7 @@
 """DETR models of transformers with random weights and random batch-norm statistics, as the live reference."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -53,7 +53,7 @@ def random_detr(
         dilate_last_stage(model)
     randomise(model, model)
     if decided:
-        decide(model)
+        decide(model, box_heads=[model.bbox_predictor], class_heads=[model.class_labels_classifier])
     return model
 
 
@@ -116,7 +116,9 @@ def fit_statistics(norm: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> N
 
 
 @torch.no_grad()
-def decide(model: DetrForObjectDetection) -> None:
+def decide(
+    model: torch.nn.Module, *, box_heads: Sequence[torch.nn.Module], class_heads: Sequence[torch.nn.Linear]
+) -> None:
     """Moves the input of every ReLU several deviations away from zero, up or down by channel, and calms the heads.
 
     A ReLU whose input is within rounding of zero has one gradient here and another there. In a deep random network
@@ -124,6 +126,11 @@ def decide(model: DetrForObjectDetection) -> None:
     gradient; one of them behind the decoder's attention changes what little gradient reaches its queries by a tenth.
     With large random heads, a dozen steps halve the loss, and the two end 1% apart. As it is here both agree, and a
     comparison measures the formulas.
+
+    Args:
+      model: a detector of transformers.
+      box_heads: those with parameters of their own.
+      class_heads: those to calm.
     """
 
     def move(norm: torch.nn.Module, sign: torch.Tensor) -> None:
@@ -152,14 +159,14 @@ def decide(model: DetrForObjectDetection) -> None:
         return output + shift
 
     rectified = [layer.mlp.fc1 for coder in (model.model.encoder, model.model.decoder) for layer in coder.layers]
-    rectified += model.bbox_predictor.layers[:-1]
+    rectified += [linear for head in box_heads for linear in head.layers[:-1]]
     hooks = [linear.register_forward_hook(move_linear) for linear in rectified] + [
         norm.register_forward_pre_hook(fit_statistics) for norm in model.modules() if hasattr(norm, "running_mean")
     ]
     model(torch.randn(1, 3, 160, 192))  # what moved a norm's output moved the next one's input
     for hook in hooks:
         hook.remove()
-    for head in (model.class_labels_classifier, model.bbox_predictor.layers[-1]):
+    for head in (*class_heads, *(head.layers[-1] for head in box_heads)):
         head.weight.mul_(0.1)
 
 
