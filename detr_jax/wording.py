@@ -9,6 +9,13 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
+def brief(number: int) -> str:
+    """A whole number in at most 21 characters. Numbers of 20 digits and more become a power of two, such as 2**664."""
+    if abs(number) < 10**19:
+        return str(number)
+    return f"about {'-' if number < 0 else ''}2**{number.bit_length() - 1}"
+
+
 def with_article(noun: str) -> str:
     """A noun with its indefinite article before it: an image, a category. Its first letter decides."""
     return f"{'an' if noun[:1].lower() in tuple('aeiou') else 'a'} {noun}"

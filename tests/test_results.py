@@ -11,7 +11,7 @@ from detr_jax.data import DataError
 from detr_jax.models import DETR
 from detr_jax.results import ImageAttention, ImageDetections
 from detr_jax.testing import tiny_config
-from detr_jax.wording import counted, image_name, one_line, with_article
+from detr_jax.wording import brief, counted, image_name, one_line, with_article
 
 NAMES = ("cat", "<b>bold</b>", "a name\nof two lines", "Fußgänger", "x" * 90)
 
@@ -121,3 +121,10 @@ def test_the_name_of_an_image_is_its_file_if_it_has_one():
 
     assert image_name(Numbered(), 0) == "image 17"
     assert image_name(Named(), 0) == "b/c.jpg"
+
+
+def test_long_numbers_are_brief():
+    for number in (0, -7, 10**19 - 1, 1 - 10**19):
+        assert brief(number) == str(number)
+    assert brief(2**664) == brief(2**665 - 1) == "about 2**664"
+    assert brief(-(10**5000)) == "about -2**16609"  # Python itself refuses to print it

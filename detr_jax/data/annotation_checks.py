@@ -10,6 +10,7 @@ from detr_jax.data.annotation_rows import LARGEST, Rows, rows_of_items
 from detr_jax.data.box_forms import doubt_about_boxes, normalized_boxes
 from detr_jax.data.instances import Instances, PackedTexts, Truth
 from detr_jax.data.source import Faults
+from detr_jax.wording import brief
 
 _BOX_SLACK = 1.0  # pixels by which rounding alone can move a COCO box beyond its image
 _FLOAT32_STEP = 2.0**-22  # a larger relative difference survives the conversion to float32
@@ -102,7 +103,7 @@ def _categories(rows: Rows, faults: Faults) -> dict[int, str]:
         if not 0 <= category_id < _LARGEST_ID:
             faults.error(
                 "categories whose id is out of range",
-                f"a category has the id {category_id}, which must be at least 0 and below 2**53",
+                f"a category has the id {brief(category_id)}, which must be at least 0 and below 2**53",
             )
         elif category_id in categories:
             faults.error("duplicate category ids", f"two categories have the id {category_id}; ids must be unique")

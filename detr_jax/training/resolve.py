@@ -176,7 +176,9 @@ def resolve_model(config: Config, previous: Config | None) -> tuple[Config, Impo
         loss = _follow_class_head(config.loss, model.classification)
         config = dataclasses.replace(config, data=_follow_image_sizes(config, data), loss=loss)
     config = dataclasses.replace(config, model=model)
-    optimizer = dataclasses.replace(config.optimizer, frozen=config.frozen_paths, slow_parameters=config.slow_paths)
+    optimizer = dataclasses.replace(config.optimizer, frozen=config.frozen_paths)
+    if config.slow_paths:  # runs of earlier versions have None, which is none for DETR
+        optimizer = dataclasses.replace(optimizer, slow_parameters=config.slow_paths)
     return check(dataclasses.replace(config, optimizer=optimizer)), weights
 
 
