@@ -16,9 +16,7 @@ from detr_jax.structures import Outputs, Targets
 from detr_jax.testing import random_predictions, random_targets, reference_match, tiny_deformable_config
 
 VARIANTS = {
-    "single_scale": {"backbone_levels": 1, "extra_levels": 0},
     "multi_scale": {},
-    "refine": {"refine_boxes": True},
     "two_stage": {"refine_boxes": True, "two_stage": True},
 }
 

@@ -1,6 +1,7 @@
 """Deformable DETR: single scale and multi-scale, iterative box refinement, and two stages (Zhu et al., 2021)."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +32,8 @@ class Queries(nnx.Module):
         self.content = nnx.Param(jax.random.normal(rngs.params(), (number, dim)))
         self.reference = nnx.Linear(dim, 2, kernel_init=xavier_uniform(), rngs=rngs)
 
-    def __call__(self, batch: int) -> QueryStart:
-        """The queries for every image of a batch."""
+    def __call__(self, batch: Any) -> QueryStart:
+        """The queries for every image of a batch, whose size may be symbolic."""
         position, content = self.position[...], self.content[...]
         start = QueryStart(position, content, jax.nn.sigmoid(self.reference(position)))
         return QueryStart(*(jnp.broadcast_to(x[None], (batch, *x.shape)) for x in start))

@@ -125,7 +125,7 @@ def sampled_sizes(sizes: Int[Array, "B 2"], bucket: tuple[int, int], cells: tupl
     return jnp.stack(counts, axis=1)
 
 
-def _cell_centers(valid_sizes: jax.Array, cells: tuple[int, int]) -> jax.Array:
+def _cell_centers(valid_sizes: Array, cells: tuple[int, int]) -> jax.Array:
     """[B, h * w, 2] float32, centres (x, y) of the cells in 0..1 of the unpadded image."""
     y, x = jnp.meshgrid(*(jnp.arange(n, dtype=jnp.float32) + 0.5 for n in cells), indexing="ij")
     grid = jnp.stack([x, y], axis=-1).reshape(1, -1, 2)

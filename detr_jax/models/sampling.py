@@ -46,22 +46,22 @@ def sample_levels(
     """
 
     @jax.checkpoint
-    def sample(values: jax.Array, locations: jax.Array, weights: jax.Array) -> jax.Array:
+    def sample(values: Array, locations: Array, weights: Array) -> jax.Array:
         """One head of one image: [S, E], [N, M, P, 2] and [N, M, P] to [N, E]."""
         return weighted_rows(values, *_cells_and_factors(shapes, locations, weights))
 
-    def one_head_after_another(values: jax.Array, locations: jax.Array, weights: jax.Array) -> jax.Array:
+    def one_head_after_another(values: Array, locations: Array, weights: Array) -> jax.Array:
         """The values of a head stay in the cache of a CPU."""
         heads = (jnp.moveaxis(x, 2, 0) for x in (values, locations, weights))
         return jnp.moveaxis(lax.map(lambda head: jax.vmap(sample)(*head), tuple(heads)), 0, 2)
 
-    def all_heads_together(values: jax.Array, locations: jax.Array, weights: jax.Array) -> jax.Array:
+    def all_heads_together(values: Array, locations: Array, weights: Array) -> jax.Array:
         return jax.vmap(jax.vmap(sample, in_axes=(1, 1, 1), out_axes=1))(values, locations, weights)
 
     return lax.platform_dependent(values, locations, weights, cpu=one_head_after_another, default=all_heads_together)
 
 
-def _cells_and_factors(shapes: Shapes, locations: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _cells_and_factors(shapes: Shapes, locations: Array, weights: Array) -> tuple[jax.Array, jax.Array]:
     """The cells [K, N] int32 that each query reads, and their factors [K, N] float32. The four of a point adjoin."""
     cells, factors = [], []
     start = 0
@@ -107,7 +107,7 @@ def weighted_rows(
     return lax.scan(add, total, (_in_fours(rows), _in_fours(factors)))[0]
 
 
-def _forward(table: jax.Array, rows: jax.Array, factors: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+def _forward(table: Array, rows: jax.Array, factors: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     return weighted_rows(table, rows, factors), (table, rows, factors)
 
 
@@ -129,7 +129,7 @@ def _backward(saved: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[jax.Ar
 weighted_rows.defvjp(_forward, _backward)
 
 
-def _read(table: jax.Array, row: jax.Array) -> jax.Array:
+def _read(table: Array, row: Array) -> jax.Array:
     return table.at[row].get(mode="promise_in_bounds").astype(jnp.float32)
 
 
