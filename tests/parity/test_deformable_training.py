@@ -76,7 +76,8 @@ def test_every_gradient_is_that_of_torch(imported):
 
     loss, gradient = gradient_of(model, config, ours)
     np.testing.assert_allclose(loss, float(expected_loss.detach()), rtol=1e-5)
-    assert_gradients_agree(gradient, expected)
+    # the norm of all is no measure: the last layer of the box head may make up nearly all of it
+    assert_gradients_agree(gradient, expected, smallest=lambda norms: 3e-3 * np.median(norms))
 
 
 @pytest.mark.parametrize("imported", ["multi", "refined"], indirect=True)

@@ -63,22 +63,21 @@ def gradient_of(model, config: Config, batch: BatchInputs):
     return compute(model.params)
 
 
-def assert_gradients_agree(found, expected: Mapping[str, np.ndarray]) -> None:
+def assert_gradients_agree(found, expected: Mapping[str, np.ndarray], smallest: Callable[[list[float]], float]) -> None:
     """Each tensor of a gradient differs from torch's by less than a thousandth of its norm.
 
     Args:
       found: our tree.
       expected: torch's, converted, by our path.
+      smallest: from the norms of all tensors, the one that smaller tensors are taken to have. Some gradients are zero
+        by symmetry (a softmax does not see its keys' bias), and only rounding is left of them.
     """
     total = optax.tree.norm(found)
     found = {path: np.asarray(value) for path, value in by_path(found).items()}
     assert found.keys() == expected.keys()
     norms = {path: np.linalg.norm(value) for path, value in expected.items()}
     norm = np.linalg.norm(list(norms.values()))
-    # some gradients are zero by symmetry (a softmax does not see its keys' bias, and the first decoder layer's queries
-    # of DETR attend to equal values), and only rounding is left of them. The norm of all is no measure for it: the
-    # last layer of the box head may make up nearly all of it
-    floor = 3e-3 * np.median(list(norms.values()))
+    floor = smallest(list(norms.values()))
     errors = {path: np.linalg.norm(found[path] - value) / max(norms[path], floor) for path, value in expected.items()}
     worst = max(errors, key=errors.__getitem__)
     print(f"{len(errors)} tensors, worst {worst}: {errors[worst]:.1e}; norm {norm:.4f}")
