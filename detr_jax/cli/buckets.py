@@ -15,7 +15,7 @@ from detr_jax.config import Config, check_buckets
 from detr_jax.data import TrainPlan, ValPlan, open_source
 from detr_jax.data.bucket_counts import images_trained, images_validated
 from detr_jax.data.buckets import Bucket, train_sizes, useful_share, val_sizes
-from detr_jax.training.resolve import resolve_buckets, resolve_classes, resolve_model
+from detr_jax.training.resolve import resolve_buckets, resolve_from_data, resolve_model
 from detr_jax.wording import counted
 
 
@@ -84,7 +84,7 @@ def buckets(
     config = read_config(config_name, changes, dataset=dataset, root=root)
     config, _ = resolve_model(config, None)
     train, val = open_source(config, "train"), open_source(config, "val")
-    config = resolve_classes(config, train, val)
+    config = resolve_from_data(config, None, train, val)
     limits, config = config.data, resolve_buckets(config, None, train, val)
     stride, size = config.model.stride, config.training.batch_size
     plan = TrainPlan(train, config.data, size, config.training.seed, stride)

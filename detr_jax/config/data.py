@@ -70,6 +70,10 @@ class DataConfig:
     augmentation: Augmentation = field(default_factory=DetrAugmentation)
     """How training images are changed at random. By default as in the paper."""
 
+    sizes_from_data: bool = False
+    """When a training starts, set the image sizes below from the images and objects of the data: small objects get
+    about 24 pixels, within limits. A size that is not the default is kept, and the others follow a `val_short_side`
+    that is set. Off by default: the paper's sizes."""
     train_short_sides: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     """Short sides to resize training images to, in pixels, drawn evenly. The defaults are the paper's. Empty: no
     resizing."""

@@ -19,6 +19,7 @@ class DeformableDETRConfig(TransformerConfig):
 
     # another number of decoder layers would give the encoder's heads, the last ones, to a decoder layer
     free_fields = ("encoder_layers", "dropout", "max_detections_per_image", *DetectorConfig.free_fields)
+    least_images = 100
     resizing_fields: ClassVar[Mapping[str, str]] = {
         "num_classes": r"class_head/.*",
         "classification": r"class_head/.*",
@@ -27,7 +28,7 @@ class DeformableDETRConfig(TransformerConfig):
 
     num_queries: int = ranged(300, least=0)
     """More than the objects that an image can have. 0 when a training starts: those of the checkpoint that it follows,
-    or else 300; the checkpoint holds the number."""
+    or else a number that suits the data; the checkpoint holds the number."""
     classification: Classification = Classification.SIGMOID
     """What the outputs of the class head mean: "sigmoid" (an own probability for each class, the paper's; needs a loss
     such as `SigmoidFocal`) or "softmax" (over the classes and "no object")."""

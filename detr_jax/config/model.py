@@ -202,6 +202,8 @@ class DetectorConfig:
     }
     """Fields that may differ as well, each with a regular expression for the paths of the parameters that it resizes.
     Those parameters start from their own initial values."""
+    least_images: ClassVar[int] = 0
+    """Images with which the detector learns from scratch; a run on fewer logs a warning."""
 
     backbone: BackboneBase = field(default_factory=ResNetConfig)
     """The network that turns an image into features."""
@@ -210,7 +212,7 @@ class DetectorConfig:
     starts: from the data; the checkpoint holds the number."""
     num_queries: int = ranged(100, least=0)
     """More than the objects that an image can have. 0 when a training starts: those of the checkpoint that it follows,
-    or else 100; the checkpoint holds the number."""
+    or else a number that suits the data; the checkpoint holds the number."""
     classification: Classification = Classification.SOFTMAX
     """What the outputs of the class head mean: "softmax" (over the classes and "no object", the paper's) or "sigmoid"
     (an own probability for each class; needs a loss such as `SigmoidFocal`)."""
@@ -304,6 +306,9 @@ class TransformerConfig(DetectorConfig):
 @dataclass(kw_only=True)
 class DETRConfig(TransformerConfig):
     """DETR (section 3.2 and appendix A)."""
+
+    least_images = 10_000
+    """With fewer the authors recommend fine-tuning (facebookresearch/detr, issues 9 and 125)."""
 
     position_embedding: PositionEmbedding = PositionEmbedding.SINE
     """Position embedding of the feature map: "sine" (fixed, and the paper's) or "learned" (a row and a column for each

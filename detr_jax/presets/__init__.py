@@ -16,6 +16,7 @@ PRESETS = {
     "finetune": "Fine-tuning of a trained detector on your own images.",
     "coco": "DETR R50 on COCO, the paper's recipe.",
     "deformable_coco": "Deformable DETR R50 on COCO, the paper's recipe.",
+    "deformable_shapes": "Deformable DETR on the data of shapes: 9 minutes on 2 CPU cores.",
 }
 """What each preset is for, by name."""
 

@@ -1,51 +1,65 @@
-"""A small detector from scratch on your own images: a first look without pretrained weights.
+"""A detector from scratch for a small set of images: hundreds of images, minutes, no pretrained weights.
 
 Command::
 
     detr-jax train --config small --config.data.root=FOLDER
 
 FOLDER is a data set in the format of COCO, YOLO, Pascal VOC or labelme, which is recognised. If it has no validation
-split, ``--config.data.val_share=0.2`` holds images out. The number of classes comes from the data.
+split, ``--config.data.val_share=0.2`` holds images out. Classes, image sizes and the number of queries come from the
+data.
 
-DETR needs many images to learn from scratch. To get a detector for real use, fine-tune a trained one with
-``--config finetune``.
+RESULT
+
+To get a detector for real use, fine-tune a trained one with ``--config finetune`` instead.
 """
 
 from detr_jax.config import (
     BackboneConfig,
     Block,
+    ColorJitter,
     Config,
     DataConfig,
+    DeformableDETRConfig,
+    DetrAugmentation,
     EvaluationConfig,
-    ModelConfig,
+    LossConfig,
     Norm,
     OptimizerConfig,
     Schedule,
     TrainingConfig,
+    focal_costs,
+    focal_terms,
 )
 
 
 def get_config() -> Config:
-    """A narrow ResNet with group norm, 3 encoder and 3 decoder layers, images with a short side of about 256 pixels."""
+    """A two-stage Deformable DETR with a narrow ResNet with group norm, on feature maps of strides 16 and 32."""
     return Config(
-        model=ModelConfig(
+        model=DeformableDETRConfig(
             backbone=BackboneConfig(block=Block.BASIC, blocks=(1, 1, 1, 1), width=32, norm=Norm.GROUP),
             num_classes=0,
-            num_queries=25,
+            num_queries=0,
             hidden_dim=128,
-            encoder_layers=3,
+            num_heads=4,
+            encoder_layers=1,
             decoder_layers=3,
-            feedforward_dim=512,
+            feedforward_dim=256,
+            dropout=0.0,
+            backbone_levels=2,
+            extra_levels=0,
+            refine_boxes=True,
+            two_stage=True,
         ),
         data=DataConfig(
-            train_short_sides=(224, 240, 256, 272, 288),
-            crop_short_sides=(),
-            val_short_side=256,
-            max_long_side=448,
+            sizes_from_data=True,
+            augmentation=DetrAugmentation(
+                photometric=ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05)
+            ),
         ),
+        loss=LossConfig(terms=focal_terms(), costs=focal_costs()),
         optimizer=OptimizerConfig(
-            learning_rate=4e-4, backbone_learning_rate=4e-4, schedule=Schedule.COSINE, warmup_steps=100, frozen=()
+            learning_rate=5e-4, backbone_learning_rate=5e-4, schedule=Schedule.COSINE, warmup_steps=100, frozen=()
         ),
-        training=TrainingConfig(batch_size=8, epochs=100, ema_decay=0.998),
-        evaluation=EvaluationConfig(every_epochs=10, batch_size=8),
+        training=TrainingConfig(batch_size=8, epochs=250, ema_decay=0.998),
+        evaluation=EvaluationConfig(every_epochs=25, batch_size=8),
     )

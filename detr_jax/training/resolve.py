@@ -29,6 +29,7 @@ from detr_jax.config.loss import default_costs, default_terms
 from detr_jax.data import DataError, Source, TrainPlan, open_splits
 from detr_jax.data.bucket_counts import settle_train_buckets, settle_val_buckets, total_steps
 from detr_jax.data.labelling import check_same_classes
+from detr_jax.training.from_data import queries_for, sizes_for
 from detr_jax.training.initial_weights import read_initial_weights
 from detr_jax.weights import ImportedWeights, check_is_path
 from detr_jax.workdir import CONFIG_FILE, read_run_config
@@ -78,7 +79,7 @@ def resolve(given: Config, workdir: Path, mesh: Mesh) -> Resolved:
     train_source, val_source = open_splits(config, trained=trained)
     if trained is not None:
         check_same_classes(train_source, trained)
-    config = resolve_classes(config, train_source, val_source)
+    config = resolve_from_data(config, previous, train_source, val_source)
     config = resolve_buckets(config, previous, train_source, val_source)
     changed = changed_fields(previous, config, workdir) if previous else {}
     training = config.training
@@ -140,7 +141,7 @@ def check_devices(config: Config, mesh: Mesh) -> None:
 def resolve_model(config: Config, previous: Config | None) -> tuple[Config, ImportedWeights | None]:
     """Takes the model and the image sizes from the checkpoint if ``training.follow_checkpoint`` is set.
 
-    Only ``model.num_classes`` may stay 0. `resolve_classes` sets it.
+    ``model.num_classes`` and ``model.num_queries`` may stay 0. `resolve_from_data` sets them.
 
     Args:
       config: the configuration that the user gave.
@@ -162,7 +163,7 @@ def resolve_model(config: Config, previous: Config | None) -> tuple[Config, Impo
     else:
         check(config)
     stored = previous.model if previous else _model_of(weights, given) if weights else given
-    num_queries = given.num_queries or (stored.num_queries if follows or previous else 0) or type(given)().num_queries
+    num_queries = given.num_queries or (stored.num_queries if follows or previous else 0)
     num_classes = given.num_classes or (previous.model.num_classes if previous else 0)
     base = stored if follows else given
     model = dataclasses.replace(
@@ -196,7 +197,12 @@ def _follow_image_sizes(config: Config, stored: DataConfig) -> DataConfig:
     own = any(getattr(config.data, name) != getattr(defaults, name) for name in IMAGE_SIZES)
     if own or not config.training.follow_image_sizes:
         return config.data
-    return dataclasses.replace(config.data, **{name: getattr(stored, name) for name in IMAGE_SIZES})
+    return _with_image_sizes(config.data, stored)
+
+
+def _with_image_sizes(data: DataConfig, other: DataConfig) -> DataConfig:
+    """``data`` with the image sizes of another configuration."""
+    return dataclasses.replace(data, **{name: getattr(other, name) for name in IMAGE_SIZES})
 
 
 def _model_of(weights: ImportedWeights, given: DetectorConfig) -> DetectorConfig:
@@ -206,20 +212,37 @@ def _model_of(weights: ImportedWeights, given: DetectorConfig) -> DetectorConfig
     )
 
 
-def resolve_classes(config: Config, *sources: Source) -> Config:
-    """Sets ``model.num_classes`` to the highest label of the data plus 1, if it is 0.
+def resolve_from_data(config: Config, previous: Config | None, train: Source, val: Source) -> Config:
+    """Sets what the data decides: the number of classes and queries if they are 0, and image sizes if asked for.
+
+    Args:
+      config: the configuration that the user gave, with the model resolved.
+      previous: the configuration of the earlier run in the same workdir, whose image sizes are kept.
+      train: the training images.
+      val: the validation images.
 
     Raises:
       DataError: the data has no class, or a label below 0.
     """
-    if config.model.num_classes:
-        return config
+    model, data = config.model, config.data
+    model = dataclasses.replace(
+        model,
+        num_classes=model.num_classes or _classes_of(train, val),
+        num_queries=model.num_queries or queries_for(model, train),
+    )
+    if data.sizes_from_data:
+        data = sizes_for(data, train) if previous is None else _with_image_sizes(data, previous.data)
+    return check(dataclasses.replace(config, model=model, data=data))
+
+
+def _classes_of(*sources: Source) -> int:
+    """The highest label of the data plus 1."""
     names = {label: name for source in sources for label, name in source.categories.items()}
     if not names:
         raise DataError("model.num_classes=0 takes the classes from the data, but the data names no class: set it.")
     if min(names) < 0:
         raise DataError(f"The data has label {min(names)} ({names[min(names)]!r}): labels must be at least 0.")
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=max(names) + 1))
+    return max(names) + 1
 
 
 def resolve_buckets(config: Config, previous: Config | None, train: Source, val: Source) -> Config:

@@ -14,9 +14,6 @@ from detr_jax.training.resolve import Resolved
 from detr_jax.training.state import PartitionedModel
 from detr_jax.wording import counted
 
-LEAST_IMAGES = 10_000
-"""With fewer images the authors recommend fine-tuning (facebookresearch/detr, issues 9 and 125)."""
-
 
 def log_summary(
     say: Callable[[str], None], resolved: Resolved, model: PartitionedModel, mesh: Mesh, step: int, loaded: str
@@ -67,10 +64,13 @@ def _warnings(resolved: Resolved, mesh: Mesh, step: int) -> Iterator[str]:
             f"environment variable NPROC is at least {4 * mesh.size} when jax starts."
         )
     from_scratch = not step and not config.training.init_from
-    if from_scratch and not config.data.generated and images < LEAST_IMAGES:
+    least = config.model.least_images
+    if from_scratch and not config.data.generated and images < least:
+        detector = type(config.model).__name__.removesuffix("Config")
         yield (
-            f"Training from scratch on {counted(images, 'image')}: with fewer than about {LEAST_IMAGES:,} images, DETR "
-            "hardly learns. Fine-tune a trained model instead, with --config finetune."
+            f"Training from scratch on {counted(images, 'image')}: {detector} hardly learns from fewer than about "
+            f"{least:,} images. Fine-tune a trained detector instead, with --config finetune, or train one that learns "
+            "from few images, with --config small."
         )
     if from_scratch and config.model.backbone.needs_pretrained:
         yield (

@@ -19,7 +19,7 @@ from detr_jax.testing import tiny_config
 from detr_jax.training import loop
 from detr_jax.training.best_checkpoint import BestCheckpoint
 from detr_jax.training.initial_weights import load_initial_weights, read_initial_weights
-from detr_jax.training.resolve import resolve_classes, resolve_model
+from detr_jax.training.resolve import resolve_from_data, resolve_model
 from detr_jax.training.state import create_model
 from detr_jax.workdir import read_metrics
 
@@ -208,9 +208,9 @@ def test_the_model_follows_the_checkpoint_except_for_the_fields_of_the_run(pretr
 def test_the_classes_of_both_splits_count():
     config = dataclasses.replace(tiny_config(), model=dataclasses.replace(tiny_config().model, num_classes=0))
     sources = [ShapesDataset(ShapesConfig(kinds=kinds), "val") for kinds in (KINDS, ("ring", "cross", "diamond"))]
-    assert resolve_classes(config, *sources).model.num_classes == 3
-    assert resolve_classes(tiny_config(), *sources).model.num_classes == 3
-    assert to_json(resolve_classes(config, sources[0])) != to_json(config)
+    assert resolve_from_data(config, None, *sources).model.num_classes == 3
+    assert resolve_from_data(tiny_config(), None, *sources).model.num_classes == 3
+    assert to_json(resolve_from_data(config, None, sources[0], sources[0])) != to_json(config)
 
 
 def test_a_class_head_of_the_right_size_for_other_classes_is_reported(pretrained, capsys):
