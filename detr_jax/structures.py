@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
-from jaxtyping import Float, Float32, Int, Real, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Real, Shaped, UInt8
 
 S = TypeVar("S")
 
@@ -81,6 +81,8 @@ class Predictions:
     """[L, B, Q, 4] float32, cxcywh in 0..1 of the unpadded image."""
     masks: Shaped[Array, "..."] | None = None
     """Mask logits of the queries, for detectors that predict them."""
+    absent: Bool[Array, "L B Q"] | None = None
+    """[L, B, Q] bool, queries that are only padding, so that no target is given to them. None: no query is."""
 
 
 @structure

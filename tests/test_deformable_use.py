@@ -3,17 +3,21 @@
 import dataclasses
 import importlib.util
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from detr_jax import Detector, train
-from detr_jax.config import from_json, to_json
+from detr_jax.config import DataConfig, from_json, to_json
 from detr_jax.export import export_model
 from detr_jax.losses import set_loss
-from detr_jax.structures import Outputs, Targets
+from detr_jax.structures import Outputs, Predictions, Targets
 from detr_jax.testing import random_predictions, random_targets, reference_match, tiny_deformable_config
+from detr_jax.weights import ImportedWeights, merge_pretrained
+from detr_jax.weights.trees import by_path
 
 VARIANTS = {
     "multi_scale": {},
@@ -78,7 +82,7 @@ def test_a_detector_predicts_exports_and_shows_its_points(run, rng, tmp_path):
     spec = importlib.util.spec_from_file_location("loader", tmp_path / "out" / "loader.py")
     loader = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loader)
-    assert json.loads((tmp_path / "out" / "export.json").read_text())["num_queries"] == 18
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["max_detections"] == 18
     batch = np.zeros((2, 32, 32, 3), np.uint8)
     batch[:, :30, :24] = image
     sizes = np.array([[30, 24]] * 2, np.int32)
@@ -131,3 +135,37 @@ def _giou(a, b):
         return box[0] - box[2] / 2, box[1] - box[3] / 2, box[0] + box[2] / 2, box[1] + box[3] / 2
 
     return reference_giou(corners(a), corners(b))
+
+
+def test_no_target_is_given_to_padding(rng):
+    logits = random_predictions(rng, layers=1, batch=2, queries=6, num_logits=3)
+    boxes, absent = np.array(logits.boxes), np.zeros((1, 2, 6), bool)
+    absent[:, 0, 2:], absent[:, 1, :2] = True, True
+    values = np.array(logits.logits)
+    values[absent] = -1e4
+    targets = random_targets(rng, [4, 3], num_classes=3)
+    boxes[0, 0, 2:] = targets.boxes[0]  # padding would fit best
+    config = tiny_deformable_config().loss
+    padded = Predictions(values, boxes, absent=absent)
+    loss, terms = set_loss(padded, targets, config)
+    assert float(loss) < 100
+    moved = boxes.copy()
+    moved[absent] = 0.5
+    np.testing.assert_allclose(set_loss(Predictions(values, moved, absent=absent), targets, config)[0], loss, rtol=1e-6)
+    assert np.isfinite([float(value) for value in terms.values()]).all()
+
+
+def test_other_classes_keep_the_encoders_first_class(rngs):
+    given = tiny_deformable_config(refine_boxes=True, two_stage=True, num_classes=5).model
+    tree = nnx.as_pure(nnx.state(given.build(rngs=rngs)))
+    weights = ImportedWeights(
+        source=Path("file"), kind="random", params=by_path(tree), config=given, backbone=given.backbone,
+        pixel_mean=given.pixel_mean, pixel_std=given.pixel_std, data=DataConfig(),
+    )  # fmt: skip
+    here = dataclasses.replace(given, num_classes=2)
+    merged, _ = merge_pretrained(nnx.as_pure(nnx.state(here.build(rngs=rngs))), weights, here)
+    before, after = by_path(tree), by_path(merged)
+    for name in ("class_head/2/kernel", "class_head/2/bias"):
+        np.testing.assert_array_equal(after[name][..., 0], before[name][..., 0])
+        assert after[name].shape[-1] == 2
+    np.testing.assert_allclose(after["class_head/2/bias"][1], -np.log(99), rtol=1e-6)

@@ -1,5 +1,6 @@
 """The configuration of Deformable DETR (Zhu et al., 2021). Defaults are those of the multi-scale R50 on COCO."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -8,6 +9,7 @@ from detr_jax.config.fields import ranged
 from detr_jax.config.model import Classification, DetectorConfig, TransformerConfig
 
 if TYPE_CHECKING:
+    import numpy as np
     from flax import nnx
 
     from detr_jax.models.detector import DetectorModule
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 class DeformableDETRConfig(TransformerConfig):
     """Deformable DETR (section 4 and appendix A): attention to a few points of several feature maps."""
 
+    run_fields = ("max_detections_per_image", *TransformerConfig.run_fields)
     # another number of decoder layers would give the encoder's heads, the last ones, to a decoder layer
     free_fields = ("encoder_layers", "dropout", "max_detections_per_image", *DetectorConfig.free_fields)
     least_images = 100
@@ -47,6 +50,19 @@ class DeformableDETRConfig(TransformerConfig):
     """The encoder proposes the boxes that the decoder starts from, instead of learned queries. Needs `refine_boxes`."""
     max_detections_per_image: int = 100
     """Detections per image, before any threshold: the most probable pairs of query and class (the paper's)."""
+
+    def kept_part(self, path: str, given: "np.ndarray", shape: tuple[int, ...]) -> "np.ndarray | None":
+        """With two stages, the first class of the encoder's head, which means "an object" and chooses the proposals.
+
+        The head's other classes are only trained to be improbable, so they start with a probability of 0.01.
+        """
+        if not self.two_stage or not path.startswith(f"class_head/{self.decoder_layers}/"):
+            return None
+        import numpy as np
+
+        value = np.full(shape, -math.log(99.0) if path.endswith("bias") else 0.0, given.dtype)
+        value[..., 0] = given[..., 0]
+        return value
 
     @property
     def default_slow(self) -> tuple[str, ...]:

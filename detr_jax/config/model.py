@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from detr_jax.config.fields import Choice, ranged
 
 if TYPE_CHECKING:
+    import numpy as np
     from flax import nnx
 
     from detr_jax.models.detector import DetectorModule
@@ -231,6 +232,19 @@ class DetectorConfig:
     remat: Remat = Remat.NONE
     """What the backward pass computes again instead of keeping it in memory: "none" (the default, the fastest),
     "backbone" (every residual block), "transformer" (every layer) or "all". The result is the same."""
+
+    def kept_part(self, path: str, given: "np.ndarray", shape: tuple[int, ...]) -> "np.ndarray | None":
+        """The initial value of a parameter that `resizing_fields` resizes, if a part of the checkpoint's is kept.
+
+        Args:
+          path: of the parameter.
+          given: the checkpoint's value.
+          shape: the shape in the model.
+
+        Returns:
+          An array of ``shape``, or None: the parameter starts from its own initial value.
+        """
+        return None
 
     @property
     def stride(self) -> int:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from detr_jax.config import DeformableDETRConfig
 from detr_jax.models.initializers import xavier_uniform
@@ -16,7 +16,7 @@ from detr_jax.structures import Array
 
 
 class DeformableAttention(nnx.Module):
-    """Each head of a query reads a few points of every level. Their places and weights depend on the query alone.
+    """Each head of a query reads a few points of every level. Their places and weights depend only on the query.
 
     Dimensions: ``B`` batch, ``N`` queries, ``S`` tokens, ``D`` model width, ``A`` heads, ``M`` levels, ``P`` points.
     """
@@ -30,8 +30,10 @@ class DeformableAttention(nnx.Module):
         def grid(key: jax.Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike = "float32") -> jax.Array:
             return jnp.asarray(initial_offsets(*self.shape).reshape(shape), dtype)
 
-        self.sampling_offsets = nnx.Linear(dim, 2 * samples, kernel_init=zeros, bias_init=grid, dtype=dtype, rngs=rngs)
-        self.attention_weights = nnx.Linear(dim, samples, kernel_init=zeros, dtype=dtype, rngs=rngs)
+        # float32 in every precision: bfloat16 would round an offset of 64 cells to half a cell
+        exact = jnp.float32
+        self.sampling_offsets = nnx.Linear(dim, 2 * samples, kernel_init=zeros, bias_init=grid, dtype=exact, rngs=rngs)
+        self.attention_weights = nnx.Linear(dim, samples, kernel_init=zeros, dtype=exact, rngs=rngs)
         self.value = nnx.Linear(dim, dim, kernel_init=xavier_uniform(), dtype=value_dtype, rngs=rngs)
         self.output = nnx.Linear(dim, dim, kernel_init=xavier_uniform(), dtype=dtype, rngs=rngs)
 
@@ -41,7 +43,7 @@ class DeformableAttention(nnx.Module):
         reference: Float32[Array, "B N M R"],
         tokens: Tokens,
         values: Float32[Array, "B S D"],
-    ) -> Float32[Array, "B N D"]:
+    ) -> Float[Array, "B N D"]:
         """Attends from queries to values at the cells of ``tokens``.
 
         Args:
@@ -66,8 +68,8 @@ class DeformableAttention(nnx.Module):
         """
         heads, levels, points = self.shape
         leading = queries.shape[:2]
-        offsets = self.sampling_offsets(queries).astype(jnp.float32).reshape(*leading, heads, levels, points, 2)
-        scores = self.attention_weights(queries).astype(jnp.float32).reshape(*leading, heads, levels * points)
+        offsets = self.sampling_offsets(queries).reshape(*leading, heads, levels, points, 2)
+        scores = self.attention_weights(queries).reshape(*leading, heads, levels * points)
         weights = jax.nn.softmax(scores, axis=-1).reshape(*leading, heads, levels, points)
         reference = reference[:, :, None, :, None]
         if reference.shape[-1] == 2:

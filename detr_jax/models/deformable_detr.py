@@ -101,14 +101,17 @@ class DeformableDETR(DetectorModule):
         projected = self.proposer.project(memory, anchors)
         logits = self.class_head[-1](projected)
         box_logits = self.box_head[-1](projected) + anchors.logits
-        if self.mask_padding:  # then padding is no proposal at all; in the original, it is one without an object
-            logits = jnp.where(tokens.padding_mask[..., None], _NEVER, logits)
+        absent = jnp.zeros_like(tokens.padding_mask)
+        if self.mask_padding:  # in the original, padding proposes a box too
+            absent = tokens.padding_mask
+            logits = jnp.where(absent[..., None], _NEVER, logits)
         if (missing := self.num_queries - logits.shape[1]) > 0:
             logits = jnp.pad(logits, [(0, 0), (0, missing), (0, 0)], constant_values=_NEVER)
             box_logits = jnp.pad(box_logits, [(0, 0), (0, missing), (0, 0)])
+            absent = jnp.pad(absent, [(0, 0), (0, missing)], constant_values=True)
         reference = best_boxes(logits[..., 0], box_logits, self.num_queries)
         start = QueryStart(*self.proposer.queries(reference), reference)
-        return start, Predictions(logits[None], jax.nn.sigmoid(box_logits)[None])
+        return start, Predictions(logits[None], jax.nn.sigmoid(box_logits)[None], absent=absent[None])
 
     def sampling_points(
         self, images: Float32[Array, "B H W 3"], sizes: Int[Array, "B 2"], *, layer: int = -1

@@ -46,12 +46,12 @@ def deformable_detr_resnet50(**fields: Any) -> DeformableDETRConfig:
 
 
 def deformable_detr_resnet50_single_scale(**fields: Any) -> DeformableDETRConfig:
-    """Deformable DETR R50 with the last level of the backbone alone: 39.4 AP."""
+    """Deformable DETR R50 with only the last level of the backbone: 39.4 AP."""
     return deformable_detr_resnet50(**{"backbone_levels": 1, "extra_levels": 0, **fields})
 
 
 def deformable_detr_resnet50_single_scale_dc5(**fields: Any) -> DeformableDETRConfig:
-    """Deformable DETR R50-DC5 with the last level of the backbone alone, at stride 16: 41.5 AP."""
+    """Deformable DETR R50-DC5 with only the last level of the backbone, at stride 16: 41.5 AP."""
     return deformable_detr_resnet50_single_scale(**{"backbone": resnet_config(50, dilation=True), **fields})
 
 

@@ -4,7 +4,10 @@ Command::
 
     detr-jax train --config deformable_shapes
 
-RESULT
+Measured with jax 0.10.2 on 2 cores of an AMD EPYC with a little other work on them: AP 0.875, AP50 0.987 and AP75
+0.978 on 512 held-out images, 10 min 5 s from start to last evaluation. The preset `shapes`, which is DETR, reaches AP
+0.64 in 9 minutes. All objects are small in COCO's sense (below 32 x 32 pixels), so for both the AP of small objects is
+the AP.
 """
 
 from detr_jax.config import Config, DeformableDETRConfig, LossConfig, focal_costs, focal_terms

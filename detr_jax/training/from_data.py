@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from detr_jax.config import DataConfig, DetectorConfig
+from detr_jax.config import DataConfig
 from detr_jax.data import Source
 
 SAMPLE = 2_000
@@ -54,9 +54,9 @@ def sizes_for(data: DataConfig, source: Source) -> DataConfig:
     return dataclasses.replace(data, **open_)
 
 
-def queries_for(model: DetectorConfig, source: Source) -> int:
-    """The number of queries that suits the fullest training image, but not below the least useful number."""
-    return max(min(LEAST_QUERIES, type(model)().num_queries), QUERIES_PER_OBJECT * source.max_objects)
+def queries_for(source: Source) -> int:
+    """The number of queries that suits the fullest training image, at least `LEAST_QUERIES`."""
+    return max(LEAST_QUERIES, QUERIES_PER_OBJECT * source.max_objects)
 
 
 def _short_side(source: Source) -> int:
@@ -64,7 +64,7 @@ def _short_side(source: Source) -> int:
     objects = _relative_sides(source)
     wanted = OBJECT_SIDE / np.quantile(objects, 0.1) if objects.size else SHORT_SIDES[0]
     usual = np.median(np.asarray(source.sizes).min(axis=1))
-    return max(1, round(min(np.clip(wanted, *SHORT_SIDES), usual) / 16)) * 16
+    return max(1, int(min(np.clip(wanted, *SHORT_SIDES), usual) // 16)) * 16
 
 
 def _relative_sides(source: Source) -> np.ndarray:

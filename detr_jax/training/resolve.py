@@ -228,11 +228,27 @@ def resolve_from_data(config: Config, previous: Config | None, train: Source, va
     model = dataclasses.replace(
         model,
         num_classes=model.num_classes or _classes_of(train, val),
-        num_queries=model.num_queries or queries_for(model, train),
+        num_queries=model.num_queries or queries_for(train),
     )
+    model = _room_for_detections(model, train)
     if data.sizes_from_data:
-        data = sizes_for(data, train) if previous is None else _with_image_sizes(data, previous.data)
+        data = sizes_for(data, train) if previous is None else _with_open_sizes(data, previous.data)
     return check(dataclasses.replace(config, model=model, data=data))
+
+
+def _room_for_detections(model: DetectorConfig, train: Source) -> DetectorConfig:
+    """Raises the limit of detections per image, if the detector has one, to the objects of the fullest image."""
+    if train.max_objects <= getattr(model, "max_detections_per_image", train.max_objects):
+        return model
+    limit: dict[str, Any] = {"max_detections_per_image": train.max_objects}
+    return dataclasses.replace(model, **limit)
+
+
+def _with_open_sizes(data: DataConfig, earlier: DataConfig) -> DataConfig:
+    """The image sizes of the earlier run, except for those that the user has set."""
+    default = DataConfig()
+    open_ = [name for name in IMAGE_SIZES if getattr(data, name) == getattr(default, name)]
+    return dataclasses.replace(data, **{name: getattr(earlier, name) for name in open_})
 
 
 def _classes_of(*sources: Source) -> int:

@@ -14,6 +14,9 @@ from detr_jax.training.resolve import Resolved
 from detr_jax.training.state import PartitionedModel
 from detr_jax.wording import counted
 
+_FEW_IMAGES = 100
+"""What the detector of the preset `small` needs."""
+
 
 def log_summary(
     say: Callable[[str], None], resolved: Resolved, model: PartitionedModel, mesh: Mesh, step: int, loaded: str
@@ -67,10 +70,10 @@ def _warnings(resolved: Resolved, mesh: Mesh, step: int) -> Iterator[str]:
     least = config.model.least_images
     if from_scratch and not config.data.generated and images < least:
         detector = type(config.model).__name__.removesuffix("Config")
+        other = ", or train one that learns from fewer images, with --config small" if least > _FEW_IMAGES else ""
         yield (
             f"Training from scratch on {counted(images, 'image')}: {detector} hardly learns from fewer than about "
-            f"{least:,} images. Fine-tune a trained detector instead, with --config finetune, or train one that learns "
-            "from few images, with --config small."
+            f"{least:,} images. Fine-tune a trained detector instead, with --config finetune{other}."
         )
     if from_scratch and config.model.backbone.needs_pretrained:
         yield (
@@ -87,6 +90,13 @@ def _warnings(resolved: Resolved, mesh: Mesh, step: int) -> Iterator[str]:
 def _resolved_fields(resolved: Resolved) -> Iterator[str]:
     given, config = resolved.given, resolved.config
     fields = differences(given.model, config.model, "model.") | differences(given.data, config.data, "data.")
+    if type(given.model) is not type(config.model):
+        yield f"the detector is the checkpoint's: {type(config.model).__name__.removesuffix('Config')}"
+        fields = {
+            name: change
+            for name, change in fields.items()
+            if not name.startswith("model.") or hasattr(config.model, name.split(".")[1])
+        }
     if fields:
         yield f"from the checkpoint or the data: {', '.join(f'{name}={new}' for name, (_, new) in fields.items())}"
 

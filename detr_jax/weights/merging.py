@@ -31,7 +31,7 @@ class Outcome(NamedTuple):
     """"loaded"; "re-initialised" (the shapes differ, and the model keeps its own initial value); "missing" (only the
     model has it, and keeps its own initial value); "dropped" (only the checkpoint has it)."""
     why: str
-    """The reason, empty if the parameter was loaded."""
+    """The reason, empty if the whole parameter was loaded."""
 
 
 def merge_pretrained(tree: Any, weights: ImportedWeights, config: DetectorConfig) -> tuple[Any, list[Outcome]]:
@@ -61,7 +61,12 @@ def merge_pretrained(tree: Any, weights: ImportedWeights, config: DetectorConfig
             leaves[path] = np.asarray(given, leaf.dtype)
             outcomes.append(Outcome(path, LOADED, ""))
         elif reason := _reason_to_restart(path, weights.config, config):
-            outcomes.append(Outcome(path, REINITIALISED, reason))
+            part = config.kept_part(path, np.asarray(given), leaf.shape)
+            if part is None:
+                outcomes.append(Outcome(path, REINITIALISED, reason))
+            else:
+                leaves[path] = np.asarray(part, leaf.dtype)
+                outcomes.append(Outcome(path, LOADED, f"in part: {reason}"))
         else:
             wrong.append(f"  {path} has {list(given.shape)} in the checkpoint and {list(leaf.shape)} in the model")
     _refuse(weights, wrong)
