@@ -116,7 +116,6 @@ def _description(
         "max_long_side": config.data.max_long_side,
         "resize_rounding": config.data.resize_rounding,
         "num_classes": config.model.num_classes,
-        "num_queries": config.model.num_queries,
         "max_detections": config.model.max_detections,
     }
     if category_ids:

@@ -36,6 +36,7 @@ def get_config():
     return config
 """
 COCO = SHAPES.replace("    return", "    config.data.dataset = 'auto'\n    return")
+DEFORMABLE = COCO.replace("tiny_config", "tiny_deformable_config")
 FINE_TUNING = """
 from configs.finetune import get_config as full_config
 from detr_jax.testing import tiny_config
@@ -47,6 +48,13 @@ def get_config():
     config.training.epochs, config.training.steps = None, 4
     return config
 """
+CONFIGS = {
+    "shapes": SHAPES,
+    "coco": COCO,
+    "finetune": FINE_TUNING,
+    "small": DEFORMABLE,
+    "deformable_coco": DEFORMABLE,
+}
 
 
 @pytest.fixture
@@ -56,7 +64,7 @@ def sandbox(tmp_path, monkeypatch, rng, one_device):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path / "model"), *sys.path])  # where docs/fine-tuning.md finds loader.py
     (tmp_path / "configs").mkdir()
-    for name, text in {"shapes": SHAPES, "coco": COCO, "finetune": FINE_TUNING}.items():
+    for name, text in CONFIGS.items():
         (tmp_path / "configs" / f"{name}.py").write_text(text)
     assert run("make-shapes", "COCO", "--train", 16, "--val", 8, "--max-size", 32, "--min-size", 24).exit_code == 0
     data = "{names: [circle, square, triangle], train: images/train, val: images/val}"
@@ -78,7 +86,7 @@ def blocks(document: str) -> list[tuple[str, str]]:
 def with_stand_ins(text: str) -> str:
     """A command or program that takes the sandbox's files."""
     stand_ins = {
-        **{f"--config {name}": f"--config configs/{name}.py" for name in ("shapes", "coco", "finetune")},
+        **{f"--config {name}": f"--config configs/{name}.py" for name in CONFIGS},
         "init_from=detr-r50-e632da11.pth": "init_from=runs/shapes",  # a smaller one
         ".pth": ".safetensors",
         "init_from=CHECKPOINT": "init_from=runs/shapes",

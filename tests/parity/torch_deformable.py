@@ -86,9 +86,23 @@ def random_deformable(rng: np.random.Generator, variant: Variant) -> DeformableD
                 parameter.uniform_(0.5, 1.5)
             elif "level_embed" in name:
                 parameter.normal_(0, 1)
+    if variant.two_stage:
+        prefer_proposals(model)
     if variant.decided:
         decide_deformable(model)
     return model
+
+
+@torch.no_grad()
+def prefer_proposals(model: DeformableDetrForObjectDetection) -> None:
+    """Gives tokens that propose nothing a low score. They are all equal, and so would be queries that start from them.
+
+    Their features are z, so the component of the head's weights along z makes their score.
+    """
+    head = model.model.decoder.class_embed[-1]
+    z = model.model.enc_output_norm(model.model.enc_output(torch.zeros(model.config.d_model)))
+    weight = head.weight[0]
+    weight -= (weight @ z + 3) / (z @ z) * z
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ class _Drawn:
 
 
 def test_small_objects_get_24_pixels_within_the_limits(rng):
-    small = _Drawn(rng, (900, 1200), (0.06, 0.5), 7)
+    small = _Drawn(rng, (900, 1200), (0.06, 0.2), 7)
     data = sizes_for(DataConfig(), small)
     assert 192 < data.val_short_side < 448
     assert small.small_side(data.val_short_side) == pytest.approx(24, abs=2)
