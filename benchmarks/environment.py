@@ -14,3 +14,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """What both frameworks use on a CPU."""
+
+
+def peak_memory_of_process() -> int | None:
+    """The most bytes of memory that this process has held; None if the system does not say."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024

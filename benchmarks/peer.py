@@ -208,6 +208,10 @@ class Peer:
         """The loss of the very first step."""
         return self._first_loss
 
+    def peak_memory(self) -> int | None:
+        """The most bytes in use since the start: on a GPU those of tensors, on a CPU those of the whole process."""
+        return torch.cuda.max_memory_allocated() if DEVICE.type == "cuda" else environment.peak_memory_of_process()
+
     def forget(self) -> None:
         """Gives unused memory and compiled code back, before the next row."""
         self._candidates = {}

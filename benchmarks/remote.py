@@ -1,6 +1,8 @@
 """Torch's side in a process of its own, so that neither side's memory settings and threads are the other's."""
 
 import multiprocessing
+import os
+import threading
 from multiprocessing.managers import BaseManager
 from typing import Any
 
@@ -12,10 +14,20 @@ class _Processes(BaseManager):
 def _create(seed: int, kind: str) -> Any:
     from peer import Peer
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     return Peer(seed, kind)
 
 
-_Processes.register("Peer", _create, exposed=("save", "forwards", "steps", "run", "first_loss", "forget"))
+def _end_with_parent() -> None:
+    """Ends this process when the benchmark has ended in any way, by a signal for example."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+_METHODS = ("save", "forwards", "steps", "run", "first_loss", "peak_memory", "forget")
+_Processes.register("Peer", _create, exposed=_METHODS)
 
 
 def start(seed: int, kind: str = "detr") -> Any:

@@ -13,7 +13,7 @@ import argparse
 import functools
 import sys
 
-import environment  # noqa: F401  # before jax starts
+import environment  # before jax starts
 import jax
 import numpy as np
 import remote
@@ -42,7 +42,7 @@ def main() -> int:
     args = parser.parse_args()
 
     columns = {"dtype": 8, "batch": 5, "ours s": 8} | {f"{name} s": 8 for name in args.peer}
-    columns |= {"ratio": 5, "best": 5, "images/s": 8, "TFLOP": 6, "TFLOP/s": 7, "of matmul": 9, "GiB": 6}
+    columns |= {"ratio": 5, "best": 5, "images/s": 8, "TFLOP": 6, "TFLOP/s": 7, "of matmul": 9, "GiB": 6, "peer GiB": 8}
     report = Report(
         columns, args.json, benchmark="train_step", model=args.model, size=list(args.size), matcher=args.matcher
     )
@@ -74,6 +74,8 @@ def main() -> int:
             row |= {"trained_parameters": ours.trained_parameters, "compile_s": ours.program.seconds}
             row |= {"flops": flops, "flops_per_s": flops / seconds if seconds else None, "matmul_flops_per_s": rate}
             row |= {"matmul_share": flops / seconds / rate if seconds else None, "memory_bytes": ours.program.memory}
+            row |= {"peak_memory_of_process_bytes": environment.peak_memory_of_process()}
+            row |= {"peer_peak_memory_bytes": peer.peak_memory() if peer else None}
             row |= {"loss": ours.first_loss, "peer_loss": peer.first_loss() if peer else None}
             cells = {"dtype": dtype, "batch": str(batch), "ours s": cell(seconds, digits=4)}
             cells |= {f"{name} s": cell(row["peers_s"].get(name), digits=4) for name in args.peer}
@@ -81,6 +83,7 @@ def main() -> int:
             cells |= {"images/s": cell(row["images_per_s"], digits=1), "TFLOP": cell(flops, 1e-12)}
             cells |= {"TFLOP/s": cell(row["flops_per_s"], 1e-12), "of matmul": cell(row["matmul_share"])}
             cells |= {"GiB": cell(ours.program.memory, 2**-30, 1)}
+            cells |= {"peer GiB": cell(row["peer_peak_memory_bytes"], 2**-30, 1)}
             report.add(row, cells)
             if (dtype, batch) == (args.dtype[0], args.batch[0]):  # the headline
                 report.note(ratio=row["ratio"], ratio_best=row["ratio_best"])

@@ -1,9 +1,10 @@
 """The configuration of Deformable DETR (Zhu et al., 2021). Defaults are those of the multi-scale R50 on COCO."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from detr_jax.config.fields import ranged
 from detr_jax.config.model import Classification, DetectorConfig, TransformerConfig
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from flax import nnx
 
     from detr_jax.models.detector import DetectorModule
+
+
+INITIAL_CLASS_LOGIT = -math.log(99.0)
+"""The logit of a probability of 0.01, which every class has at first: most queries find nothing (the original's)."""
 
 
 @dataclass(kw_only=True)
@@ -60,7 +65,7 @@ class DeformableDETRConfig(TransformerConfig):
             return None
         import numpy as np
 
-        value = np.full(shape, -math.log(99.0) if path.endswith("bias") else 0.0, given.dtype)
+        value = np.full(shape, INITIAL_CLASS_LOGIT if path.endswith("bias") else 0.0, given.dtype)
         value[..., 0] = given[..., 0]
         return value
 
@@ -89,6 +94,10 @@ class DeformableDETRConfig(TransformerConfig):
     def max_detections(self) -> int:
         """The number of detections per image, before any threshold."""
         return min(self.max_detections_per_image, self.num_queries * max(self.num_classes, 1))
+
+    def with_room_for(self, objects: int) -> Self:
+        """The configuration with ``max_detections_per_image`` raised to the objects of the fullest image."""
+        return dataclasses.replace(self, max_detections_per_image=max(objects, self.max_detections_per_image))
 
     def build(self, *, rngs: "nnx.Rngs") -> "DetectorModule":
         """Build the `detr_jax.models.DeformableDETR`."""

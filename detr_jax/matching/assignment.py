@@ -7,15 +7,22 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from detr_jax.matching.device import match_on_device
 from detr_jax.matching.host import match_on_host
-from detr_jax.structures import Array
+from detr_jax.structures import UNMATCHED, Array
+
+_ABSENT_COST = 1e4
 
 
 def match(
-    cost: Float[Array, "L B Q T"], count: Int[Array, " B"], solver: str = "scipy", mesh: Mesh | None = None
+    cost: Float[Array, "L B Q T"],
+    count: Int[Array, " B"],
+    solver: str = "scipy",
+    mesh: Mesh | None = None,
+    *,
+    absent: Bool[Array, "L B Q"] | None = None,
 ) -> Int[Array, "L B T"]:
     """Assign the targets of every image to queries at the lowest total cost.
 
@@ -26,6 +33,7 @@ def match(
         "device" finds the same optimum without leaving the accelerator.
       mesh: the mesh over whose axis "data" the batch is sharded. Each device then matches its own images. Without it,
         a batch on several devices is gathered onto one.
+      absent: [L, B, Q] bool, queries that no target may get, such as proposals on padding.
 
     Returns:
       [L, B, T] int32, the query of each target. It is -1 (`UNMATCHED`) for columns from ``count`` on, and for the
@@ -44,7 +52,12 @@ def match(
         solve = jax.shard_map(
             solve, mesh=mesh, in_specs=(layers_batch, P("data")), out_specs=layers_batch, check_vma=False
         )
-    return solve(lax.stop_gradient(cost).astype(jnp.float32), count)
+    cost = lax.stop_gradient(cost).astype(jnp.float32)
+    if absent is None:
+        return solve(cost, count)
+    # at this cost a target gets an absent query only if there is no other
+    query = solve(jnp.where(absent[..., None], _ABSENT_COST, cost), count)
+    return jnp.where(jnp.take_along_axis(absent, jnp.maximum(query, 0), axis=2), UNMATCHED, query)
 
 
 def callbacks_may_starve(mesh: Mesh | None) -> bool:

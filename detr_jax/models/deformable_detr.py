@@ -1,6 +1,5 @@
 """Deformable DETR: single scale and multi-scale, iterative box refinement, and two stages (Zhu et al., 2021)."""
 
-import math
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ from flax import nnx
 from jaxtyping import Float32, Int
 
 from detr_jax.config import DeformableDETRConfig
+from detr_jax.config.deformable import INITIAL_CLASS_LOGIT
 from detr_jax.models.deformable_transformer import DeformableDecoder, DeformableEncoder, QueryStart
 from detr_jax.models.detector import DetectorModule
 from detr_jax.models.heads import MLP, torch_linear
@@ -18,8 +18,6 @@ from detr_jax.models.pyramid import FeaturePyramid, Tokens
 from detr_jax.models.sampling_points import SamplingPoints, sampling_points
 from detr_jax.structures import Array, Outputs, Predictions, Targets
 
-_PRIOR = 0.01
-"""The probability of each class that a new model starts with."""
 _NEVER = -1e4
 """A logit whose sigmoid is exactly 0 in float32, with a focal loss of 0 for "no object"."""
 
@@ -128,7 +126,7 @@ class DeformableDETR(DetectorModule):
 def _class_head(config: DeformableDETRConfig, rngs: nnx.Rngs) -> nnx.Linear:
     head = torch_linear(config.hidden_dim, config.num_logits, jnp.dtype("float32"), rngs)
     if config.classification == "sigmoid":
-        head.bias = nnx.Param(jnp.full(config.num_logits, -math.log((1 - _PRIOR) / _PRIOR)))
+        head.bias = nnx.Param(jnp.full(config.num_logits, INITIAL_CLASS_LOGIT))
     return head
 
 

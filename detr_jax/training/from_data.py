@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from detr_jax.config import DataConfig
+from detr_jax.config import IMAGE_SIZES, DataConfig
 from detr_jax.data import Source
 
 SAMPLE = 2_000
@@ -34,9 +34,8 @@ def sizes_for(data: DataConfig, source: Source) -> DataConfig:
       ``data`` with other ``train_short_sides``, ``crop_short_sides``, ``crop_min``, ``crop_max``, ``val_short_side``
       and ``max_long_side``.
     """
-    default = DataConfig()
     short = data.val_short_side
-    if short == default.val_short_side or not short:
+    if short == DataConfig().val_short_side or not short:
         short = _short_side(source)
 
     def times(factor: float) -> int:
@@ -50,6 +49,17 @@ def sizes_for(data: DataConfig, source: Source) -> DataConfig:
         "val_short_side": short,
         "max_long_side": times(4 / 3),
     }
+    return with_open_sizes(data, sizes)
+
+
+def image_sizes(data: DataConfig) -> dict[str, Any]:
+    """The fields of `IMAGE_SIZES` with their values."""
+    return {name: getattr(data, name) for name in IMAGE_SIZES}
+
+
+def with_open_sizes(data: DataConfig, sizes: dict[str, Any]) -> DataConfig:
+    """``data`` with these image sizes, except for those that the user has set, which differ from the default."""
+    default = DataConfig()
     open_ = {name: value for name, value in sizes.items() if getattr(data, name) == getattr(default, name)}
     return dataclasses.replace(data, **open_)
 

@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 
 from detr_jax.checkpoints import labels_of_run, newest_checkpoint
 from detr_jax.config import (
-    IMAGE_SIZES,
     Classification,
     Config,
     ConfigError,
@@ -29,7 +28,7 @@ from detr_jax.config.loss import default_costs, default_terms
 from detr_jax.data import DataError, Source, TrainPlan, open_splits
 from detr_jax.data.bucket_counts import settle_train_buckets, settle_val_buckets, total_steps
 from detr_jax.data.labelling import check_same_classes
-from detr_jax.training.from_data import queries_for, sizes_for
+from detr_jax.training.from_data import image_sizes, queries_for, sizes_for, with_open_sizes
 from detr_jax.training.initial_weights import read_initial_weights
 from detr_jax.weights import ImportedWeights, check_is_path
 from detr_jax.workdir import CONFIG_FILE, read_run_config
@@ -193,16 +192,10 @@ def _follow_class_head(loss: LossConfig, classification: Classification) -> Loss
 
 def _follow_image_sizes(config: Config, stored: DataConfig) -> DataConfig:
     """Takes the image sizes of the checkpoint into the data's fields, unless the user has set one of them."""
-    defaults = DataConfig()
-    own = any(getattr(config.data, name) != getattr(defaults, name) for name in IMAGE_SIZES)
+    own = image_sizes(config.data) != image_sizes(DataConfig())
     if own or not config.training.follow_image_sizes:
         return config.data
-    return _with_image_sizes(config.data, stored)
-
-
-def _with_image_sizes(data: DataConfig, other: DataConfig) -> DataConfig:
-    """``data`` with the image sizes of another configuration."""
-    return dataclasses.replace(data, **{name: getattr(other, name) for name in IMAGE_SIZES})
+    return dataclasses.replace(config.data, **image_sizes(stored))
 
 
 def _model_of(weights: ImportedWeights, given: DetectorConfig) -> DetectorConfig:
@@ -230,25 +223,10 @@ def resolve_from_data(config: Config, previous: Config | None, train: Source, va
         num_classes=model.num_classes or _classes_of(train, val),
         num_queries=model.num_queries or queries_for(train),
     )
-    model = _room_for_detections(model, train)
+    model = model.with_room_for(train.max_objects)
     if data.sizes_from_data:
-        data = sizes_for(data, train) if previous is None else _with_open_sizes(data, previous.data)
+        data = sizes_for(data, train) if previous is None else with_open_sizes(data, image_sizes(previous.data))
     return check(dataclasses.replace(config, model=model, data=data))
-
-
-def _room_for_detections(model: DetectorConfig, train: Source) -> DetectorConfig:
-    """Raises the limit of detections per image, if the detector has one, to the objects of the fullest image."""
-    if train.max_objects <= getattr(model, "max_detections_per_image", train.max_objects):
-        return model
-    limit: dict[str, Any] = {"max_detections_per_image": train.max_objects}
-    return dataclasses.replace(model, **limit)
-
-
-def _with_open_sizes(data: DataConfig, earlier: DataConfig) -> DataConfig:
-    """The image sizes of the earlier run, except for those that the user has set."""
-    default = DataConfig()
-    open_ = [name for name in IMAGE_SIZES if getattr(data, name) == getattr(default, name)]
-    return dataclasses.replace(data, **{name: getattr(earlier, name) for name in open_})
 
 
 def _classes_of(*sources: Source) -> int:

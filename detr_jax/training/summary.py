@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import jax
 from jax.sharding import Mesh
 
-from detr_jax.config import differences
+from detr_jax.config import DeformableDETRConfig, differences
 from detr_jax.config.effects import ineffective
 from detr_jax.data.annotated import AnnotatedDataset
 from detr_jax.evaluation.coco import has_objects
@@ -13,9 +13,6 @@ from detr_jax.matching import callbacks_may_starve
 from detr_jax.training.resolve import Resolved
 from detr_jax.training.state import PartitionedModel
 from detr_jax.wording import counted
-
-_FEW_IMAGES = 100
-"""What the detector of the preset `small` needs."""
 
 
 def log_summary(
@@ -70,7 +67,8 @@ def _warnings(resolved: Resolved, mesh: Mesh, step: int) -> Iterator[str]:
     least = config.model.least_images
     if from_scratch and not config.data.generated and images < least:
         detector = type(config.model).__name__.removesuffix("Config")
-        other = ", or train one that learns from fewer images, with --config small" if least > _FEW_IMAGES else ""
+        learns_from_fewer = DeformableDETRConfig.least_images < least  # the detector of the preset `small`
+        other = ", or train one that learns from fewer images, with --config small" if learns_from_fewer else ""
         yield (
             f"Training from scratch on {counted(images, 'image')}: {detector} hardly learns from fewer than about "
             f"{least:,} images. Fine-tune a trained detector instead, with --config finetune{other}."

@@ -4,14 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from detr_jax.data import ShapesDataset, TrainPlan, batches
-from detr_jax.sharding import create_mesh, shard, state_shardings
 from detr_jax.testing import tiny_deformable_config
-from detr_jax.training.optimizer import create_optimizer
-from detr_jax.training.state import create_model, create_state
-from detr_jax.training.step import create_train_step
-
-STEPS = 2
+from tests.training.steps import run_steps
 
 
 def _config(**model):
@@ -22,20 +16,8 @@ def _config(**model):
 
 def _run(config, devices=1):
     """The parameters after some steps, and the losses of each step."""
-    mesh, model = create_mesh(jax.devices()[:devices]), create_model(config)
-    optimizer = create_optimizer(config.optimizer, 10, 5)
-    state = create_state(model, optimizer, config, mesh)
-    frozen = shard(model.frozen, state_shardings(model.frozen, mesh, config.training.fsdp))
-    step = create_train_step(model.abstract, optimizer, config, mesh)
-    source = ShapesDataset(config.data.sources["shapes"], "train")
-    size = config.training.batch_size
-    stream = batches(TrainPlan(source, config.data, size, seed=1), source, size, config.data)
-    losses = []
-    for batch, _ in zip(stream, range(STEPS), strict=False):
-        state, terms = jax.block_until_ready(step(state, frozen, batch.inputs))
-        terms = jax.device_get(terms)
-        losses.append({name: value for name, value in terms.items() if name.startswith("loss")})
-    return jax.device_get(state.params), losses
+    _, state, terms = run_steps(config, devices, steps=2)
+    return state.params, [{name: value for name, value in x.items() if name.startswith("loss")} for x in terms]
 
 
 @pytest.fixture(scope="module")

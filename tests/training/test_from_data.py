@@ -40,7 +40,7 @@ def test_small_objects_get_24_pixels_within_the_limits(rng):
     small = _Drawn(rng, (900, 1200), (0.06, 0.2), 7)
     data = sizes_for(DataConfig(), small)
     assert 192 < data.val_short_side < 448
-    assert small.small_side(data.val_short_side) == pytest.approx(24, abs=2)
+    assert small.small_side(data.val_short_side) == pytest.approx(24, abs=1.5)
     assert sizes_for(DataConfig(), _Drawn(rng, (900, 1200), (0.5, 0.9), 2)).val_short_side == 192
     assert sizes_for(DataConfig(), _Drawn(rng, (900, 1200), (0.01, 0.02), 2)).val_short_side == 448
     assert sizes_for(DataConfig(), _Drawn(rng, (1200, 900), (0.01, 0.02), 0)).val_short_side == 192

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from detr_jax.data import ShapesDataset, TrainPlan, batches
 from detr_jax.losses import set_loss
 from detr_jax.models import DETR, normalize_images
 from detr_jax.sharding import create_mesh
@@ -18,31 +17,8 @@ from detr_jax.training.state import (
     create_state,
     initialize_missing,
 )
-from detr_jax.training.step import create_train_step
 from detr_jax.weights.trees import by_path, with_leaves
-
-
-def _batches(config, count):
-    source = ShapesDataset(config.data.sources["shapes"], "train")
-    plan = TrainPlan(source, config.data, config.training.batch_size, seed=1)
-    stream = batches(plan, source, config.training.batch_size, config.data)
-    return [b.inputs for b, _ in zip(stream, range(count), strict=False)]
-
-
-def _run(config, devices, steps=3):
-    """Parameters before, state after, and terms of each of some steps on this many devices."""
-    mesh = create_mesh(jax.devices()[:devices])
-    model = create_model(config)
-    optimizer = create_optimizer(config.optimizer, 10, 5)
-    state = create_state(model, optimizer, config, mesh)
-    before = jax.device_get(state.params)
-    step = create_train_step(model, optimizer, config, mesh)
-    terms = []
-    for batch in _batches(config, steps):
-        state, values = jax.block_until_ready(step(state, model.frozen, batch))
-        terms.append(jax.device_get(values))
-    return before, jax.device_get(state), terms
-
+from tests.training.steps import first_batches, run_steps
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.2, 0.25)
 
@@ -59,7 +35,7 @@ def plain():
     """A run on one device, without dropout, matched by scipy."""
     config = _config()
     config.loss.matcher = "scipy"
-    return _run(config, 1)
+    return run_steps(config, 1, 3)
 
 
 def _assert_close(ours, reference, atol):
@@ -71,7 +47,7 @@ def _assert_close(ours, reference, atol):
 def test_the_step_on_four_devices_equals_the_step_on_one(plain, matcher):
     config = _config()
     config.loss.matcher = matcher
-    _, four, four_terms = _run(config, 4)
+    _, four, four_terms = run_steps(config, 4, 3)
     for a, b in zip(four_terms, plain[2], strict=True):
         assert a.keys() == b.keys()
         for name in a:
@@ -85,7 +61,7 @@ def test_abstract_model_state_and_batch_have_the_shapes_of_the_arrays():
     model, optimizer = create_model(config), create_optimizer(config.optimizer, 10, 5)
     abstract = abstract_model(config)
     assert abstract.graphdef == model.graphdef
-    (batch,) = _batches(config, 1)
+    (batch,) = first_batches(config, 1)
     for shapes, values in (
         (abstract.params, model.params),
         (abstract.frozen, model.frozen),
@@ -111,7 +87,7 @@ def test_only_missing_parameters_are_initialized_and_they_equal_the_parameters_o
 def test_micro_batches_on_two_devices_equal_the_full_batch(plain):
     config = _config()
     config.training.accumulate = 2
-    _, state, accumulated = _run(config, 2)
+    _, state, accumulated = run_steps(config, 2, 3)
     _assert_close(state.params, plain[1].params, atol=2e-5)
     for a, b in zip(accumulated, plain[2], strict=True):
         for name in a:
@@ -123,14 +99,14 @@ def test_the_gradient_equals_the_gradient_of_the_set_loss_and_frozen_parameters_
     config = _config()
     config.optimizer.frozen = ("backbone/stem", "encoder")
     model = DETR(config.model, rngs=nnx.Rngs(config.training.seed))
-    batch = jax.tree.map(jnp.asarray, _batches(config, 1)[0])
+    batch = jax.tree.map(jnp.asarray, first_batches(config, 1)[0])
     images, sizes, targets = batch.images, batch.valid_sizes, batch.targets
 
     def loss_of(module):
         return set_loss(module(normalize_images(images, sizes, MEAN, STD), sizes), targets, config.loss)[0]
 
     loss, gradient = nnx.jit(nnx.value_and_grad(loss_of))(model)
-    _, state, terms = _run(config, 1, steps=1)
+    _, state, terms = run_steps(config, 1, 1)
     assert terms[0]["loss"] == pytest.approx(float(loss), rel=1e-5)
     assert terms[0]["loss"] == pytest.approx(plain[2][0]["loss"], rel=1e-5)
     trained = nnx.as_pure(gradient)
@@ -142,20 +118,20 @@ def test_the_gradient_equals_the_gradient_of_the_set_loss_and_frozen_parameters_
 
 def test_the_ema_follows_the_parameters(plain):
     config = _config()
-    before, state, _ = _run(config, 1, steps=1)
+    before, state, _ = run_steps(config, 1, 1)
     decay = config.training.ema_decay
     expected = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, before, state.params)
     _assert_close(state.ema, expected, atol=1e-7)
 
 
 def test_bfloat16_keeps_float32_parameters_and_a_similar_loss(plain):
-    _, state, terms = _run(_config(dtype="bfloat16"), 1, steps=1)
+    _, state, terms = run_steps(_config(dtype="bfloat16"), 1, 1)
     assert all(x.dtype == np.float32 for x in jax.tree.leaves(state.params))
     assert terms[0]["loss"] == pytest.approx(plain[2][0]["loss"], rel=0.03)
     assert terms[0]["loss"] != plain[2][0]["loss"]
 
 
 def test_dropout_depends_only_on_the_seed_and_the_step(plain):
-    first, again = (_run(_config(dropout=0.5), 1)[2] for _ in range(2))
+    first, again = (run_steps(_config(dropout=0.5), 1, 3)[2] for _ in range(2))
     assert [t["loss"] for t in first] == [t["loss"] for t in again]
     assert first[0]["loss"] != plain[2][0]["loss"]

@@ -1,0 +1,36 @@
+"""Some steps of training on drawn shapes, without a workdir."""
+
+from typing import Any
+
+import jax
+
+from detr_jax.config import Config
+from detr_jax.data import ShapesDataset, TrainPlan, batches
+from detr_jax.sharding import create_mesh, shard, state_shardings
+from detr_jax.structures import BatchInputs
+from detr_jax.training.optimizer import create_optimizer
+from detr_jax.training.state import TrainState, create_model, create_state
+from detr_jax.training.step import create_train_step
+
+
+def first_batches(config: Config, count: int) -> list[BatchInputs]:
+    """What the first ``count`` training steps read."""
+    source = ShapesDataset(config.data.sources["shapes"], "train")
+    size = config.training.batch_size
+    stream = batches(TrainPlan(source, config.data, size, seed=1), source, size, config.data)
+    return [batch.inputs for batch, _ in zip(stream, range(count), strict=False)]
+
+
+def run_steps(config: Config, devices: int, steps: int) -> tuple[Any, TrainState, list[dict[str, Any]]]:
+    """The parameters before some steps on this many devices, the state after them, and the terms of each step."""
+    mesh, model = create_mesh(jax.devices()[:devices]), create_model(config)
+    optimizer = create_optimizer(config.optimizer, 10, 5)
+    state = create_state(model, optimizer, config, mesh)
+    frozen = shard(model.frozen, state_shardings(model.frozen, mesh, config.training.fsdp))
+    before = jax.device_get(state.params)
+    step = create_train_step(model.abstract, optimizer, config, mesh)
+    terms = []
+    for batch in first_batches(config, steps):
+        state, values = jax.block_until_ready(step(state, frozen, batch))
+        terms.append(jax.device_get(values))
+    return before, jax.device_get(state), terms
