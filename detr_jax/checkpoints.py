@@ -7,12 +7,12 @@ A checkpoint is a folder. It is written completely or not at all. It holds these
 * ``optimizer``: the state of the optimizer.
 * ``progress``: the step and the position in the data.
 * ``config``: the configuration as JSON. Inference rebuilds the model from it.
-* ``classes``: the names of the labels as JSON, if they are known.
+* ``classes``: the names of the labels as JSON, if they are known, and which of them are no things.
 """
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ class Checkpoints:
         """Name by label. Every checkpoint holds them."""
         self.category_ids: Mapping[int, int] = {}
         """Category id of the data by label. Every checkpoint holds them. Empty if the labels are the ids."""
+        self.stuff_labels: Collection[int] = ()
+        """Labels of the classes that are no things, such as sky. Every checkpoint holds them."""
 
     def save(self, step: int, trees: dict[str, Tree], config: Config) -> None:
         """Starts to save ``trees`` (parts by name) in the background. The caller may change or donate them afterwards.
@@ -72,6 +74,8 @@ class Checkpoints:
             parts["classes"] = {"json": json.dumps({int(label): name for label, name in self.class_names.items()})}
             if self.category_ids:
                 parts["classes"]["ids"] = json.dumps({int(label): one for label, one in self.category_ids.items()})
+            if self.stuff_labels:
+                parts["classes"]["stuff"] = json.dumps({int(label): True for label in sorted(self.stuff_labels)})
         try:
             with _SAVING:
                 self._saving = step, self._checkpointer.save_checkpointables_async(step, parts)
@@ -204,9 +208,18 @@ def load_category_ids(path: str | Path) -> dict[int, int]:
     return _load_by_label(path, "ids")
 
 
+def load_stuff_labels(path: str | Path) -> frozenset[int]:
+    """The labels inside a checkpoint whose classes are no things, such as sky; empty if it holds none.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or it is damaged.
+    """
+    return frozenset(_load_by_label(path, "stuff"))
+
+
 def load_labels(path: str | Path) -> TrainedLabels:
-    """The names and category ids of the labels of a checkpoint; raises the errors of `load_class_names`."""
-    return TrainedLabels(load_class_names(path), load_category_ids(path))
+    """What the labels of a checkpoint mean; raises the errors of `load_class_names`."""
+    return TrainedLabels(load_class_names(path), load_category_ids(path), load_stuff_labels(path))
 
 
 def labels_of_run(workdir: Path) -> TrainedLabels | None:

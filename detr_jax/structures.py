@@ -6,6 +6,9 @@ the devices. The tests check the shapes and types that the annotations give.
 
 Dimensions: ``B`` batch, ``H, W`` height and width of the bucket in pixels, ``T`` targets of an image (padded), ``L``
 decoder layers, ``Q`` object queries, ``C`` classes, ``N`` detections of an image.
+
+Masks are carried as bits. A byte holds eight rows of one column: bit ``k`` of byte row ``i`` is row ``8 i + k``
+(`detr_jax.masks`).
 """
 
 import dataclasses
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Real, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Real, UInt8
 
 S = TypeVar("S")
 
@@ -67,8 +70,9 @@ class Targets:
     """[B, T] int32 in 0..C-1."""
     count: Int[Array, " B"]
     """[B] int32, how many of the T are real."""
-    masks: Shaped[Array, "..."] | None = None
-    """Masks of the objects, for detectors that predict them."""
+    masks: UInt8[Array, "B T byte_rows W"] | None = None
+    """[B, T, ceil(H / 8), W] uint8, the mask of each object in pixels of the bucket as bits; zero in the padding. None:
+    the masks are not read."""
 
 
 @structure
@@ -79,8 +83,6 @@ class Predictions:
     """[L, B, Q, C + 1] float32 with "no object" as the last class, or [L, B, Q, C] for sigmoid classification."""
     boxes: Float32[Array, "L B Q 4"]
     """[L, B, Q, 4] float32, cxcywh in 0..1 of the unpadded image."""
-    masks: Shaped[Array, "..."] | None = None
-    """Mask logits of the queries, for detectors that predict them."""
     absent: Bool[Array, "L B Q"] | None = None
     """[L, B, Q] bool, queries that are only padding, so that no target is given to them. None: no query is."""
 
@@ -105,6 +107,8 @@ class Outputs:
     """Proposals of the encoder in two-stage detectors, with one layer and the proposals as ``Q``."""
     denoising: Denoising | None = None
     """Denoising queries, in training only."""
+    mask_features: Any | None = None
+    """What the detector computes masks from (`DetectorModule.mask_logits`). None: it predicts no masks."""
     class_agnostic_proposals: bool = dataclasses.field(default=False, metadata={"static": True})
     """Whether the targets of all proposals have the label 0, which then means "an object"."""
 
@@ -129,8 +133,6 @@ class Detections:
     """[B, N] float32 in 0..1."""
     labels: Int[Array, "B N"]
     """[B, N] int32, labels of the model."""
-    masks: Shaped[Array, "..."] | None = None
-    """Masks of the detections, for detectors that predict them."""
 
 
 @structure

@@ -136,6 +136,7 @@ def _write(weights: ImportedWeights, out: Path) -> None:
         raise click.ClickException(f"{out} cannot be created ({error.strerror}): choose another folder.") from None
     checkpoints = Checkpoints(out / "checkpoints", keep=1)
     checkpoints.class_names = weights.class_names
+    checkpoints.stuff_labels = weights.stuff_labels
     try:
         checkpoints.save(0, {"params": with_leaves(abstract, weights.params)}, config)
     finally:

@@ -12,6 +12,7 @@ from detr_jax.log_names import TRAINING_NUMBERS, split_term
 if TYPE_CHECKING:
     import jax
 
+    from detr_jax.losses.masks import MatchedMasks
     from detr_jax.losses.matched import Matched
     from detr_jax.structures import Predictions, Targets
 
@@ -162,6 +163,57 @@ class ClassAccuracy(Diagnostic):
 
 
 @dataclass(kw_only=True)
+class MaskTerm(LossTerm):
+    """The base class of loss terms of masks. A term of one's own is a subclass with `compute_masks`.
+
+    It is computed for the matched queries of the last decoder layer, summed, and divided by the number of boxes.
+    """
+
+    def compute(self, matched: "Matched") -> "jax.Array":
+        """Not used: `detr_jax.losses.set_loss` calls `compute_masks`."""
+        raise NotImplementedError(f"A {type(self).__name__} is computed from masks, by compute_masks(masks).")
+
+    @abstractmethod
+    def compute_masks(self, masks: "MatchedMasks") -> "jax.Array":
+        """Compute the term for each mask, without its weight.
+
+        Args:
+          masks: logits and targets of ``k`` masks of each of ``B`` images.
+
+        Returns:
+          [B, k] float32.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define compute_masks(self, masks).")
+
+
+@dataclass(kw_only=True)
+class MaskFocal(MaskTerm):
+    """Focal loss of the pixels of matched masks (DETR, section 3.4; Lin et al., 2017)."""
+
+    alpha: float = ranged(0.25, most=1)
+    """Weight of the object's pixels; others weigh ``1 - alpha`` (the original's)."""
+    gamma: float = 2.0
+    """Exponent that takes weight from pixels that are right already (the original's)."""
+
+    def compute_masks(self, masks: "MatchedMasks") -> "jax.Array":
+        """`detr_jax.losses.masks.mask_focal`."""
+        from detr_jax.losses.masks import mask_focal
+
+        return mask_focal(masks, self.alpha, self.gamma)
+
+
+@dataclass(kw_only=True)
+class MaskDice(MaskTerm):
+    """Dice loss of matched masks, 1 minus their overlap with their targets (DETR, section 3.4)."""
+
+    def compute_masks(self, masks: "MatchedMasks") -> "jax.Array":
+        """`detr_jax.losses.masks.mask_dice`."""
+        from detr_jax.losses.masks import mask_dice
+
+        return mask_dice(masks)
+
+
+@dataclass(kw_only=True)
 class MatchingCost:
     """The base class of matching costs. A cost of one's own is a subclass with `compute`, as an entry of
     ``loss.costs``."""
@@ -255,6 +307,11 @@ def default_terms() -> dict[str, LossTerm]:
     }
 
 
+def mask_terms() -> dict[str, LossTerm]:
+    """DETR's loss with masks, and its diagnostics for the log."""
+    return {**default_terms(), "mask": MaskFocal(), "dice": MaskDice()}
+
+
 def default_costs() -> dict[str, MatchingCost]:
     """DETR's matching cost."""
     return {"class": SoftmaxCost(), "bbox": L1Cost(), "giou": GIoUCost()}
@@ -294,6 +351,11 @@ class LossConfig:
         """What the terms and costs take the outputs of the class head for; softmax if none of them says."""
         parts: list[LossTerm | MatchingCost] = [*self.terms.values(), *self.costs.values()]
         return next((part.classification for part in parts if part.classification), Classification.SOFTMAX)
+
+    @property
+    def mask_terms(self) -> dict[str, MaskTerm]:
+        """The terms that are computed from masks."""
+        return {name: term for name, term in self.terms.items() if isinstance(term, MaskTerm)}
 
     def faults(self, path: str) -> Iterator[str]:
         """Fields that contradict one another."""

@@ -3,12 +3,14 @@
 Defaults are those of DETR R50 on COCO.
 """
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from detr_jax.config.fields import Choice, ranged
+from detr_jax.config.masks import MOST_ADAPTERS, MaskHeadConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -193,6 +195,9 @@ class DetectorConfig:
 
     run_fields: ClassVar[tuple[str, ...]] = ("dtype", "remat")
     """Fields that a run may set otherwise than the checkpoint that it follows."""
+    added_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields that a run always sets itself, also if it follows a checkpoint. They add parameters, so they cannot change
+    when the run is resumed."""
     free_fields: ClassVar[tuple[str, ...]] = ("mask_padding", "dtype", "remat")
     """Fields in which a detector may differ from the pretrained weights that it starts from, because parameters of the
     same path fit each other for every value."""
@@ -276,6 +281,16 @@ class DetectorConfig:
         """The longest side in pixels that a bucket may have. None: any."""
         return None
 
+    @property
+    def mask_stride(self) -> int | None:
+        """Pixels of the image per cell of a predicted mask. None: the detector predicts no masks."""
+        return None
+
+    @property
+    def mask_block(self) -> int:
+        """Masks of an image that are computed at a time."""
+        return 1
+
     @abstractmethod
     def build(self, *, rngs: "nnx.Rngs") -> "DetectorModule":
         """Build the detector with initial values."""
@@ -325,12 +340,31 @@ class TransformerConfig(DetectorConfig):
 class DETRConfig(TransformerConfig):
     """DETR (section 3.2 and appendix A)."""
 
+    added_fields = ("masks",)
+    free_fields = ("masks", *TransformerConfig.free_fields)
     least_images = 10_000
     """With fewer the authors recommend fine-tuning (facebookresearch/detr, issues 9 and 125)."""
 
     position_embedding: PositionEmbedding = PositionEmbedding.SINE
     """Position embedding of the feature map: "sine" (fixed, and the paper's) or "learned" (a row and a column for each
     of 50 cells)."""
+    masks: MaskHeadConfig | None = None
+    """The mask head, which predicts a mask for each object. None, the default: boxes only."""
+
+    @property
+    def num_adapters(self) -> int:
+        """Finer levels of the backbone that a mask head reads."""
+        return min(MOST_ADAPTERS, len(self.backbone.strides) - 1)
+
+    @property
+    def mask_stride(self) -> int | None:
+        """The stride of the finest level that the mask head reads: 4 for a ResNet-50."""
+        return None if self.masks is None else self.backbone.strides[-1 - self.num_adapters]
+
+    @property
+    def mask_block(self) -> int:
+        """``masks.block_size``."""
+        return 1 if self.masks is None else self.masks.block_size
 
     @property
     def largest_bucket(self) -> int | None:
@@ -342,6 +376,24 @@ class DETRConfig(TransformerConfig):
         from detr_jax.models.detr import DETR
 
         return DETR(self, rngs=rngs)
+
+    def faults(self, path: str) -> Iterator[str]:
+        """A sentence for each contradiction between fields."""
+        yield from super().faults(path)
+        if self.masks is None:
+            return
+        divisor = 2 ** (self.num_adapters + 1)
+        if self.hidden_dim % divisor:
+            yield (
+                f"{path}hidden_dim={self.hidden_dim} must be a multiple of {divisor} with {path}masks, because each "
+                "step of the mask head halves the channels."
+            )
+        strides = self.backbone.strides[-1 - self.num_adapters :]
+        if any(coarse not in (fine, 2 * fine) for fine, coarse in itertools.pairwise(strides)):
+            yield (
+                f"{path}backbone has the strides {strides}: with {path}masks, each level must have the stride of the "
+                "level before it, or twice that."
+            )
 
 
 ModelConfig = DETRConfig

@@ -15,6 +15,8 @@ class TrainedLabels(NamedTuple):
     """Name by label; empty if the names are unknown."""
     category_ids: Mapping[int, int]
     """Category id by label; empty if the labels are the ids."""
+    stuff: frozenset[int] = frozenset()
+    """Labels of the classes that are no things, such as sky."""
 
 
 def are_sparse(ids: Iterable[int]) -> bool:

@@ -13,8 +13,10 @@ from jax.sharding import Mesh
 from jaxtyping import Float32, Int
 
 from detr_jax.config import LossConfig, LossTerm
+from detr_jax.losses.masks import mask_losses
 from detr_jax.losses.matched import Matched
 from detr_jax.matching import match, matching_cost
+from detr_jax.models.detector import DetectorModule
 from detr_jax.returned import check_shape
 from detr_jax.structures import Array, Denoising, Outputs, Predictions, Targets
 
@@ -32,6 +34,8 @@ def set_loss(
     *,
     mesh: Mesh | None = None,
     batch_counts: Int[Array, " N"] | None = None,
+    detector: DetectorModule | None = None,
+    valid_sizes: Int[Array, "B 2"] | None = None,
 ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
     """Match the predictions to the targets and compute the loss.
 
@@ -44,6 +48,8 @@ def set_loss(
       mesh: the mesh over whose axis "data" the batch is sharded, if it is.
       batch_counts: for a micro-batch, ``targets.count`` [N] of the whole batch, so that losses and gradients of
         micro-batches add up to those of the whole batch. By default ``targets.count``.
+      detector: the detector of the outputs. Only terms of masks need it.
+      valid_sizes: [B, 2] int, valid (height, width) of each image in pixels. Only terms of masks need it.
 
     Returns:
       The loss [] and the terms for the log, all [] float32 and without their weights. A term ``giou`` is logged as
@@ -53,20 +59,43 @@ def set_loss(
 
     Raises:
       ConfigError: a term or a cost returned an array of another shape than its base class documents.
+      ValueError: a term needs masks, and the detector, its mask features or the masks of the targets are missing.
     """
     outputs = Outputs(outputs) if isinstance(outputs, Predictions) else outputs
     counts = targets.count if batch_counts is None else batch_counts
     groups = list(_groups(outputs, targets, config, mesh, counts))
+    of_layers = {name: term for name, term in config.terms.items() if name not in config.mask_terms}
     loss = jnp.zeros(())
     logged: dict[str, jax.Array] = {}
     for suffix, matched in groups:
-        values = {name: _computed(name, term, matched) for name, term in config.terms.items() if not term.diagnostic}
+        values = {name: _computed(name, term, matched) for name, term in of_layers.items() if not term.diagnostic}
         loss = loss + sum((config.terms[name].weight * value.sum() for name, value in values.items()), jnp.zeros(()))
         for name, value in values.items():
             logged |= _by_layer(f"loss_{name}{suffix}", value)
     last = _last_layer(groups[0].matched)
-    logged |= {name: _computed(name, term, last)[0] for name, term in config.terms.items() if term.diagnostic}
+    for name, value in _of_masks(config, last, outputs, detector, valid_sizes).items():
+        loss = loss + config.terms[name].weight * value
+        logged[f"loss_{name}"] = value
+    logged |= {name: _computed(name, term, last)[0] for name, term in of_layers.items() if term.diagnostic}
     return loss, jax.lax.stop_gradient(logged)
+
+
+def _of_masks(
+    config: LossConfig,
+    last: Matched,
+    outputs: Outputs,
+    detector: DetectorModule | None,
+    valid_sizes: Int[Array, "B 2"] | None,
+) -> dict[str, jax.Array]:
+    """The mask terms of the last layer by name."""
+    if not (terms := config.mask_terms):
+        return {}
+    if last.targets.masks is None or outputs.mask_features is None or detector is None or valid_sizes is None:
+        raise ValueError(
+            f"The loss terms {', '.join(terms)} need masks: targets with masks, outputs with mask_features, the "
+            "detector, and valid_sizes."
+        )
+    return mask_losses(terms, last, detector, outputs.mask_features, valid_sizes)
 
 
 def _computed(name: str, term: LossTerm, matched: Matched) -> jax.Array:

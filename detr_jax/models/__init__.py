@@ -10,6 +10,8 @@ from detr_jax.models.detector import abstract_model as abstract_model
 from detr_jax.models.detr import DETR as DETR
 from detr_jax.models.feature_map import FeatureMap as FeatureMap
 from detr_jax.models.images import normalize_images as normalize_images
+from detr_jax.models.mask_head import MaskFeatures as MaskFeatures
+from detr_jax.models.mask_head import MaskHead as MaskHead
 from detr_jax.models.positions import LearnedPositionEmbedding as LearnedPositionEmbedding
 from detr_jax.models.positions import sine_position_embedding as sine_position_embedding
 from detr_jax.models.presets import deformable_detr_resnet50 as deformable_detr_resnet50
@@ -21,8 +23,11 @@ from detr_jax.models.presets import (
 from detr_jax.models.presets import deformable_detr_resnet50_two_stage as deformable_detr_resnet50_two_stage
 from detr_jax.models.presets import detr_resnet50 as detr_resnet50
 from detr_jax.models.presets import detr_resnet50_dc5 as detr_resnet50_dc5
+from detr_jax.models.presets import detr_resnet50_dc5_panoptic as detr_resnet50_dc5_panoptic
+from detr_jax.models.presets import detr_resnet50_panoptic as detr_resnet50_panoptic
 from detr_jax.models.presets import detr_resnet101 as detr_resnet101
 from detr_jax.models.presets import detr_resnet101_dc5 as detr_resnet101_dc5
+from detr_jax.models.presets import detr_resnet101_panoptic as detr_resnet101_panoptic
 from detr_jax.models.presets import resnet_config as resnet_config
 from detr_jax.models.resnet import ResNet as ResNet
 from detr_jax.models.sampling_points import SamplingPoints as SamplingPoints

@@ -10,6 +10,7 @@ from detr_jax.config import DetectorConfig
 from detr_jax.models.backbone import BackboneLevels
 from detr_jax.models.feature_map import FeatureMap
 from detr_jax.models.images import normalize_images
+from detr_jax.models.mask_head import MaskFeatures, MaskHead
 from detr_jax.postprocess import detections, top_detections, top_pairs
 from detr_jax.structures import Array, Detections, Outputs, Targets
 
@@ -21,6 +22,7 @@ class DetectorModule(nnx.Module):
     """
 
     backbone: nnx.Module
+    mask_head: MaskHead | None = None
 
     def __init__(self, config: DetectorConfig):
         self.mask_padding = config.mask_padding
@@ -67,6 +69,31 @@ class DetectorModule(nnx.Module):
         if self.classification == "sigmoid":
             return top_detections(logits, boxes, original_sizes, self.max_detections)
         return detections(logits, boxes, original_sizes)
+
+    def mask_logits(self, features: MaskFeatures, queries: Int[Array, "B K"]) -> Float32[Array, "B K rows columns"]:
+        """The mask logits of some queries, at the stride ``config.mask_stride``. Values at padding have no meaning.
+
+        Args:
+          features: ``outputs.mask_features``.
+          queries: [B, K] int, indices of the queries.
+
+        Raises:
+          ValueError: the detector predicts no masks.
+        """
+        return self.required_mask_head(features, queries)
+
+    @property
+    def required_mask_head(self) -> MaskHead:
+        """The mask head.
+
+        Raises:
+          ValueError: the detector predicts no masks.
+        """
+        if self.mask_head is None:
+            raise ValueError(
+                f"The detector {type(self).__name__} predicts no masks: it needs a mask head (model.masks)."
+            )
+        return self.mask_head
 
     def detected_queries(self, outputs: Outputs) -> Int[Array, "B N"]:
         """The query [B, N] of each of the detections of `detections`, in the same order."""

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Bool, Float32, Int
 
-from detr_jax.config import DETRConfig, Precision
+from detr_jax.config import DETRConfig, MaskHeadConfig, Precision
 from detr_jax.models.attention_maps import AttentionMaps, attention_maps
 from detr_jax.models.detector import DetectorModule
 from detr_jax.models.heads import BoxHead, torch_linear
+from detr_jax.models.feature_map import FeatureMap
+from detr_jax.models.mask_head import MaskFeatures, MaskHead
 from detr_jax.models.positions import LearnedPositionEmbedding, SinePositionEmbedding
 from detr_jax.models.transformer import Decoder, Encoder
 from detr_jax.structures import Array, Outputs, Predictions, Targets
@@ -26,6 +28,8 @@ class Features(NamedTuple):
     """[B, h, w] bool, True at padding."""
     position: Float32[Array, "B h w D"]
     """[B, h, w, D] float32."""
+    levels: tuple[FeatureMap, ...]
+    """All levels of the backbone, from fine to coarse."""
 
 
 def sample_padding_mask(
@@ -68,25 +72,38 @@ class DETR(DetectorModule):
         self.object_queries = nnx.Param(jax.random.normal(rngs.params(), (config.num_queries, config.hidden_dim)))
         self.class_head = torch_linear(config.hidden_dim, config.num_logits, jnp.dtype("float32"), rngs)
         self.box_head = BoxHead(config.hidden_dim, rngs=rngs)
+        self.mask_head = None if config.masks is None else self._mask_head(config, config.masks, rngs)
+
+    def _mask_head(self, config: DETRConfig, masks: MaskHeadConfig, rngs: nnx.Rngs) -> MaskHead:
+        return MaskHead(
+            masks,
+            dim=config.hidden_dim,
+            num_heads=config.num_heads,
+            channels=self.backbone_levels.channels[-1 - config.num_adapters : -1],
+            padding_is_masked=config.mask_padding,
+            dtype=jnp.dtype(config.dtype),
+            rngs=rngs,
+        )
 
     def features(self, images: Float32[Array, "B H W 3"], sizes: Int[Array, "B 2"]) -> Features:
         """Backbone, projection, padding mask and position embedding of images [B, H, W, 3], sizes [B, 2]."""
-        last = self.backbone_features(images, sizes)[-1]
+        levels = self.backbone_features(images, sizes)
+        last = levels[-1]
         padding_mask = last.padding_mask()
         if padding_mask is None:
             height, width = last.values.shape[1:3]
             padding_mask = sample_padding_mask(sizes, (images.shape[1], images.shape[2]), (height, width))
         projected = self.input_projection(last.values).astype(jnp.float32)
-        return Features(projected, padding_mask, self.position_embedding(padding_mask))
+        return Features(projected, padding_mask, self.position_embedding(padding_mask), levels)
 
     def encode(self, features: Features, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """The encoder's memory [B, h * w, D] of the features."""
-        tokens, padding_mask, position = jax.tree.map(_flatten_cells, features)
+        tokens, padding_mask, position = map(_flatten_cells, features[:3])
         return self.encoder(tokens, padding_mask, position, rngs=rngs)
 
     def decode(self, memory: jax.Array, features: Features, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """The decoder's outputs [L, B, Q, D] of every layer, from the memory [B, h * w, D]."""
-        _, padding_mask, position = jax.tree.map(_flatten_cells, features)
+        padding_mask, position = map(_flatten_cells, features[1:3])
         return self.decoder(self.object_queries[...], memory, padding_mask, position, rngs=rngs)
 
     def __call__(
@@ -110,11 +127,27 @@ class DETR(DetectorModule):
           on how far an image was padded. Without it, they are the original's on the padded batch.
         """
         features = self.features(images, sizes)
-        return self.heads(self.decode(self.encode(features, rngs=rngs), features, rngs=rngs))
+        memory = self.encode(features, rngs=rngs)
+        decoded = self.decode(memory, features, rngs=rngs)
+        outputs = self.heads(decoded)
+        if self.mask_head is None:
+            return outputs
+        return dataclasses.replace(outputs, mask_features=self.mask_features(features, memory, decoded))
 
     def heads(self, decoded: Float32[Array, "L B Q D"]) -> Outputs:
         """Logits and boxes of the decoder's outputs [L, B, Q, D]."""
         return Outputs(Predictions(self.class_head(decoded), self.box_head(decoded)))
+
+    def mask_features(self, features: Features, memory: jax.Array, decoded: jax.Array) -> MaskFeatures:
+        """What the mask head reads: the memory [B, h * w, D], and of the decoder's outputs [L, B, Q, D] the last."""
+        assert self.mask_head is not None
+        return MaskFeatures(
+            queries=decoded[-1],
+            memory=memory.reshape(features.projected.shape),
+            padding_mask=features.padding_mask,
+            projected=features.projected,
+            levels=features.levels[-1 - len(self.mask_head.adapters) :],
+        )
 
     def attention_maps(
         self, images: Float32[Array, "B H W 3"], sizes: Int[Array, "B 2"], *, layer: int = -1

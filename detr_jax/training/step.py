@@ -75,7 +75,15 @@ def _create_gradients(
         module = model.merge(gather(params), gather(frozen))
         images = module.normalize(batch.images, batch.valid_sizes)
         outputs = module(images, batch.valid_sizes, targets=batch.targets, rngs=nnx.Rngs(dropout=key))
-        return set_loss(outputs, batch.targets, config.loss, mesh=mesh, batch_counts=counts)
+        return set_loss(
+            outputs,
+            batch.targets,
+            config.loss,
+            mesh=mesh,
+            batch_counts=counts,
+            detector=module,
+            valid_sizes=batch.valid_sizes,
+        )
 
     def gradients(params: Tree, frozen: Tree, batch: BatchInputs, key: jax.Array) -> LossAndGradient:
         counts = batch.targets.count

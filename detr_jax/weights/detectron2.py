@@ -13,7 +13,7 @@ import yaml
 
 from detr_jax.config import IMAGENET_MEAN, DetectorConfig
 from detr_jax.weights.detr_config import check_detr, check_no_dilation, infer_detr
-from detr_jax.weights.facebook import MASK_HEAD, embedding_and_head_rules, transformer_rules
+from detr_jax.weights.facebook import embedding_and_head_rules, mask_head_rules, transformer_rules
 from detr_jax.weights.files import TensorFile, WeightsError
 from detr_jax.weights.finishing import to_rgb_and_coco_ids
 from detr_jax.weights.layout import Layout
@@ -126,10 +126,14 @@ def check(config: DetectorConfig) -> Iterator[str]:
 
 DETECTRON2 = Layout(
     kind="detectron2",
-    rules=(*_detectron2_resnet_rules("backbone.0.backbone."), *transformer_rules(), *embedding_and_head_rules()),
+    rules=(
+        *_detectron2_resnet_rules("backbone.0.backbone."),
+        *transformer_rules(),
+        *embedding_and_head_rules(),
+        *mask_head_rules(),
+    ),
     spellings=((r"^(detr\.)+", ""),),
     ignored=r".*\.num_batches_tracked|pixel_mean|pixel_std|criterion\..*",
-    aside=MASK_HEAD,
     read_metadata=read_metadata,
     infer_config=infer_detr,
     check=check,

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from detr_jax.config import Block, DetectorConfig, DETRConfig, PositionEmbedding, ResNetConfig
+from detr_jax.config import Block, DetectorConfig, DETRConfig, MaskHeadConfig, PositionEmbedding, ResNetConfig
 from detr_jax.weights.layout import Options, Shapes
 from detr_jax.weights.metadata import Metadata
 
@@ -49,6 +49,7 @@ def infer_detr(shapes: Shapes, metadata: Metadata, options: Options) -> DETRConf
         feedforward_dim=common_size(shapes, r".*coder/layers/\d+/feed_forward/expand/.*", axis=-1, default=2048),
         pre_norm=any(path.startswith("encoder/norm/") for path in shapes),
         position_embedding=PositionEmbedding.LEARNED if learned else PositionEmbedding.SINE,
+        masks=MaskHeadConfig() if any(path.startswith("mask_head/") for path in shapes) else None,
         mask_padding=options.mask_padding,
     )
 

@@ -5,20 +5,15 @@ A panoptic checkpoint has the detector under ``detr.`` and a mask head next to i
 
 from typing import Any
 
-from detr_jax.data.coco_classes import COCO_CLASSES, NUM_COCO_LABELS
+from detr_jax.config import MOST_ADAPTERS, NUM_PANOPTIC_LABELS
+from detr_jax.data.coco_classes import COCO_CLASSES, COCO_STUFF, NUM_COCO_LABELS
 from detr_jax.weights.detr_config import check_detr, infer_detr
 from detr_jax.weights.files import TensorFile
 from detr_jax.weights.layout import Layout
 from detr_jax.weights.metadata import Metadata
 from detr_jax.weights.official import is_released_dc5
-from detr_jax.weights.rules import POINTWISE, TABLE, Rule, layer_norm, linear, packed_attention
+from detr_jax.weights.rules import CONVOLUTION, POINTWISE, TABLE, Rule, layer_norm, linear, packed_attention
 from detr_jax.weights.torchvision import resnet_rules
-
-MASK_HEAD = r"(bbox_attention|mask_head)\..*"
-"""Names of a panoptic model's mask head."""
-
-_PANOPTIC_LABELS = 250
-
 
 def transformer_rules() -> list[Rule]:
     """Rules for ``transformer.encoder.layers.0.self_attn.in_proj_weight`` ..."""
@@ -54,6 +49,21 @@ def embedding_and_head_rules() -> list[Rule]:
     ]
 
 
+def mask_head_rules() -> list[Rule]:
+    """Rules for ``bbox_attention`` and ``mask_head``, which a panoptic model has beside the detector."""
+    rules = [
+        *linear("bbox_attention.q_linear", "mask_head/attention/query"),
+        *linear("bbox_attention.k_linear", "mask_head/attention/key"),
+        *linear("mask_head.out_lay", "mask_head/output", CONVOLUTION),
+    ]
+    for step in range(MOST_ADAPTERS + 2):
+        rules += linear(f"mask_head.lay{step + 1}", f"mask_head/layers/{step}", CONVOLUTION)
+        rules += layer_norm(f"mask_head.gn{step + 1}", f"mask_head/layers/{step}/norm")
+    for step in range(MOST_ADAPTERS):
+        rules += linear(f"mask_head.adapter{step + 1}", f"mask_head/adapters/{step}", CONVOLUTION)
+    return rules
+
+
 def read_metadata(file: TensorFile) -> Metadata:
     """Reads the command's arguments, which a training checkpoint holds, and the name of a released file."""
     metadata = Metadata()
@@ -78,8 +88,8 @@ def assume_coco_classes(labels: int, file: TensorFile, metadata: Metadata) -> No
     """Names the classes if their number is the number of labels that the original uses for COCO."""
     arguments = training_arguments(file)
     is_coco = str(arguments.get("dataset_file") or "coco").startswith("coco")
-    if labels in (NUM_COCO_LABELS, _PANOPTIC_LABELS) and is_coco:
-        metadata.class_names = dict(COCO_CLASSES)
+    if labels in (NUM_COCO_LABELS, NUM_PANOPTIC_LABELS) and is_coco:
+        metadata.class_names = COCO_CLASSES | (COCO_STUFF if labels == NUM_PANOPTIC_LABELS else {})
         metadata.notes.append(
             f"Its {labels} classes are assumed to be COCO's raw ids, because the original uses those."
         )
@@ -95,9 +105,8 @@ def training_arguments(file: TensorFile) -> dict[str, Any]:
 
 FACEBOOK = Layout(
     kind="facebook",
-    rules=(*resnet_rules("backbone.0.body."), *transformer_rules(), *embedding_and_head_rules()),
+    rules=(*resnet_rules("backbone.0.body."), *transformer_rules(), *embedding_and_head_rules(), *mask_head_rules()),
     spellings=((r"^detr\.", ""),),
-    aside=MASK_HEAD,
     read_metadata=read_metadata,
     infer_config=infer_detr,
     check=check_detr,

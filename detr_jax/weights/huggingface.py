@@ -11,7 +11,7 @@ from typing import Any
 
 from detr_jax.config import IMAGENET_MEAN, IMAGENET_STD
 from detr_jax.weights.detr_config import check_detr, infer_detr
-from detr_jax.weights.facebook import MASK_HEAD
+from detr_jax.weights.facebook import mask_head_rules
 from detr_jax.weights.files import TensorFile, read_json
 from detr_jax.weights.layout import Layout
 from detr_jax.weights.metadata import Metadata, is_whole, nested_dict
@@ -242,6 +242,7 @@ HUGGINGFACE = Layout(
         *layer_norm("model.decoder.layernorm", "decoder/norm"),
         *linear("class_labels_classifier", "class_head"),
         *linear("bbox_predictor.layers.*", "box_head/layers/*"),
+        *mask_head_rules(),
     ),
     spellings=(
         (r"^detr\.", ""),  # the detector inside the segmentation model
@@ -257,7 +258,6 @@ HUGGINGFACE = Layout(
         *((rf"^mask_head\.fpn_stages\.{i}\.refine\.conv\.", f"mask_head.lay{i + 3}.") for i in range(3)),
         *((rf"^mask_head\.fpn_stages\.{i}\.refine\.norm\.", f"mask_head.gn{i + 3}.") for i in range(3)),
     ),
-    aside=MASK_HEAD,
     read_metadata=read_metadata,
     infer_config=infer_detr,
     check=check_detr,

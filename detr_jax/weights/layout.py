@@ -19,9 +19,6 @@ from detr_jax.weights.rules import Rule, Shape, fill
 Shapes = Mapping[str, Shape]
 """Shapes by our path."""
 
-NO_NAME = r"(?!)"
-"""A regular expression that matches no name."""
-
 _WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
@@ -52,6 +49,8 @@ class ConvertedModel:
     """Float32 arrays by our path."""
     class_names: Mapping[int, str]
     """Class name by label, empty if unknown."""
+    stuff_labels: frozenset[int] = frozenset()
+    """Labels of the classes that are no things, such as sky. Panoptic models have them."""
     notes: tuple[str, ...] = ()
     """Sentences about what was changed."""
 
@@ -103,8 +102,6 @@ class Layout:
     """(regular expression, replacement) pairs. They are applied in turn to every name before the rules."""
     ignored: str = r".*\.num_batches_tracked"
     """Regular expression for names of tensors that the model does not need."""
-    aside: str = NO_NAME
-    """Regular expression for names (after `spellings`) of a mask head's tensors, which are kept unconverted."""
     read_metadata: Callable[[TensorFile], Metadata] = _no_metadata
     """What the files say next to the tensors. What cannot be modelled becomes one of `Metadata.faults`."""
     check: Callable[[DetectorConfig], Iterable[str]] = _no_faults

@@ -26,7 +26,7 @@ class Outcome(NamedTuple):
     """What happened to one parameter."""
 
     path: str
-    """Our path, or the checkpoint's name of a mask head's tensor."""
+    """Our path."""
     what: str
     """"loaded"; "re-initialised" (the shapes differ, and the model keeps its own initial value); "missing" (only the
     model has it, and keeps its own initial value); "dropped" (only the checkpoint has it)."""
@@ -71,7 +71,6 @@ def merge_pretrained(tree: Any, weights: ImportedWeights, config: DetectorConfig
             wrong.append(f"  {path} has {list(given.shape)} in the checkpoint and {list(leaf.shape)} in the model")
     _refuse(weights, wrong)
     outcomes += [Outcome(path, DROPPED, "the model has none") for path in weights.params if path not in ours]
-    outcomes += [Outcome(path, DROPPED, "the model has no mask head") for path in weights.mask_head]
     return with_leaves(tree, leaves), outcomes
 
 

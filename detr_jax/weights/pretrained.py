@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from detr_jax.checkpoints import CheckpointError, find_checkpoint, load_class_names, load_model
+from detr_jax.checkpoints import CheckpointError, find_checkpoint, load_class_names, load_model, load_stuff_labels
 from detr_jax.config import IMAGENET_MEAN, IMAGENET_STD, BackboneBase, DataConfig, DetectorConfig
+from detr_jax.data.coco_classes import COCO_STUFF
 from detr_jax.models.detector import DetectorModule, abstract_model
 from detr_jax.weights.files import TensorFile, WeightsError, read_file
 from detr_jax.weights.layout import ConvertedModel, Layout, Options, Shapes
@@ -46,10 +47,10 @@ class ImportedWeights:
     """Standard deviation, likewise."""
     params: Mapping[str, np.ndarray]
     """Float32 arrays by path (`detr_jax.weights.trees`), frozen statistics included."""
-    mask_head: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """The tensors of a panoptic checkpoint's mask head, with the original's names and PyTorch's shapes."""
     class_names: Mapping[int, str] = field(default_factory=dict)
     """Class name by label, empty if the checkpoint does not give names."""
+    stuff_labels: frozenset[int] = frozenset()
+    """Labels of the classes that are no things, such as sky. Panoptic models have them."""
     notes: tuple[str, ...] = ()
     """Sentences about what was assumed, changed or ignored."""
 
@@ -133,8 +134,8 @@ def read_pretrained(
         pixel_mean=model.config.pixel_mean,
         pixel_std=model.config.pixel_std,
         params=model.params,
-        mask_head=tensors.aside,
         class_names=model.class_names,
+        stuff_labels=model.stuff_labels,
         notes=(*_dropped_tensors(tensors), *metadata.notes, *model.notes, *data_notes),
     )
 
@@ -160,7 +161,13 @@ def _shapes_of(config: DetectorConfig, layout: Layout) -> Shapes:
 
 def _converted(tensors: SortedTensors, config: DetectorConfig, metadata: Metadata) -> ConvertedModel:
     params = {path: np.ascontiguousarray(array) for path, array in tensors.converted().items()}
-    return ConvertedModel(config=config, params=params, class_names=metadata.class_names)
+    names = metadata.class_names
+    return ConvertedModel(config=config, params=params, class_names=names, stuff_labels=_stuff_among(names))
+
+
+def _stuff_among(names: Mapping[int, str]) -> frozenset[int]:
+    """The labels that have the id and the name of one of COCO's classes that are no things."""
+    return frozenset(label for label, name in names.items() if COCO_STUFF.get(label) == name)
 
 
 def _check_labels(file: TensorFile, model: ConvertedModel) -> None:
@@ -179,8 +186,6 @@ def _dropped_tensors(tensors: SortedTensors) -> list[str]:
     if tensors.ignored:
         words = ", ".join(sorted({re.sub(r".*\.(?=\w+$)", "", name) for name in tensors.ignored}))
         notes.append(f"{len(tensors.ignored)} tensors that the model does not need were ignored: {words}.")
-    if tensors.aside:
-        notes.append(f"{len(tensors.aside)} tensors of a mask head were set aside.")
     return notes
 
 
@@ -232,4 +237,5 @@ def _read_own(path: Path) -> ImportedWeights | None:
         pixel_std=config.model.pixel_std,
         params=params,
         class_names=load_class_names(checkpoint),
+        stuff_labels=load_stuff_labels(checkpoint),
     )

@@ -41,8 +41,6 @@ class SortedTensors:
     """The beginning that all names of the model share, before the layout's own names."""
     known: dict[str, KnownTensor] = field(default_factory=dict)
     """Tensors that become parameters."""
-    aside: dict[str, np.ndarray] = field(default_factory=dict)
-    """Tensors of a mask head by respelled name."""
     ignored: list[str] = field(default_factory=list)
     """Tensors that the model does not need."""
     without_prefix: list[str] = field(default_factory=list)
@@ -129,8 +127,6 @@ def sort_tensors(tensors: Mapping[str, np.ndarray], layout: Layout, prefix: str 
             (result.ignored if _LEFTOVER.fullmatch(name) else result.without_prefix).append(name)
         elif re.fullmatch(layout.ignored, respelled):
             result.ignored.append(name)
-        elif re.fullmatch(layout.aside, respelled):
-            result.aside[respelled] = array
         elif found := layout.rule_of(respelled):
             result.known[name] = KnownTensor(*found, array)
         else:

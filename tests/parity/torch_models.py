@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
+from transformers import DetrConfig, DetrForObjectDetection, DetrForSegmentation, ResNetConfig
 
 RESNETS = {
     18: {"layer_type": "basic", "depths": (2, 2, 2, 2), "hidden_sizes": (64, 128, 256, 512)},
@@ -54,6 +54,25 @@ def random_detr(
     randomise(model, model)
     if decided:
         decide(model, box_heads=[model.bbox_predictor], class_heads=[model.class_labels_classifier])
+    return model
+
+
+def random_segmentation(
+    rng: np.random.Generator, resnet: dict, *, dc5: bool = False, **fields
+) -> DetrForSegmentation:
+    """A detector with a mask head of transformers in inference mode, without dropout."""
+    torch.manual_seed(int(rng.integers(2**31)))
+    config = DetrConfig(
+        use_timm_backbone=False,
+        backbone=None,
+        backbone_config=ResNetConfig(**resnet, out_features=["stage1", "stage2", "stage3", "stage4"]),
+        **{"num_labels": 250, "auxiliary_loss": False, "dropout": 0.0, **fields},
+    )
+    config._attn_implementation = "eager"
+    model = DetrForSegmentation(config).eval()
+    if dc5:
+        dilate_last_stage(model.detr)
+    randomise(model, model)
     return model
 
 

@@ -181,6 +181,8 @@ def facebook_from_ours(params: State) -> State:
             state[f"class_embed.{kind}"] = value
         elif modules[0] == "box_head":
             state[f"bbox_embed.layers.{modules[2]}.{kind}"] = value
+        elif modules[0] == "mask_head":
+            state[f"{_of_mask_head(modules[1:])}.{kind}"] = value
         elif modules[1] == "norm":
             state[f"transformer.{modules[0]}.norm.{kind}"] = value
         else:
@@ -205,3 +207,13 @@ def facebook_from_ours(params: State) -> State:
 def coco_outputs() -> np.ndarray:
     """Indices of the 81 contiguous class outputs among the 92 outputs by raw id."""
     return np.array([*COCO_CLASSES, 91])
+
+
+def _of_mask_head(modules: list[str]) -> str:
+    """The original's name of a module of the mask head."""
+    if modules[0] == "attention":
+        return f"bbox_attention.{modules[1][0]}_linear"
+    if modules == ["output"]:
+        return "mask_head.out_lay"
+    part = {"layers": "lay", "adapters": "adapter"}[modules[0]] if modules[-1] != "norm" else "gn"
+    return f"mask_head.{part}{int(modules[1]) + 1}"

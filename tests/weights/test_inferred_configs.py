@@ -9,7 +9,14 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from detr_jax.models import DETR, abstract_model, detr_resnet50, detr_resnet101, resnet_config
+from detr_jax.models import (
+    DETR,
+    abstract_model,
+    detr_resnet50,
+    detr_resnet50_panoptic,
+    detr_resnet101,
+    resnet_config,
+)
 from detr_jax.weights import load_pretrained, read_pretrained
 from detr_jax.weights.detr_config import infer_detr
 from detr_jax.weights.facebook import FACEBOOK
@@ -43,16 +50,21 @@ def test_tensor_and_parameter_counts_are_the_original_s(config, tensors, paramet
     assert sum(x.size for path, x in arrays.items() if not ("backbone" in path and "/norm/" in path)) == parameters
 
 
-def test_a_panoptic_checkpoint_has_490_tensors_of_which_32_are_the_mask_head_s():
-    state = {f"detr.{name}": value for name, value in facebook_tensors(detr_resnet50(num_classes=250)).items()}
-    head = ["bbox_attention.q_linear", "bbox_attention.k_linear", "mask_head.out_lay"]
-    head += [
-        f"mask_head.{part}{i}" for part, last in (("lay", 5), ("gn", 5), ("adapter", 3)) for i in range(1, last + 1)
-    ]
-    state |= {f"{name}.{kind}": np.zeros(1, np.float32) for name in head for kind in ("weight", "bias")}
+@pytest.mark.parametrize("prefix", ["detr.", "module."])
+def test_a_panoptic_checkpoint_has_490_tensors_of_which_32_are_the_mask_head_s(prefix):
+    """The original stores the detector under ``detr.``, and the mask head beside it."""
+    state = {
+        name if name.startswith(("mask_head.", "bbox_attention.")) and prefix == "detr." else prefix + name: value
+        for name, value in facebook_tensors(detr_resnet50_panoptic()).items()
+    }
     assert len(state) == 490
+    assert sum("mask_head." in name or "bbox_attention." in name for name in state) == 32
     found = sort_tensors(state, FACEBOOK)
-    assert (len(found.known), len(found.aside), found.unexpected) == (458, 32, [])
+    assert (len(found.known), found.unexpected) == (490, [])
+    arrays = found.converted()
+    assert infer_detr({path: x.shape for path, x in arrays.items()}, Metadata(), Options()) == detr_resnet50_panoptic()
+    counted = sum(x.size for path, x in arrays.items() if not ("backbone" in path and "/norm/" in path))
+    assert counted == 42_899_288
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101])
