@@ -76,3 +76,43 @@ def _interpolation(
     place = jnp.clip(place, 0.0, inside - 1)[..., None]
     cell = jnp.arange(cells, dtype=jnp.float32)[None, None]
     return jnp.maximum(1.0 - jnp.abs(place - cell), 0.0)
+
+
+def sample_logits(
+    logits: np.ndarray, size: tuple[int, int], rows: np.ndarray, columns: np.ndarray
+) -> np.ndarray:
+    """Some pixels of upsampled mask logits, in numpy: `upsample` at the pixels (row, column) of every pair.
+
+    Args:
+      logits: [rows, columns] float32, the valid cells of one mask.
+      size: (height, width) in pixels to which the mask is upsampled.
+      rows: [h] int, in 0 to height - 1.
+      columns: [w] int, in 0 to width - 1.
+
+    Returns:
+      [h, w] float32.
+    """
+    (top, bottom, down), (left, right, along) = (
+        _between(cells, pixels, wanted)
+        for cells, pixels, wanted in zip(logits.shape, size, (rows, columns), strict=True)
+    )
+    # columns first: there are fewer values to take one by one
+    wide = logits[:, left] + (logits[:, right] - logits[:, left]) * along
+    return wide[top] + (wide[bottom] - wide[top]) * down[:, None]
+
+
+def _between(cells: int, pixels: int, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two cells that a pixel lies between along one axis, and the weight of the second."""
+    place = np.clip((wanted.astype(np.float32) + np.float32(0.5)) * np.float32(cells / pixels) - np.float32(0.5), 0, None)
+    first = np.minimum(place.astype(np.int64), cells - 1)
+    return first, np.minimum(first + 1, cells - 1), (place - first).astype(np.float32)
+
+
+def nearest_pixels(pixels: int, wanted: int) -> np.ndarray:
+    """The pixel of ``pixels`` that each of ``wanted`` pixels shows: the nearest as in PyTorch, [wanted] int64."""
+    return np.arange(wanted) * pixels // wanted
+
+
+def nearest_centers(pixels: int, wanted: int) -> np.ndarray:
+    """The pixel of ``pixels`` that each of ``wanted`` pixels shows: the nearest centre as in PIL, [wanted] int64."""
+    return (2 * np.arange(wanted) + 1) * pixels // (2 * wanted)

@@ -103,8 +103,8 @@ def _metrics(checkpoint: Path, config: Config, ema: bool) -> "Metrics":
     validator = Validator(config, source, graph, mesh_for_batch(config.evaluation.batch_size))
     check_buckets(config.model, validator.plan.buckets)
     with click.progressbar(length=len(source), label="evaluating", file=sys.stderr) as bar:
-        found = validator.detect((nnx.as_pure(values),), after_batch=bar.update)
-    return validator.evaluate(found)
+        _, metrics = validator.validate((nnx.as_pure(values),), after_batch=bar.update)
+    return metrics
 
 
 def _print_metrics(metrics: "Metrics") -> None:

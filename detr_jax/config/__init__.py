@@ -48,7 +48,9 @@ from detr_jax.config.loss import focal_costs as focal_costs
 from detr_jax.config.loss import focal_terms as focal_terms
 from detr_jax.config.loss import mask_terms as mask_terms
 from detr_jax.config.metrics import CocoBox as CocoBox
+from detr_jax.config.metrics import CocoMask as CocoMask
 from detr_jax.config.metrics import MetricConfig as MetricConfig
+from detr_jax.config.metrics import PanopticQuality as PanopticQuality
 from detr_jax.config.metrics import logged_name as logged_name
 from detr_jax.config.masks import MASK_PARAMETERS as MASK_PARAMETERS
 from detr_jax.config.masks import MOST_ADAPTERS as MOST_ADAPTERS
@@ -83,6 +85,7 @@ from detr_jax.config.serialization import from_json as from_json
 from detr_jax.config.serialization import to_json as to_json
 from detr_jax.config.sources import SHAPE_KINDS as SHAPE_KINDS
 from detr_jax.config.sources import CocoFiles as CocoFiles
+from detr_jax.config.sources import CocoPanopticFiles as CocoPanopticFiles
 from detr_jax.config.sources import FirstPixel as FirstPixel
 from detr_jax.config.sources import FolderConfig as FolderConfig
 from detr_jax.config.sources import LabelmeFiles as LabelmeFiles

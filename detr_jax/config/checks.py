@@ -75,8 +75,24 @@ def _relation_faults(config: Config) -> Iterator[str]:
             f"the class head as {config.loss.classification!r}: use terms and costs for "
             f"{config.model.classification!r}, or change model.classification."
         )
+    yield from _mask_faults(config)
     yield from _source_faults(config.data)
     yield from storage_faults(config)
+
+
+def _mask_faults(config: Config) -> Iterator[str]:
+    """What a loss or a metric of masks lacks."""
+    users = [f"loss.terms.{name}" for name in config.loss.mask_terms]
+    users += [f"evaluation.metrics.{name}" for name, metric in config.evaluation.metrics.items() if metric.needs_masks]
+    if not users:
+        return
+    if config.model.mask_stride is None:
+        yield (
+            f"{users[0]} needs masks, and the model predicts none: set model.masks=MaskHeadConfig(), for a "
+            f"{type(config.model).__name__} that has this field, or drop {users[0]}."
+        )
+    if not config.data.masks:
+        yield f"{users[0]} needs masks, and data.masks=False does not read them: set data.masks=True."
 
 
 def _opening_faults(data: DataConfig) -> Iterator[str]:

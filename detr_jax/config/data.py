@@ -40,7 +40,7 @@ class DataConfig:
     """Where images come from and how they are prepared."""
 
     dataset: str = AUTO
-    """The data set: an entry of `sources`, such as "coco", "yolo", "voc", "labelme", "tfds" or "shapes". "auto", the
+    """The data set: an entry of `sources`, such as "coco", "coco_panoptic", "yolo", "voc", "labelme", "tfds" or "shapes". "auto", the
     default: the kind of folder that `root` looks like."""
     root: str = ""
     """Folder of the data set. Paths in other fields are relative to it unless absolute. For "tfds" it is TFDS's
@@ -67,6 +67,9 @@ class DataConfig:
     max_level: float = 0.0
     """Highest level that can occur in grey images of more than 8 bits, such as 4095 for 12 bits in 16; it becomes 255.
     ``detr-jax check-data`` measures it. 0, the default: the highest level of the file's own type."""
+    masks: bool = False
+    """Read the masks of the objects too, for a model with ``model.masks``. Off by default, because masks take time and
+    memory."""
     augmentation: Augmentation = field(default_factory=DetrAugmentation)
     """How training images are changed at random. By default as in the paper."""
 
@@ -150,6 +153,11 @@ class DataConfig:
         if self.val_share and self.val_split:
             yield f"data.val_share={self.val_share} has no effect, as data.val_split is given: drop one of them."
         chosen = self.chosen()
+        if self.masks and self.dataset != AUTO:
+            for name, source in chosen.items():
+                if not source.reads_masks:
+                    known = ", ".join(entry for entry, other in self.sources.items() if other.reads_masks)
+                    yield f"data.masks=True needs a data set with masks ({known}), and {name} has none."
         yield from dict.fromkeys(fault for name in chosen for fault in chosen[name].data_faults(self, name))
 
     @property

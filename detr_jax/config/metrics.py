@@ -4,6 +4,8 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from detr_jax.config.fields import ranged
+
 if TYPE_CHECKING:
     from detr_jax.data import Source
     from detr_jax.evaluation.metrics import Evaluator
@@ -34,6 +36,9 @@ class MetricConfig:
     """Names of the numbers that the metric computes for the data set as a whole. `evaluation.best` can be one of them
     if larger is better."""
 
+    needs_masks: ClassVar[bool] = False
+    """Whether the metric compares masks. Its evaluator is then a `detr_jax.evaluation.metrics.MaskEvaluator`."""
+
     @abstractmethod
     def build(self, source: "Source") -> "Evaluator":
         """Return a new evaluator for the validation images of a data set."""
@@ -54,6 +59,42 @@ class CocoBox(MetricConfig):
         from detr_jax.evaluation.coco import CocoEvaluator
 
         return CocoEvaluator(source.ground_truth())
+
+
+@dataclass(kw_only=True)
+class CocoMask(MetricConfig):
+    """COCO's 12 metrics of masks, and the AP of each class."""
+
+    numbers: ClassVar[tuple[str, ...]] = CocoBox.numbers
+    needs_masks = True
+
+    def build(self, source: "Source") -> "Evaluator":
+        """Return a `detr_jax.evaluation.mask_evaluators.CocoMaskEvaluator`."""
+        from detr_jax.evaluation.mask_evaluators import CocoMaskEvaluator
+
+        return CocoMaskEvaluator(source.ground_truth())
+
+
+@dataclass(kw_only=True)
+class PanopticQuality(MetricConfig):
+    """Panoptic quality, its two factors, and the panoptic quality of each class (Kirillov et al., 2019)."""
+
+    numbers: ClassVar[tuple[str, ...]] = (
+        *("PQ", "SQ", "RQ"),
+        *("PQ_things", "SQ_things", "RQ_things"),
+        *("PQ_stuff", "SQ_stuff", "RQ_stuff"),
+    )
+    needs_masks = True
+
+    threshold: float = ranged(0.85, least=0.5, most=1)
+    """Scores above it become segments (the original's). It is at least 0.5, above which a query finds an object more
+    likely than none."""
+
+    def build(self, source: "Source") -> "Evaluator":
+        """Return a `detr_jax.evaluation.mask_evaluators.PanopticEvaluator`."""
+        from detr_jax.evaluation.mask_evaluators import PanopticEvaluator
+
+        return PanopticEvaluator(source, self.threshold)
 
 
 def logged_name(entry: str, number: str) -> str:

@@ -340,6 +340,7 @@ class TransformerConfig(DetectorConfig):
 class DETRConfig(TransformerConfig):
     """DETR (section 3.2 and appendix A)."""
 
+    run_fields = ("masks.block_size", *TransformerConfig.run_fields)
     added_fields = ("masks",)
     free_fields = ("masks", *TransformerConfig.free_fields)
     least_images = 10_000

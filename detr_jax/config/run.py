@@ -48,6 +48,9 @@ class OptimizerConfig:
     warmup_steps: int = ranged(0, least=0)
     """Optimizer steps over which the learning rates rise linearly from 0. 0, the default: no warm-up, as in the
     paper."""
+    trained: tuple[str, ...] = ()
+    """Parameters that are trained, by the beginning of their path; all others are frozen. `MASK_PARAMETERS` trains the
+    mask head alone, for example. (), the default: all but `frozen`."""
     frozen: tuple[str, ...] | None = None
     """Parameters that are not trained, by the beginning of their path, such as ("backbone/stem",). None, the default:
     those that the backbone names, which for a ResNet are the paper's ("backbone/stem", "backbone/stages/0"), because

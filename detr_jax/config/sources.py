@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SHAPE_KINDS = ("circle", "square", "triangle", "cross", "ring", "diamond")
 """What the embedded data set can draw."""
+BACKGROUND_KINDS = ("plain", "stripes", "checks")
+"""Backgrounds of the embedded data set."""
 
 
 @dataclass(kw_only=True)
@@ -29,6 +31,8 @@ class SourceConfig:
     """Fields of ``data`` that have no effect with this data set. To set one of them is an error."""
     generated: ClassVar[bool] = False
     """Whether the images are drawn by a program, so that a split without objects is not a mistake of annotations."""
+    reads_masks: ClassVar[bool] = False
+    """Whether the objects have masks if ``data.masks`` is set."""
 
     @abstractmethod
     def open(self, split: str, data: "DataConfig") -> "Source":
@@ -58,8 +62,9 @@ class FolderConfig(SourceConfig):
 
     wanted: ClassVar[str]
     """What a folder of this kind has, for messages."""
-    lists_all_files: ClassVar[bool] = False
-    """Whether to recognise a folder all of its files must be listed. Such kinds are tried last."""
+    tried_last: ClassVar[bool] = False
+    """Whether a folder is of this kind only if it is of no other: because all files must be listed to recognise it, or
+    because the folder of another kind may hold the same files."""
 
     def open(self, split: str, data: "DataConfig") -> "Source":
         """Not used: `detr_jax.data.open_source` finds the split in the layout and calls `read`."""
@@ -81,7 +86,7 @@ class FolderConfig(SourceConfig):
         Args:
           place: the split's value in ``Layout.splits``.
           reading: ``strict`` (raise on the first annotation error), ``skip`` (drop images that cannot be opened),
-            ``exif`` and ``max_level`` of ``data``.
+            ``exif`` and ``max_level`` of ``data``; and ``masks=True`` if ``data.masks`` is set.
         """
         raise NotImplementedError(f"{type(self).__name__} must define read(self, place, **reading).")
 
@@ -101,6 +106,7 @@ class FolderConfig(SourceConfig):
 class CocoFiles(FolderConfig):
     """Images and instances JSON files, as COCO and many tools write them."""
 
+    reads_masks = True
     wanted: ClassVar[str] = (
         "an instances JSON (such as annotations/instances_train2017.json or train/_annotations.coco.json)"
     )
@@ -153,6 +159,28 @@ class CocoFiles(FolderConfig):
             )
 
 
+@dataclass(kw_only=True)
+class CocoPanopticFiles(FolderConfig):
+    """Images, panoptic JSON files, and PNG files of segment ids, as COCO has them (Kirillov et al., 2019)."""
+
+    reads_masks = True
+    tried_last = True
+    wanted: ClassVar[str] = "a panoptic JSON (such as annotations/panoptic_train2017.json) and its folder of PNG files"
+
+    def recognise(self, root: Path) -> "Layout | None":
+        """COCO's layout."""
+        from detr_jax.data.coco_panoptic import recognise_panoptic
+
+        return recognise_panoptic(root)
+
+    def read(self, place: Any, **reading: Any) -> "AnnotatedDataset":
+        """The `detr_jax.data.CocoPanopticDataset` of a split."""
+        from detr_jax.data.coco_panoptic import CocoPanopticDataset
+
+        reading.pop("skip")  # sizes are in the JSON, so no image is opened here
+        return CocoPanopticDataset(place.images, place.annotations, place.segments, **reading)
+
+
 class YoloRows(Choice):
     """What a row of a YOLO label file holds after its class."""
 
@@ -166,6 +194,7 @@ class YoloRows(Choice):
 class YoloFiles(FolderConfig):
     """Images, text files of labels and a data.yaml, as YOLO's tools write them."""
 
+    reads_masks = True
     wanted: ClassVar[str] = "a data.yaml or classes.txt with text files of labels"
 
     file: str = ""
@@ -208,7 +237,7 @@ class VocFiles(FolderConfig):
     """Images and XML files, as Pascal VOC has them."""
 
     wanted: ClassVar[str] = "XML files of annotations (next to the images, or in Annotations/)"
-    lists_all_files: ClassVar[bool] = True
+    tried_last: ClassVar[bool] = True
 
     one_based: FirstPixel = FirstPixel.AUTO
     """Whether corners are pixels counted from 1 and included ("true"), as in the official sets, or edges counted from 0
@@ -232,8 +261,9 @@ class VocFiles(FolderConfig):
 class LabelmeFiles(FolderConfig):
     """Images and labelme's JSON files, one per image."""
 
+    reads_masks = True
     wanted: ClassVar[str] = "JSON files of labelme"
-    lists_all_files: ClassVar[bool] = True
+    tried_last: ClassVar[bool] = True
 
     def recognise(self, root: Path) -> "Layout | None":
         """The layout that the JSON files show."""
@@ -298,6 +328,7 @@ class ShapesConfig(SourceConfig):
 
     ignored: ClassVar[tuple[str, ...]] = ("train_split", "val_split", "val_share", "exif", "max_level", "root")
     generated: ClassVar[bool] = True
+    reads_masks = True
 
     train_images: int = 4096
     """Number of training images. With 4096, the preset shapes reaches an AP of 0.64."""
@@ -311,6 +342,9 @@ class ShapesConfig(SourceConfig):
     """The most objects of an image. Their number is drawn evenly from 0 to it, as far as there is room."""
     kinds: tuple[str, ...] = ("circle", "square", "triangle")
     """The classes, labelled 0, 1, ...: "circle", "square", "triangle", "cross", "ring" or "diamond"."""
+    backgrounds: tuple[str, ...] = ()
+    """Classes of backgrounds for panoptic data, labelled after the kinds: "plain", "stripes" or "checks". Each image
+    has one or two of them, and they are objects too. Empty, the default: none."""
     seed: int = ranged(0, least=0)
     """Seed from which all images are drawn. Another seed gives other images of the same kind."""
 
@@ -318,7 +352,7 @@ class ShapesConfig(SourceConfig):
         """Draw a split."""
         from detr_jax.data.shapes import ShapesDataset
 
-        return ShapesDataset(self, split)
+        return ShapesDataset(self, split, masks=data.masks)
 
     def faults(self, path: str) -> Iterator[str]:
         """Kinds that are not known or given twice, and sizes in the wrong order."""
@@ -326,6 +360,9 @@ class ShapesConfig(SourceConfig):
             yield f"{path}kinds={self.kinds} must hold one or more of {', '.join(map(repr, SHAPE_KINDS))}."
         elif len(set(self.kinds)) < len(self.kinds):
             yield f"{path}kinds={self.kinds} must not hold a kind twice."
+        if not set(self.backgrounds) <= set(BACKGROUND_KINDS) or len(set(self.backgrounds)) < len(self.backgrounds):
+            known = ", ".join(map(repr, BACKGROUND_KINDS))
+            yield f"{path}backgrounds={self.backgrounds} must hold some of {known}, each once."
         if self.min_size > self.max_size:
             yield f"{path}min_size={self.min_size} must not be above {path}max_size={self.max_size}."
 
@@ -334,6 +371,7 @@ def default_sources() -> dict[str, SourceConfig]:
     """The data sets that are known, by the name that ``data.dataset`` selects."""
     return {
         "coco": CocoFiles(),
+        "coco_panoptic": CocoPanopticFiles(),
         "yolo": YoloFiles(),
         "voc": VocFiles(),
         "labelme": LabelmeFiles(),

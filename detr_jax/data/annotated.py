@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from detr_jax.data.images import ExifRule, decode
-from detr_jax.data.instances import Instances, PackedTexts, Truth
+from detr_jax.data.instances import Instances, MaskColumns, PackedBytes, PackedTexts, Truth
 from detr_jax.data.shared_arrays import SharedArray
 from detr_jax.data.source import DataError, Faults, Objects, Sample
 
@@ -140,9 +140,16 @@ class AnnotatedDataset:
         """
         names, instances = self._instances.file_names, self._instances
         if not self._shared:
-            self._shared = {name: SharedArray(getattr(instances, name)) for name in _SHARED}
+            arrays = {name: getattr(instances, name) for name in _SHARED}
             if isinstance(names, PackedTexts):
-                self._shared |= {"ends": SharedArray(names.ends), "content": SharedArray(names.content)}
+                arrays |= {"ends": names.ends, "content": names.content}
+            if (masks := instances.masks) is not None:
+                arrays["mask_rows"] = masks.rows
+                if masks.segmentations is not None:
+                    arrays |= {"mask_ends": masks.segmentations.ends, "mask_content": masks.segmentations.content}
+                if masks.segment_ids is not None:
+                    arrays["segment_ids"] = masks.segment_ids
+            self._shared = {name: SharedArray(array) for name, array in arrays.items()}
         own = {"categories", "category_ids", "image_ids", "sizes", "_instances"}
         texts = None if isinstance(names, PackedTexts) else names
         kept = {name: value for name, value in self.__dict__.items() if name not in own}
@@ -154,6 +161,11 @@ class AnnotatedDataset:
         arrays = {name: shared.array for name, shared in self._shared.items()}
         if texts is None:
             texts = PackedTexts.of_arrays(arrays.pop("ends"), arrays.pop("content"))
+        masks = None
+        if (rows := arrays.pop("mask_rows", None)) is not None:
+            ends, content = arrays.pop("mask_ends", None), arrays.pop("mask_content", None)
+            segmentations = None if ends is None or content is None else PackedBytes.of_arrays(ends, content)
+            masks = MaskColumns(rows, segmentations, arrays.pop("segment_ids", None))
         self._set(
             Instances(
                 categories=categories,
@@ -161,6 +173,7 @@ class AnnotatedDataset:
                 file_names=texts,
                 truth=Truth.empty(),
                 faults=self.faults,
+                masks=masks,
                 **arrays,
             )
         )

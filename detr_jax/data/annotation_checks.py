@@ -8,7 +8,8 @@ import numpy as np
 
 from detr_jax.data.annotation_rows import LARGEST, Rows, rows_of_items
 from detr_jax.data.box_forms import doubt_about_boxes, normalized_boxes
-from detr_jax.data.instances import Instances, PackedTexts, Truth
+from detr_jax.data.instances import Instances, MaskColumns, PackedBytes, PackedTexts, Truth
+from detr_jax.data.mask_checks import usable_masks
 from detr_jax.data.source import Faults
 from detr_jax.wording import brief
 
@@ -18,18 +19,21 @@ _SHOWN_CLASSES = 8  # classes in a message
 _LARGEST_ID = 2**53  # the evaluation stores ids as float64
 
 
-def check_instances(content: dict[str, Any], faults: Faults, *, official: bool = False) -> Instances:
+def check_instances(
+    content: dict[str, Any], faults: Faults, *, official: bool = False, masks: bool = False
+) -> Instances:
     """Checks annotations in COCO's instances form.
 
     Args:
       content: the three lists of the form; see `detr_jax.data.annotation_rows`.
       faults: see `check_rows`.
       official: see `check_rows`.
+      masks: also read ``segmentation``.
     """
-    return check_rows(rows_of_items(content, faults), faults, official=official)
+    return check_rows(rows_of_items(content, faults, masks=masks), faults, official=official)
 
 
-def check_rows(rows: Rows, faults: Faults, *, official: bool = False) -> Instances:
+def check_rows(rows: Rows, faults: Faults, *, official: bool = False, crowds_are_objects: bool = False) -> Instances:
     """Selects the annotations that can be used, and counts what is wrong with the others.
 
     Args:
@@ -38,19 +42,23 @@ def check_rows(rows: Rows, faults: Faults, *, official: bool = False) -> Instanc
       official: evaluate against the original boxes, as COCO's own evaluation does, even if a box has no area or lies
         outside of its image. If False, the evaluation uses the same boxes as training: boxes are clipped to their
         image, and boxes without area are dropped.
+      crowds_are_objects: train on crowds too, as the original does with panoptic data.
     """
     categories = _categories(rows, faults)
     kept = _usable_images(rows, faults)
     image_ids, sizes = rows.image_ids[kept], rows.sizes[kept]
     used = _usable_annotations(rows, categories, official, faults)
     used, image = _with_images(rows, used, image_ids, faults)
+    whole = usable_masks(rows, used, sizes[image], faults)
+    used, image = used[whole], image[whole]
 
     boxes, areas = rows.boxes[used], rows.areas[used]
     unknown = np.isnan(areas)
     areas[unknown] = np.maximum(boxes[unknown, 2], 0) * np.maximum(boxes[unknown, 3], 0)
     _count(faults.add_all, "annotations without area got the area of their box", used[unknown], rows.name)
     crowds = rows.crowds[used] == 1
-    note = "crowds or difficult objects are not trained on, and the evaluation ignores them"
+    trained = "are trained on" if crowds_are_objects else "are not trained on"
+    note = f"crowds or difficult objects {trained}, and the evaluation ignores them"
     _count(faults.note_all, note, used[crowds], rows.name)
 
     corners = clip_corners(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1), sizes[image])
@@ -63,11 +71,13 @@ def check_rows(rows: Rows, faults: Faults, *, official: bool = False) -> Instanc
     dropped = "were dropped from training; COCO's official evaluation keeps them" if official else "were dropped"
     valid = valid_boxes(boxes, corners, sizes[image], ~crowds, name, dropped, faults)
     check_forms(boxes[~crowds], sizes[image][~crowds], faults)
-    objects = np.flatnonzero(valid & ~crowds)
+    objects = np.flatnonzero(valid & (~crowds | crowds_are_objects))
     objects = objects[np.argsort(image[objects], kind="stable")]
+    evaluated = np.ones(len(used), bool)
     if official:
         truth = Truth(image.astype(np.int32), rows.category_ids[used], boxes, areas, crowds)
     else:
+        evaluated = valid
         truth = _trained_truth(image, rows.category_ids[used], corners, boxes, areas, crowds, valid)
     names = rows.file_names if kept.all() else list(itertools.compress(rows.file_names, kept))
     _note_shared_files(names, faults)
@@ -82,6 +92,20 @@ def check_rows(rows: Rows, faults: Faults, *, official: bool = False) -> Instanc
         rows.category_ids[used][objects],
         truth,
         faults,
+        _mask_columns(rows, used, objects, evaluated),
+    )
+
+
+def _mask_columns(rows: Rows, used: np.ndarray, objects: np.ndarray, evaluated: np.ndarray) -> MaskColumns | None:
+    """The masks of the objects, as positions among the ``used`` rows, and of the ``evaluated`` ones [k] bool."""
+    texts, ids = rows.segmentations, rows.segment_ids
+    if texts is None and ids is None:
+        return None
+    kept = used[evaluated]
+    return MaskColumns(
+        (np.cumsum(evaluated) - 1)[objects],
+        None if texts is None else PackedBytes([texts[row] for row in kept.tolist()]),
+        None if ids is None else ids[kept],
     )
 
 

@@ -6,6 +6,7 @@ file_name, height and width, ``annotations`` with id, image_id, category_id, bbo
 module counts items of the wrong type as errors. `detr_jax.data.annotation_checks` then checks the values.
 """
 
+import json
 import math
 import re
 import reprlib
@@ -55,13 +56,17 @@ class Rows(NamedTuple):
     """The name of an annotation in messages, by its row."""
     refused_images: frozenset[int] = frozenset()
     """Ids of the images that are already counted as errors."""
+    segmentations: Sequence[bytes] | None = None
+    """[N] the JSON of each annotation's ``segmentation``. None: masks are not read."""
+    segment_ids: np.ndarray | None = None
+    """[N] int64, the id of each annotation's pixels in its panoptic PNG."""
 
 
 class _Refused(Exception):
     """Raised for an item that cannot be used. Its arguments are the kind of fault and a sentence about it."""
 
 
-def rows_of_items(content: dict[str, Any], faults: Faults) -> Rows:
+def rows_of_items(content: dict[str, Any], faults: Faults, *, masks: bool = False) -> Rows:
     """Converts the three lists of an instances form, whose items may have any type, to columns.
 
     Whole numbers that are written as texts or as decimals ("1", 1.0) are read and counted. A missing bbox is computed
@@ -70,14 +75,15 @@ def rows_of_items(content: dict[str, Any], faults: Faults) -> Rows:
     Args:
       content: the lists ``images``, ``annotations`` and ``categories``.
       faults: receives the items that cannot be used, and the unusual ones that were read.
+      masks: also read ``segmentation``.
     """
     categories = _each(content["categories"], lambda item: _category(item, faults), faults)
     refused: set[int] = set()
     images = _each(content["images"], lambda item: _image(item, refused, faults), faults)
     annotations = _each(content["annotations"], lambda item: _annotation(item, faults), faults)
     ids, file_names, heights, widths = zip(*images, strict=True) if images else ((), (), (), ())
-    columns = zip(*annotations, strict=True) if annotations else ((),) * 7
-    numbers, owners, category_ids, boxes, areas, crowds, names = columns
+    columns = zip(*annotations, strict=True) if annotations else ((),) * 8
+    numbers, owners, category_ids, boxes, areas, crowds, names, segmentations = columns
     return Rows(
         categories,
         np.array(ids, np.int64),
@@ -91,7 +97,13 @@ def rows_of_items(content: dict[str, Any], faults: Faults) -> Rows:
         np.array(crowds, np.int64),
         lambda row: names[row] or f"annotation {numbers[row]}",
         frozenset(refused),
+        segmentations=[_json_text(value) for value in segmentations] if masks else None,
     )
+
+
+def _json_text(value: Any) -> bytes:
+    """A value of a JSON file as JSON. Numbers that are not finite stay what Python's json writes."""
+    return json.dumps(value, separators=(",", ":")).encode()
 
 
 def shown(value: Any) -> str:
@@ -148,7 +160,7 @@ def _annotation(item: Any, faults: Faults) -> tuple:
         )
     where = item.get("where")
     area = math.nan if area is None else _number(area)
-    return *numbers, box, area, int(crowd or 0), where if _is_text(where) else ""
+    return *numbers, box, area, int(crowd or 0), where if _is_text(where) else "", item.get("segmentation")
 
 
 def _box(item: dict[str, Any], faults: Faults) -> list[float]:

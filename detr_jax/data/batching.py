@@ -22,6 +22,7 @@ from detr_jax.data.plans import PlannedBatch, PlannedImage, TrainPlan, ValPlan
 from detr_jax.data.shared_arrays import unlinked
 from detr_jax.data.source import DataError, Objects, PictureSource, Source
 from detr_jax.data.transforms import first_size, transform_objects, transform_picture
+from detr_jax.masks import ROWS_PER_BYTE
 from detr_jax.returned import described
 from detr_jax.structures import Batch, BatchInfo, BatchInputs, Targets
 
@@ -40,6 +41,7 @@ class BatchLoader:
       scaled_decoding: decode JPEGs to the smallest scale that the plan allows.
       skip: replace an unreadable image by a readable one of the same batch or by a spare image. If False, the
         `DataError` of the image is raised. The replacement depends only on the plan and on which images are readable.
+      masks: read the masks of the objects too.
       augmentation: changes the pixels of every image. None: pixels are not changed.
       rows: the rows of every batch to fill. The result consists of these rows. By default all rows are filled.
     """
@@ -52,6 +54,7 @@ class BatchLoader:
         num_threads: int = 1,
         scaled_decoding: bool = False,
         skip: bool = False,
+        masks: bool = False,
         augmentation: Augmentation | None = None,
         rows: Sequence[int] | None = None,
     ):
@@ -61,6 +64,7 @@ class BatchLoader:
         self.num_threads = num_threads
         self.scaled_decoding = scaled_decoding
         self.skip = skip
+        self.masks = masks
         self.augmentation = augmentation
         self._is_own = is_own(source)
         self._pictures = source if isinstance(source, PictureSource) else None
@@ -108,6 +112,7 @@ class BatchLoader:
                     boxes=np.zeros((size, targets, 4), np.float32),
                     labels=np.zeros((size, targets), np.int32),
                     count=np.zeros(size, np.int32),
+                    masks=np.zeros((size, *mask_shape(targets, bucket)), np.uint8) if self.masks else None,
                 ),
             ),
             BatchInfo(
@@ -151,23 +156,38 @@ class BatchLoader:
         original_size = tuple(self.source.sizes[index].tolist())
         try:
             picture, objects = self._read(index, first_size(geometry) if self.scaled_decoding else None)
+            if self._is_own:
+                objects = usable_objects(self.source, index, objects, masks=self.masks)
+            objects = transform_objects(geometry, objects, original_size)
+            masks = self._packed_masks(index, objects) if self.masks else None
         except DataError as error:
             return error
-        if self._is_own:
-            objects = usable_objects(self.source, index, objects)
         height, width = geometry.size
         inputs, targets = batch.inputs, batch.inputs.targets
         pixels = np.asarray(transform_picture(geometry, picture, original_size))
         inputs.images[place, :height, :width] = self._augmented(pixels, planned.pixel_draws)
         inputs.valid_sizes[place] = height, width
-        objects = transform_objects(geometry, objects, original_size)
         count = len(objects.labels)
+        if masks is not None and targets.masks is not None:
+            targets.masks[place] = 0
+            targets.masks[place, :count, : masks.shape[1], :width] = masks
         targets.boxes[place, :count] = _normalized_cxcywh(objects, height, width)
         targets.labels[place, :count] = objects.labels
         targets.count[place] = count
         batch.info.image_ids[place] = self.source.image_ids[index]
         batch.info.original_sizes[place] = original_size
         return None
+
+    def _packed_masks(self, index: int, objects: Objects) -> np.ndarray:
+        """The masks of the objects as bits.
+
+        Raises:
+          DataError: the data set has no masks, or one cannot be read.
+        """
+        if objects.masks is None:
+            image = f"image {self.source.image_ids[index]}"
+            raise DataError(f"data.masks=True needs masks, and {image} of {self.source.faults.where} has none.")
+        return objects.masks.packed()
 
     def _read(self, index: int, least: tuple[int, int] | None) -> tuple[Image.Image, Objects]:
         """An image and its objects. The image may have a smaller scale, as long as it is not below ``least``.
@@ -203,6 +223,11 @@ class BatchLoader:
                 f"uint8 of shape {list(pixels.shape)}, as it got them."
             )
         return changed
+
+
+def mask_shape(objects: int, bucket: tuple[int, int]) -> tuple[int, int, int]:
+    """The shape [T, ceil(H / 8), W] of the masks of an image as bits, for (H, W) ``bucket`` in pixels."""
+    return objects, -(-bucket[0] // ROWS_PER_BYTE), bucket[1]
 
 
 def _changer_of_pixels(augmentation: Augmentation) -> str:
@@ -258,6 +283,7 @@ def batches(
         num_threads=num_threads(config),
         scaled_decoding=training and config.scaled_decoding,
         skip=training and config.on_error == "skip",
+        masks=training and config.masks,
         augmentation=config.augmentation if training else None,
         rows=rows,
     )

@@ -34,6 +34,7 @@ class CocoDataset(AnnotatedFolder):
       strict: raise on the first annotation error. If False, the annotation is dropped and recorded in ``faults``.
       exif: see `detr_jax.data.images.decode`.
       max_level: see `detr_jax.data.images.decode`.
+      masks: also read the ``segmentation`` of every annotation: polygons or run lengths.
 
     Raises:
       DataError: a folder or file is missing, the JSON is damaged, or, if ``strict``, an annotation is wrong:
@@ -48,6 +49,7 @@ class CocoDataset(AnnotatedFolder):
         strict: bool = True,
         exif: ExifRule = "auto",
         max_level: float = 0,
+        masks: bool = False,
     ):
         if not Path(image_folder).is_dir():
             raise DataError(
@@ -55,7 +57,7 @@ class CocoDataset(AnnotatedFolder):
                 "data.sources.coco.train_images and data.sources.coco.val_images to the folders of the images."
             )
         faults = Faults(str(annotation_file))
-        rows = read_instances(Path(annotation_file), faults)
+        rows = read_instances(Path(annotation_file), faults, masks=masks)
         paths = ImagePaths(Path(image_folder))
         rows = rows._replace(file_names=paths.found(rows.file_names, faults))
         instances = check_rows(rows, faults, official=True)
@@ -63,18 +65,20 @@ class CocoDataset(AnnotatedFolder):
         self.annotation_file = Path(annotation_file)
 
 
-def read_instances(path: Path, faults: Faults) -> Rows:
+def read_instances(path: Path, faults: Faults, *, masks: bool = False) -> Rows:
     """Reads the annotations of an instances JSON into columns. Items of the wrong type are counted as errors.
+
+    With ``masks``, the ``segmentation`` of every annotation is read too.
 
     Raises:
       DataError: the file is missing, damaged or not an instances JSON.
     """
-    content = _read(path)
+    content = read_file(path)
     try:
-        return _fast_rows(content)
+        return _fast_rows(content, masks)
     except (msgspec.DecodeError, UnicodeDecodeError, OverflowError):
         # The file is damaged, or some values have another type.
-        return rows_of_items(_parsed(content, path), faults)
+        return rows_of_items(_parsed(content, path), faults, masks=masks)
 
 
 class _Category(msgspec.Struct, gc=False):
@@ -98,19 +102,29 @@ class _Annotation(msgspec.Struct, gc=False):
     iscrowd: int | None = None
 
 
+class _MaskAnnotation(_Annotation, gc=False):
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
+
+
 class _Instances(msgspec.Struct, gc=False):
     images: list[_Image]
     annotations: list[_Annotation]
     categories: list[_Category]
 
 
-def _fast_rows(content: bytes) -> Rows:
+class _MaskInstances(msgspec.Struct, gc=False):
+    images: list[_Image]
+    annotations: list[_MaskAnnotation]
+    categories: list[_Category]
+
+
+def _fast_rows(content: bytes, masks: bool) -> Rows:
     """The columns of a file in which every value has the expected type. It is much faster than `rows_of_items`.
 
     Raises:
       msgspec.DecodeError, UnicodeDecodeError, OverflowError: some value has another type.
     """
-    form = msgspec.json.decode(content, type=_Instances)
+    form: Any = msgspec.json.decode(content, type=_MaskInstances if masks else _Instances)
     images, annotations = form.images, form.annotations
     texts = itertools.chain((one.file_name for one in images), (one.name for one in form.categories))
     if any(map(UNUSABLE_TEXT.search, texts)):
@@ -140,10 +154,16 @@ def _fast_rows(content: bytes) -> Rows:
         areas,
         crowds,
         lambda row: f"annotation {ids[row]}",
+        segmentations=[bytes(one.segmentation) for one in annotations] if masks else None,
     )
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The content of an annotation file, which may be compressed with gzip.
+
+    Raises:
+      DataError: the file is missing or cannot be read.
+    """
     try:
         content = path.read_bytes()
         return gzip.decompress(content) if content.startswith(_GZIP) else content

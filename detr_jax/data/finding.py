@@ -32,10 +32,10 @@ def find_layout(data: DataConfig) -> Layout | None:
     if not root.is_dir():
         where = "" if root.is_absolute() else f" (relative to {Path.cwd()})"
         raise DataError(f"The folder data.root={data.root} does not exist{where}: give the root of the data set.")
-    quick = {name: source for name, source in kinds.items() if not source.lists_all_files}
+    quick = {name: source for name, source in kinds.items() if not source.tried_last}
     found = [layout for name, source in quick.items() if (layout := _recognised(name, source, root))]
-    for name, source in kinds.items():  # these are slow, because they list all files
-        if not found and source.lists_all_files and (layout := _recognised(name, source, root)):
+    for name, source in kinds.items():
+        if not found and source.tried_last and (layout := _recognised(name, source, root)):
             found.append(layout)
     if len(found) > 1:
         several = " or ".join(f"data.dataset={layout.kind}" for layout in found)

@@ -6,31 +6,31 @@ Dimensions: ``I`` images, ``n`` objects to train on, ``m`` annotations to evalua
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from detr_jax.data.labels import mapped
+from detr_jax.data.masks import Masks, Segmentations, run_lengths
 from detr_jax.data.source import Faults, Objects
 
 
-class PackedTexts(Sequence[str]):
-    """A sequence of many short texts, stored in two arrays.
+class PackedBytes(Sequence[bytes]):
+    """A sequence of many short pieces of bytes, stored in two arrays.
 
-    A list of strings would take ten times the memory, and would be copied to each process.
+    A list of objects would take ten times the memory, and would be copied to each process.
     """
 
-    def __init__(self, texts: Sequence[str]):
-        encoded = [text.encode(errors="surrogateescape") for text in texts]
-        self.ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
-        self.content = np.frombuffer(b"".join(encoded), np.uint8)
+    def __init__(self, pieces: Sequence[bytes]):
+        self.ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
+        self.content = np.frombuffer(b"".join(pieces), np.uint8)
 
     @classmethod
-    def of_arrays(cls, ends: np.ndarray, content: np.ndarray) -> "PackedTexts":
+    def of_arrays(cls, ends: np.ndarray, content: np.ndarray) -> Self:
         """A sequence from the arrays ``ends`` [n] int64 and ``content`` [bytes] uint8 of another instance."""
-        texts = cls([])
-        texts.ends, texts.content = ends, content
-        return texts
+        packed = cls(())
+        packed.ends, packed.content = ends, content
+        return packed
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -40,7 +40,41 @@ class PackedTexts(Sequence[str]):
             return [self[i] for i in range(*index.indices(len(self)))]
         end = int(self.ends[index])
         start = int(self.ends[index - 1]) if index % len(self.ends) else 0
-        return self.content[start:end].tobytes().decode(errors="surrogateescape")
+        return self.content[start:end].tobytes()
+
+
+class PackedTexts(PackedBytes):
+    """A sequence of many short texts, stored as `PackedBytes`."""
+
+    def __init__(self, texts: Sequence[str]):
+        super().__init__([text.encode(errors="surrogateescape") for text in texts])
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return found if isinstance(index, slice) else found.decode(errors="surrogateescape")
+
+
+@dataclass(frozen=True, eq=False)
+class MaskColumns:
+    """Where the masks of annotations come from: from ``segmentations``, or from an image of ids."""
+
+    rows: np.ndarray
+    """[n] int64, the position of each object to train on among the ``m`` annotations."""
+    segmentations: PackedBytes | None = None
+    """[m] the JSON of each annotation's ``segmentation``."""
+    segment_ids: np.ndarray | None = None
+    """[m] int64, the id of each annotation's pixels in its panoptic PNG."""
+
+    def select(self, objects: np.ndarray, annotations: np.ndarray) -> "MaskColumns":
+        """The columns of some objects [n] bool and annotations [m] bool."""
+        new_position = np.cumsum(annotations) - 1
+        texts, ids = self.segmentations, self.segment_ids
+        kept = np.flatnonzero(annotations).tolist()
+        return MaskColumns(
+            new_position[self.rows[objects]],
+            None if texts is None else PackedBytes([texts[i] for i in kept]),
+            None if ids is None else ids[annotations],
+        )
 
 
 @dataclass(frozen=True)
@@ -96,11 +130,19 @@ class Instances:
     """The annotations to evaluate against."""
     faults: Faults
     """The faults of the annotations that were dropped or changed."""
+    masks: MaskColumns | None = None
+    """None: masks are not read."""
 
     def objects(self, index: int) -> Objects:
         """The objects of an image to train on."""
         rows = slice(int(self.starts[index]), int(self.starts[index + 1]))
-        return Objects(self.boxes[rows], self.labels[rows].astype(np.int32))
+        return Objects(self.boxes[rows], self.labels[rows].astype(np.int32), self._masks(index, rows))
+
+    def _masks(self, index: int, rows: slice) -> Masks | None:
+        if self.masks is None or self.masks.segmentations is None:
+            return None
+        texts, (height, width) = self.masks.segmentations, self.sizes[index].tolist()
+        return Masks.of(Segmentations([texts[row] for row in self.masks.rows[rows].tolist()], (height, width)))
 
     def select(self, kept: np.ndarray) -> "Instances":
         """The images of the mask ``kept`` [I] bool with their annotations."""
@@ -115,6 +157,7 @@ class Instances:
             boxes=self.boxes[rows],
             labels=self.labels[rows],
             truth=self.truth.select(kept),
+            masks=None if self.masks is None else self.masks.select(rows, kept[self.truth.image]),
         )
 
     def relabelled(self, label_of: Mapping[int, int]) -> "Instances":
@@ -146,5 +189,8 @@ class Instances:
                 zip(*(column.tolist() for column in columns), strict=True), start=1
             )
         ]
+        if self.masks is not None and (texts := self.masks.segmentations) is not None:
+            for annotation, image, text in zip(annotations, truth.image.tolist(), texts, strict=True):
+                annotation["segmentation"] = run_lengths(text, tuple(self.sizes[image].tolist()))
         categories = [{"id": label, "name": name} for label, name in self.categories.items()]
         return {"images": images, "annotations": annotations, "categories": categories}

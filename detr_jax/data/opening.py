@@ -141,7 +141,7 @@ class _Opener:
         assert isinstance(self.source, FolderConfig)
         data = self.data
         skip = self.strict and split == "train" and data.on_error == "skip"
-        rules = {"exif": exif_rule(data), "max_level": data.max_level}
+        rules = {"exif": exif_rule(data), "max_level": data.max_level, **({"masks": True} if data.masks else {})}
         with errors_of(self.source, layout.kind):
             source = self.source.read(layout.splits[name], strict=self.strict, skip=skip, **rules)
         source.origin = layout.sentence

@@ -80,8 +80,10 @@ def check_objects(source: Source, num_classes: int) -> None:
     check_forms(corners, sizes, faults, written="two corners")
 
 
-def usable_objects(source: Source, index: int, objects: Objects) -> Objects:
+def usable_objects(source: Source, index: int, objects: Objects, *, masks: bool = False) -> Objects:
     """The objects of an image to train on: boxes are clipped to the image, and those without area are dropped.
+
+    With ``masks``, the objects must have masks of the image's size.
 
     Raises:
       DataError: shapes, labels or numbers are wrong. The message names the image.
@@ -91,7 +93,20 @@ def usable_objects(source: Source, index: int, objects: Objects) -> Objects:
     corners = np.asarray(objects.boxes, np.float64).reshape(-1, 4)
     corners = clip_corners(corners, np.asarray(source.sizes[index])[None])
     kept = has_area(corners)
-    return Objects(corners[kept].astype(np.float32), np.asarray(objects.labels)[kept].astype(np.int32))
+    found = objects.masks
+    if masks:
+        size = tuple(np.asarray(source.sizes[index]).tolist())
+        if found is None or (len(found), *found.size) != (len(kept), *size):
+            given = "none" if found is None else f"masks of shape {[len(found), *found.size]}"
+            raise DataError(
+                f"{_where(source)}: {_name(source, index)} has {given}: data.masks=True needs masks of shape "
+                f"{[len(kept), *size]}, one per object."
+            )
+    return Objects(
+        corners[kept].astype(np.float32),
+        np.asarray(objects.labels)[kept].astype(np.int32),
+        None if found is None else found.select(kept),
+    )
 
 
 def all_usable(source: Source) -> Iterator[Objects]:

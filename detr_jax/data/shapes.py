@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 
 from detr_jax.config import ShapesConfig
+from detr_jax.data.masks import Bitmaps, Masks, encoded
+from detr_jax.data.panoptic_png import Panoptic, write_png
 from detr_jax.data.source import Faults, Objects, Sample
 
 # The pixels of each shape. The arguments are y and x from the centre, and the radius.
@@ -21,7 +23,16 @@ _INSIDE: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
     "ring": lambda y, x, r: (y**2 + x**2 <= r**2) & (y**2 + x**2 >= (r / 2) ** 2),
     "diamond": lambda y, x, r: np.abs(y) + np.abs(x) <= r,
 }
+# The upper level (1) or the lower one (0) of each pixel of a background. The arguments are rows and columns.
+_TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "plain": lambda y, x: np.full(y.shape, 0.5),
+    "stripes": lambda y, x: y // (_PERIOD // 2) % 2,
+    "checks": lambda y, x: (y // (_PERIOD // 2) + x // (_PERIOD // 2)) % 2,
+}
 _PLACEMENT_TRIES = 20
+_REGION_SHARE = (0.3, 0.7)  # of a side, where two backgrounds may meet
+_TEXTURE = 40  # of 255, between the two levels of stripes and checks
+_PERIOD = 8  # of stripes and checks, in pixels
 _KEPT_BYTES = 128 * 2**20  # bytes of drawn images that are kept for later epochs
 _MIN_CONTRAST = 90  # of 255, between an object and the background colour in one channel or more
 
@@ -32,7 +43,7 @@ class Drawing(NamedTuple):
     image: np.ndarray
     """[H, W, 3] uint8."""
     masks: np.ndarray
-    """[n, H, W] bool, the pixels of each object. No two objects share a pixel."""
+    """[n, H, W] bool, the pixels of each object. No two objects share a pixel. Backgrounds come last."""
     objects: Objects
 
 
@@ -41,16 +52,22 @@ class ShapesDataset:
 
     Image ``i`` of a split depends only on (seed, split, i). The splits share no image.
 
+    With ``config.backgrounds``, the classes of the backgrounds follow those of the shapes, and backgrounds are objects
+    to train on. They are not in `ground_truth`, because COCO evaluates boxes and masks of things only.
+
     Args:
       config: the number, sizes and content of the images.
       split: "train" or "val".
+      masks: give the objects their masks, and the ground truth its run lengths.
     """
 
-    def __init__(self, config: ShapesConfig, split: str):
+    def __init__(self, config: ShapesConfig, split: str, *, masks: bool = False):
         self.config = config
-        self.categories = dict(enumerate(config.kinds))
+        self.reads_masks = masks
+        self.categories = dict(enumerate((*config.kinds, *config.backgrounds)))
+        self.stuff_labels = frozenset(range(len(config.kinds), len(self.categories)))
         self.category_ids: dict[int, int] = {}
-        self.max_objects = config.max_objects
+        self.max_objects = config.max_objects + min(2, len(config.backgrounds))
         self.faults = Faults("shapes")
         self._kept: dict[int, Sample] = {}
         self._split = {"train": 0, "val": 1}[split]
@@ -77,6 +94,7 @@ class ShapesDataset:
         height, width = map(int, self.sizes[index])
         background = rng.integers(0, 256, size=3)
         image = _noisy(rng, background, 40, (height, width))
+        regions = self._regions(index, image)
 
         masks: list[np.ndarray] = []
         labels: list[int] = []
@@ -92,12 +110,35 @@ class ShapesDataset:
                     masks.append(mask)
                     labels.append(label)
                     break
+        for region, label in regions:
+            region &= ~np.any(masks, axis=0) if masks else True
+            masks.append(region)
+            labels.append(label)
         boxes = np.array([_tight_box(mask) for mask in masks], np.float32).reshape(-1, 4)
         return Drawing(
             image,
             np.array(masks, bool).reshape(-1, height, width),
             Objects(boxes, np.array(labels, np.int32)),
         )
+
+    def _regions(self, index: int, image: np.ndarray) -> list[tuple[np.ndarray, int]]:
+        """Draws the backgrounds into an image [H, W, 3]. Returns pixels [H, W] bool and the label of each."""
+        kinds = self.config.backgrounds
+        if not kinds:
+            return []
+        rng = np.random.default_rng((self.config.seed, self._split, index, 1))  # the shapes stay what they are
+        place = np.meshgrid(*map(np.arange, image.shape[:2]), indexing="ij")
+        number = int(rng.integers(1, min(2, len(kinds)), endpoint=True))
+        axis = int(rng.integers(2))
+        border = round(rng.uniform(*_REGION_SHARE) * image.shape[axis])
+        beyond = place[axis] >= border
+        found = []
+        for region, kind in zip((~beyond, beyond), rng.choice(len(kinds), number, replace=False).tolist(), strict=False):
+            region = np.ones_like(beyond) if number == 1 else region
+            levels = _TEXTURES[kinds[kind]](*place)[..., None] * _TEXTURE
+            image[region] = np.clip(image.astype(np.int16) + levels - _TEXTURE // 2, 0, 255)[region]
+            found.append((region, len(self.config.kinds) + kind))
+        return found
 
     def __getitem__(self, index: int) -> Sample:
         """An image, [H, W, 3] uint8 RGB, and its objects.
@@ -106,9 +147,12 @@ class ShapesDataset:
         """
         sample = self._kept.get(index)
         if sample is None:
-            image, _, objects = self.draw(index)
+            image, masks, objects = self.draw(index)
+            if self.reads_masks:
+                objects = Objects(objects.boxes, objects.labels, Masks.of(Bitmaps(masks)))
             sample = Sample(image, objects)
-            if (len(self._kept) + 1) * 3 * self.config.max_size**2 <= _KEPT_BYTES:
+            channels = 3 + self.reads_masks * self.max_objects
+            if (len(self._kept) + 1) * channels * self.config.max_size**2 <= _KEPT_BYTES:
                 self._kept[index] = sample
         return sample
 
@@ -116,9 +160,17 @@ class ShapesDataset:
         """The objects of an image: boxes xyxy in pixels, and labels."""
         return self[index].objects
 
+    def panoptic(self, index: int) -> Panoptic:
+        """The segments of an image. Pixels of no object are void, unless there are backgrounds."""
+        _, masks, objects = self.draw(index)
+        ids = np.arange(1, len(masks) + 1)
+        number_of_pixel = (masks * ids[:, None, None]).sum(axis=0, dtype=np.int32)
+        areas = masks.sum(axis=(1, 2))
+        return Panoptic(number_of_pixel, ids, objects.labels.astype(np.int64), areas, np.zeros(len(ids), bool))
+
     @functools.cache  # noqa: B019 (one entry for as long as the data set lives)
     def ground_truth(self) -> dict[str, Any]:
-        """All annotations as an instances JSON. The area of an object is the number of its pixels."""
+        """All shapes as an instances JSON. The area of a shape is the number of its pixels."""
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for index, image_id in enumerate(self.image_ids):
@@ -126,6 +178,9 @@ class ShapesDataset:
             images.append({"id": image_id, "height": height, "width": width})
             _, masks, objects = self.draw(index)
             for mask, (x0, y0, x1, y1), label in zip(masks, objects.boxes.tolist(), objects.labels, strict=True):
+                if int(label) in self.stuff_labels:
+                    continue
+                segmentation = {"segmentation": encoded(mask)} if self.reads_masks else {}
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
@@ -134,9 +189,11 @@ class ShapesDataset:
                         "bbox": [x0, y0, x1 - x0, y1 - y0],
                         "area": int(mask.sum()),
                         "iscrowd": 0,
+                        **segmentation,
                     }
                 )
-        categories = [{"id": label, "name": name} for label, name in self.categories.items()]
+        things = (label for label in self.categories if label not in self.stuff_labels)
+        categories = [{"id": label, "name": self.categories[label]} for label in things]
         return {"images": images, "annotations": annotations, "categories": categories}
 
 
@@ -149,6 +206,8 @@ def write_coco(
 ) -> None:
     """Writes both splits in COCO's official layout: ``train2017/``, ``val2017/`` and ``annotations/``.
 
+    The annotations have masks. With backgrounds, they are written in COCO's panoptic form too.
+
     Args:
       config: the number, sizes and content of the images.
       root: a new folder, which is created.
@@ -157,14 +216,45 @@ def write_coco(
     """
     (root / "annotations").mkdir(parents=True)
     for split in ("train", "val"):
-        dataset = ShapesDataset(config, split)
+        dataset = ShapesDataset(config, split, masks=True)
         folder = root / f"{split}2017"
         folder.mkdir()
         form = dataset.ground_truth()
         for index in progress(range(len(dataset))):
             form["images"][index]["file_name"] = name = f"{dataset.image_ids[index]:06d}{suffix}"
             Image.fromarray(dataset[index].image).save(folder / name, quality=95, subsampling=0)
+        for annotation in form["annotations"]:
+            runs = annotation["segmentation"]
+            annotation["segmentation"] = {"size": runs["size"], "counts": runs["counts"].decode()}
         (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(form))
+        if config.backgrounds:
+            _write_panoptic(dataset, form["images"], root / "annotations" / f"panoptic_{split}2017")
+
+
+def _write_panoptic(dataset: ShapesDataset, images: list[dict[str, Any]], folder: Path) -> None:
+    """Writes the segments of a split: a folder of PNG files, and a JSON file of the same name."""
+    folder.mkdir()
+    annotations = []
+    for index, image in enumerate(images):
+        found = dataset.panoptic(index)
+        name = Path(image["file_name"]).with_suffix(".png").name
+        write_png(folder / name, found.ids)
+        segments = [
+            {"id": i, "category_id": label, "area": area, "bbox": _xywh(_tight_box(found.ids == i)), "iscrowd": 0}
+            for i, label, area in zip(*(x.tolist() for x in (found.segment_ids, found.labels, found.areas)), strict=True)
+        ]
+        annotations.append({"image_id": image["id"], "file_name": name, "segments_info": segments})
+    categories = [
+        {"id": label, "name": name, "isthing": int(label not in dataset.stuff_labels)}
+        for label, name in dataset.categories.items()
+    ]
+    form = {"images": images, "annotations": annotations, "categories": categories}
+    folder.with_suffix(".json").write_text(json.dumps(form))
+
+
+def _xywh(box: tuple[int, int, int, int]) -> list[int]:
+    x0, y0, x1, y1 = map(int, box)
+    return [x0, y0, x1 - x0, y1 - y0]
 
 
 def _noisy(rng: np.random.Generator, color: np.ndarray, noise: int, shape: tuple[int, ...]) -> np.ndarray:

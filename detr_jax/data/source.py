@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
+from detr_jax.data.masks import Bitmaps, Masks
 from detr_jax.returned import described
 
 
@@ -119,11 +120,16 @@ class Objects:
     """[n, 4] float32, xyxy in pixels of the image. Boxes are inside of the image and their area is above 0."""
     labels: np.ndarray
     """[n] int32."""
+    masks: Masks | None = None
+    """The masks of the objects. An array [n, H, W] bool, in pixels of the image, is accepted too. None: they are not
+    read."""
 
     def __post_init__(self) -> None:
         """Gives the boxes of an image without objects, such as an empty list, the shape [0, 4]."""
         if not np.size(self.boxes):
             object.__setattr__(self, "boxes", np.zeros((0, 4), np.float32))
+        if isinstance(self.masks, np.ndarray):
+            object.__setattr__(self, "masks", Masks.of(Bitmaps(self.masks.astype(bool))))
 
 
 @dataclass(frozen=True, eq=False)

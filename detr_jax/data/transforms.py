@@ -235,7 +235,9 @@ def transform_objects(geometry: Geometry, objects: Objects, size: tuple[int, int
     Returns:
       The objects with boxes in pixels of the new image.
     """
-    boxes, labels = objects.boxes.astype(np.float32), objects.labels
+    boxes, labels, masks = objects.boxes.astype(np.float32), objects.labels, objects.masks
+    if masks is not None:
+        masks = masks.changed(*shown_pixels(geometry, size))
     if geometry.flip:
         x0, y0, x1, y1 = boxes.T
         boxes = np.stack([size[1] - x1, y0, size[1] - x0, y1], axis=1)
@@ -246,7 +248,37 @@ def transform_objects(geometry: Geometry, objects: Objects, size: tuple[int, int
         boxes = np.clip(boxes - corner, 0, limit)
         kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
         boxes, labels, size = boxes[kept], labels[kept], (height, width)
-    return Objects(boxes * _scale(size, geometry.size), labels)
+        masks = None if masks is None else masks.select(kept)
+    return Objects(boxes * _scale(size, geometry.size), labels, masks)
+
+
+def shown_pixels(geometry: Geometry, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The row and the column of the image that each row and column shows after a geometry.
+
+    A resize takes the nearest pixel as PyTorch does, ``floor(i * before / after)``.
+
+    Args:
+      geometry: the changes.
+      size: (height, width) of the image in pixels.
+
+    Returns:
+      Rows [geometry.size[0]] and columns [geometry.size[1]], int64.
+    """
+    rows, columns = map(np.arange, size)
+    if geometry.flip:
+        columns = columns[::-1]
+    if geometry.crop is not None and geometry.crop_from is not None:
+        rows, columns = (_nearest(x, side) for x, side in zip((rows, columns), geometry.crop_from, strict=True))
+        top, left, height, width = geometry.crop
+        rows, columns = rows[top : top + height], columns[left : left + width]
+    rows, columns = (_nearest(x, side) for x, side in zip((rows, columns), geometry.size, strict=True))
+    return rows, columns
+
+
+def _nearest(shown: np.ndarray, side: int) -> np.ndarray:
+    """A line of pixels, resized to ``side`` pixels."""
+    found: np.ndarray = shown[np.arange(side) * len(shown) // side]
+    return found
 
 
 def _scale(size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:

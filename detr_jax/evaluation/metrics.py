@@ -1,11 +1,16 @@
 """The metrics of a configuration: their evaluators, and the numbers that they compute."""
 
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from detr_jax.config import ConfigError, MetricConfig, logged_name
 from detr_jax.data import Source
 from detr_jax.structures import Detections
+
+if TYPE_CHECKING:
+    from detr_jax.inference.masks import ImageMasks
 
 Metrics = dict[str, float | None]
 """Numbers by name. ``NAME/<category>`` is the number ``NAME`` of one category. None means undefined, for example if the
@@ -28,19 +33,56 @@ class Evaluator(Protocol):
         """Compute the numbers of all detections that were added."""
 
 
+class MaskEvaluator(Protocol):
+    """Collects masks and compares them with the ground truth. Dimensions: ``B`` images, ``N`` detections."""
+
+    def add_masks(
+        self,
+        image_ids: Iterable[int],
+        detections: Detections,
+        queries: np.ndarray,
+        masks: "Sequence[ImageMasks]",
+    ) -> None:
+        """Add the masks of some images.
+
+        Args:
+          image_ids: [B]. Images with a negative id are ignored.
+          detections: as for `Evaluator.add`.
+          queries: [B, N] int32, the query of each detection.
+          masks: of all detections of each image.
+        """
+
+    def compute(self) -> Metrics:
+        """Compute the numbers of all masks that were added."""
+
+
 class Evaluators:
-    """The evaluators of all entries of ``evaluation.metrics``. It is an `Evaluator` itself."""
+    """The evaluators of entries of ``evaluation.metrics``. It is an `Evaluator` and a `MaskEvaluator` itself."""
 
     def __init__(self, metrics: Mapping[str, MetricConfig], source: Source):
-        self.by_name = {name: metric.build(source) for name, metric in metrics.items()}
+        self.by_name: dict[str, Any] = {name: metric.build(source) for name, metric in metrics.items()}
         """The evaluator of each entry."""
         self._metrics = metrics
 
     def add(self, image_ids: Iterable[int], detections: Detections) -> None:
-        """Add the detections of some images to every evaluator."""
+        """Add the detections of some images to every evaluator that compares boxes."""
         image_ids = list(image_ids)
-        for evaluator in self.by_name.values():
-            evaluator.add(image_ids, detections)
+        for name, evaluator in self.by_name.items():
+            if not self._metrics[name].needs_masks:
+                evaluator.add(image_ids, detections)
+
+    def add_masks(
+        self,
+        image_ids: Iterable[int],
+        detections: Detections,
+        queries: np.ndarray,
+        masks: "Sequence[ImageMasks]",
+    ) -> None:
+        """Add the masks of some images to every evaluator that compares masks."""
+        image_ids = list(image_ids)
+        for name, evaluator in self.by_name.items():
+            if self._metrics[name].needs_masks:
+                evaluator.add_masks(image_ids, detections, queries, masks)
 
     def compute(self) -> Metrics:
         """Compute the numbers of all entries, under the names in the log.

@@ -19,6 +19,7 @@ from detr_jax.distributed import is_main
 from detr_jax.evaluation.detections_file import StoredDetections
 from detr_jax.evaluation.metrics import Evaluators, Metrics
 from detr_jax.evaluation.sameness import sameness
+from detr_jax.inference.masks import ImageMasks, MaskSteps
 from detr_jax.inference.predict import check_scores, create_predict_step
 from detr_jax.memory import fitting, on_host
 from detr_jax.sharding import own_rows, shard_rows
@@ -44,7 +45,56 @@ class Validator:
         self.plan = ValPlan(source, config.data, config.evaluation.batch_size, config.model.stride)
         self._mesh = mesh
         self._predict = create_predict_step(graph, mesh, where)
+        metrics = config.evaluation.metrics
+        self._box_metrics = {name: metric for name, metric in metrics.items() if not metric.needs_masks}
+        self._mask_metrics = {name: metric for name, metric in metrics.items() if metric.needs_masks}
+        self._mask_steps = MaskSteps(graph, mesh, where)
         self._first_batches: list[tuple[PlannedBatch, Batch]] | None = None
+
+    def validate(
+        self, values: Values, step: int = 0, after_batch: Callable[[int], object] = lambda images: None
+    ) -> tuple[StoredDetections, Metrics]:
+        """Predict every validation image and compute the metrics in ``evaluation.metrics``.
+
+        Masks are compared batch by batch, and not kept. The arguments are those of `detect`.
+
+        Raises:
+          CheckpointError: the scores are not numbers.
+          ConfigError: a metric does not compute what its class lists.
+          OutOfMemoryError: a batch does not fit into memory.
+        """
+        if not self._mask_metrics:
+            found = self.detect(values, step, after_batch)
+            return found, self.evaluate(found)
+        evaluators = Evaluators(self._mask_metrics, self.source)
+        batches = []
+        with self._fitting():
+            for planned, batch in self._batches():
+                batches.append((planned, self._compare_masks(values, planned, batch, evaluators)))
+                after_batch(len(planned.images))
+            found = self._stored(step, batches)
+        of_boxes, of_masks = self.evaluate(found), evaluators.compute()
+        return found, of_boxes | of_masks
+
+    def _compare_masks(
+        self, values: Values, planned: PlannedBatch, batch: Batch, evaluators: Evaluators
+    ) -> Detections:
+        """The `Detections` of a batch, whose masks are added to the evaluators."""
+        inputs = shard_rows((batch.inputs.images, batch.inputs.valid_sizes, batch.info.original_sizes), self._mesh)
+        steps, stride = self._mask_steps, self.config.model.mask_stride
+        assert stride is not None
+        on_device, queries, features = steps.detect(values, *inputs)
+        found, query = on_host((on_device, queries))
+        check_scores(found.scores[: len(planned.images)])
+        logits = on_host(steps.logits(values, features, query))
+        ids = [int(self.source.image_ids[image.source_index]) for image in planned.images]
+        sizes = [image.geometry.size for image in planned.images]
+        originals = [self.source.sizes[image.source_index] for image in planned.images]
+        each = zip(logits, sizes, originals, strict=False)
+        masks = [ImageMasks.of(of_image, size, original, stride) for of_image, size, original in each]
+        there = jax.tree.map(operator.itemgetter(slice(len(ids))), found)
+        evaluators.add_masks(ids, there, query[: len(ids)], masks)
+        return found
 
     def detect(
         self, values: Values, step: int = 0, after_batch: Callable[[int], object] = lambda images: None
@@ -67,14 +117,14 @@ class Validator:
             return self._stored(step, found)
 
     def evaluate(self, found: StoredDetections) -> Metrics:
-        """Compute the metrics in ``evaluation.metrics`` of detections.
+        """Compute the metrics in ``evaluation.metrics`` of detections, except for those of masks.
 
         Raises:
           CheckpointError: the scores are not numbers.
           ConfigError: a metric does not compute what its class lists.
         """
         check_scores(found.scores)
-        evaluators = Evaluators(self.config.evaluation.metrics, self.source)
+        evaluators = Evaluators(self._box_metrics, self.source)
         evaluators.add(found.image_ids.tolist(), found.detections)
         return evaluators.compute()
 

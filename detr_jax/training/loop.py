@@ -264,6 +264,7 @@ def _open_checkpoints(resolved: Resolved, workdir: Path) -> Checkpoints:
     checkpoints = Checkpoints(workdir / "checkpoints", resolved.config.training.keep_checkpoints)
     checkpoints.class_names = resolved.train_source.categories
     checkpoints.category_ids = resolved.train_source.category_ids
+    checkpoints.stuff_labels = getattr(resolved.train_source, "stuff_labels", ())
     return checkpoints
 
 

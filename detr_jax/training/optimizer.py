@@ -13,13 +13,21 @@ from detr_jax.config import Config, ConfigError, OptimizerConfig
 
 
 def is_trainable(config: Config) -> nnx.filterlib.Filter:
-    """Filter of the parameters that are trained: no frozen path, and no backbone if its learning rate is 0."""
+    """Filter of the parameters that are trained: no frozen path, and no backbone if its learning rate is 0.
+
+    If ``optimizer.trained`` names paths, only these are trained.
+    """
     frozen = config.frozen_paths if config.optimizer.backbone_learning_rate else (*config.frozen_paths, "backbone")
 
-    def not_frozen(path: tuple, _: Any) -> bool:
-        return not any(_begins_with("/".join(map(str, path)), prefix) for prefix in frozen)
+    def trains(path: tuple, _: Any) -> bool:
+        return _is_trained("/".join(map(str, path)), config.optimizer.trained, frozen)
 
-    return nnx.All(nnx.Param, not_frozen)
+    return nnx.All(nnx.Param, trains)
+
+
+def _is_trained(path: str, trained: Sequence[str], frozen: Sequence[str]) -> bool:
+    chosen = not trained or any(_begins_with(path, prefix) for prefix in trained)
+    return chosen and not any(_begins_with(path, prefix) for prefix in frozen)
 
 
 def _begins_with(path: str, prefix: str) -> bool:
@@ -42,17 +50,22 @@ def check_parameter_names(config: Config, params: Any) -> None:
                 f"optimizer.slow_parameters holds {part!r}, but no parameter's path outside the backbone contains it: "
                 f"there is {', '.join(close or words)}."
             )
-    for prefix in config.frozen_paths:
+    named = [("frozen", prefix) for prefix in config.frozen_paths]
+    for field, prefix in [*named, *(("trained", prefix) for prefix in config.optimizer.trained)]:
         if not any(_begins_with(path, prefix) for path in paths):
             depth = prefix.rstrip("/").count("/") + 1
             there = sorted({"/".join(path.split("/")[:depth]) for path in paths if path.count("/") >= depth - 1})
             close = difflib.get_close_matches(prefix, there, n=4, cutoff=0.3)
             raise ConfigError(
-                f"optimizer.frozen holds {prefix!r}, but no parameter's path begins with it: "
+                f"optimizer.{field} holds {prefix!r}, but no parameter's path begins with it: "
                 f"there is {', '.join(close or there)}."
             )
-    if all(any(_begins_with(path, prefix) for prefix in config.frozen_paths) for path in paths):
-        raise ConfigError(f"optimizer.frozen={config.frozen_paths} freezes every parameter: leave some to train.")
+    if not any(_is_trained(path, config.optimizer.trained, config.frozen_paths) for path in paths):
+        only = f" and optimizer.trained={config.optimizer.trained}" if config.optimizer.trained else ""
+        freeze = "freeze" if only else "freezes"
+        raise ConfigError(
+            f"optimizer.frozen={config.frozen_paths}{only} {freeze} every parameter: leave some to train."
+        )
 
 
 def learning_rate_schedule(

@@ -169,7 +169,7 @@ def resolve_model(config: Config, previous: Config | None) -> tuple[Config, Impo
         base,
         num_classes=num_classes,
         num_queries=num_queries,
-        **{name: getattr(given, name) for name in base.run_fields if hasattr(given, name)},
+        **{name: getattr(given, name) for name in (*base.run_fields, *base.added_fields) if hasattr(given, name)},
     )
     data = previous.data if previous else weights.data if weights and weights.config else config.data
     if follows:
@@ -271,7 +271,8 @@ def changed_fields(previous: Config, config: Config, workdir: Path) -> dict[str,
     changed = differences(previous, config)
     for name, (old, new) in changed.items():
         section, _, field = name.partition(".")
-        if section == "model" and field.partition(".")[0] not in config.model.run_fields:
+        may_change = {field, field.partition(".")[0]} & set(config.model.run_fields)
+        if section == "model" and not may_change:
             raise ConfigError(
                 f"{name} was {_shown(old)} when {workdir} was trained and is {_shown(new)} now: "
                 "set it back, or choose another --workdir."

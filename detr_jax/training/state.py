@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from detr_jax.config import Config
+from detr_jax.data.batching import mask_shape
 from detr_jax.models.detector import DetectorModule
 from detr_jax.sharding import Tree, shard, state_shardings
 from detr_jax.structures import BatchInputs, Targets, structure
@@ -150,7 +151,8 @@ def abstract_batch(config: Config, bucket: tuple[int, int], max_objects: int) ->
     def array(*shape: int, dtype: DTypeLike = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((size, *shape), dtype)
 
-    targets = Targets(array(objects, 4, dtype=jnp.float32), array(objects), array())
+    masks = array(*mask_shape(objects, bucket), dtype=jnp.uint8) if config.data.masks else None
+    targets = Targets(array(objects, 4, dtype=jnp.float32), array(objects), array(), masks)
     return BatchInputs(array(*bucket, 3, dtype=jnp.uint8), array(2), targets)
 
 

@@ -62,8 +62,7 @@ class Validation:
             fitting(f"The validation at step {step}", "Use a machine with more memory."),
             stop.at_once(step) as check,
         ):
-            found = self._validator.detect(self._params(state), step, lambda images: check())
-            metrics = self._validator.evaluate(found)
+            found, metrics = self._validator.validate(self._params(state), step, lambda images: check())
             self._store(self._workdir / DETECTIONS, found)
         self._log.validation(step, metrics)
         if not self._warned and (sentence := self._validator.sameness(found)):

@@ -1,0 +1,154 @@
+"""Check the ``segmentation`` of annotations, so that every mask can be computed later."""
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from detr_jax.data.annotation_rows import Rows, shown
+from detr_jax.data.source import Faults
+
+_CORNERS = 3  # the least of a polygon
+
+
+class _RunLengths(msgspec.Struct):
+    size: tuple[int, int]
+    counts: str | list[int]
+
+
+def usable_masks(rows: Rows, used: np.ndarray, sizes: np.ndarray, faults: Faults) -> np.ndarray:
+    """Which annotations have a mask that can be computed, [k] bool.
+
+    Args:
+      rows: the annotations. Without masks, all are usable.
+      used: [k] int, the rows to check.
+      sizes: [k, 2] int, (height, width) of each one's image in pixels.
+      faults: receives the faults of the others. A mask that cannot be read is an error. An annotation whose polygons
+        have fewer than three corners is counted.
+    """
+    usable = np.ones(len(used), bool)
+    if rows.segmentations is None:
+        return usable
+    for place, (row, size) in enumerate(zip(used.tolist(), sizes.tolist(), strict=True)):
+        text = rows.segmentations[row]
+        where = f"{rows.name(row)} of image {rows.owners[row]}"
+        try:
+            found = msgspec.json.decode(text, type=list[list[float]] | _RunLengths)
+        except msgspec.DecodeError:
+            fault: tuple[str, str] | None = _fault_of_form(text, where)
+            found = None
+        else:
+            fault = _fault_of_polygons(found, where) if isinstance(found, list) else _fault_of_runs(found, size, where)
+        if fault is not None:
+            usable[place] = False
+            faults.error(*fault)
+        elif isinstance(found, list):
+            usable[place] = _count_degenerate(found, size, where, faults)
+    return usable
+
+
+def _count_degenerate(polygons: list[list[float]], size: Sequence[int], where: str, faults: Faults) -> bool:
+    """Counts polygons without an area or outside of the image. Returns whether one is left."""
+    small = sum(len(polygon) < 2 * _CORNERS for polygon in polygons)
+    if small == len(polygons):
+        faults.add("annotations whose polygons have fewer than three corners were dropped", where)
+        return False
+    if small:
+        faults.add("polygons with fewer than three corners were ignored", where)
+    height, width = size
+    if all(
+        max(polygon[::2]) <= 0 or min(polygon[::2]) >= width or max(polygon[1::2]) <= 0 or min(polygon[1::2]) >= height
+        for polygon in polygons
+        if len(polygon) >= 2 * _CORNERS
+    ):
+        faults.add("annotations whose polygons lie outside of the image have an empty mask", where)
+    return True
+
+
+def _fault_of_polygons(polygons: list[list[float]], where: str) -> tuple[str, str] | None:
+    if not polygons:
+        return (
+            "annotations without a segmentation",
+            f"{where} has an empty segmentation, and data.masks=True needs polygons or run lengths for each object",
+        )
+    odd = next((polygon for polygon in polygons if len(polygon) % 2), None)
+    if odd is not None:
+        return (
+            "polygons with an odd count of numbers",
+            f"{where} has a polygon of {len(odd)} numbers, which must be pairs x, y",
+        )
+    if not all(map(math.isfinite, itertools.chain.from_iterable(polygons))):
+        return _not_finite(where)
+    return None
+
+
+def _not_finite(where: str) -> tuple[str, str]:
+    return "polygons with numbers that are not finite", f"{where} has a polygon with a number that is not finite"
+
+
+def _fault_of_runs(runs: _RunLengths, size: Sequence[int], where: str) -> tuple[str, str] | None:
+    if list(runs.size) != list(size):
+        return (
+            "run lengths of another size than the image",
+            f"{where} has run lengths of size {list(runs.size)}, and its image has {list(size)} (height, width): both "
+            "must be equal",
+        )
+    try:
+        lengths = runs.counts if isinstance(runs.counts, list) else list(decoded_counts(runs.counts))
+    except ValueError:
+        return "run lengths that are damaged", f"{where} has counts that are not COCO's compressed run lengths"
+    if min(lengths, default=0) < 0 or sum(lengths) != size[0] * size[1]:
+        return (
+            "run lengths that do not cover the image",
+            f"{where} has run lengths with the sum {sum(lengths)}, which must be {size[0] * size[1]}, the pixels of "
+            "its image",
+        )
+    return None
+
+
+def decoded_counts(text: str) -> Iterator[int]:
+    """The run lengths of COCO's compressed form.
+
+    Raises:
+      ValueError: the text is damaged.
+    """
+    values: list[int] = []
+    value = shift = 0
+    for character in text:
+        code = ord(character) - 48
+        if not 0 <= code < 64:
+            raise ValueError(f"the character {character!r}")
+        value |= (code & 0x1F) << shift
+        shift += 5
+        if code & 0x20:
+            continue
+        if code & 0x10:
+            value -= 1 << shift
+        values.append(value + (values[-2] if len(values) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ValueError("an unfinished number")
+    yield from values
+
+
+def _fault_of_form(text: bytes, where: str) -> tuple[str, str]:
+    """The fault of a segmentation that has neither of COCO's forms."""
+    if text == b"null":
+        return (
+            "annotations without a segmentation",
+            f"{where} has no segmentation, and data.masks=True needs polygons or run lengths for each object",
+        )
+    value: Any = json.loads(text)  # which reads NaN and Infinity too
+    if isinstance(value, list) and all(isinstance(polygon, list) for polygon in value):
+        numbers = list(itertools.chain.from_iterable(value))
+        if all(isinstance(number, int | float) for number in numbers) and not all(map(math.isfinite, numbers)):
+            return _not_finite(where)
+    return (
+        "segmentations of the wrong type",
+        f"{where} has segmentation={shown(value)}, which must be a list of polygons [x, y, x, y, ...] or run lengths "
+        "with size and counts",
+    )
