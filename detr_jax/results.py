@@ -15,6 +15,8 @@ from PIL import Image
 
 from detr_jax.boxes import xyxy_to_xywh
 from detr_jax.data.images import ImageLike, decode, open_image
+from detr_jax.data.masks import decoded
+from detr_jax.image_segments import ImagePanoptic
 from detr_jax.visualization.attention import MOST_OBJECTS, attention_sheet
 from detr_jax.visualization.boxes import LabelledBoxes, draw_boxes
 from detr_jax.visualization.sampling import sampling_sheet
@@ -42,6 +44,11 @@ class ImageDetections:
     """[n], the names of the labels, or the labels as text if the checkpoint holds no names."""
     size: tuple[int, int]
     """(height, width) of the original image in pixels."""
+    run_lengths: tuple[dict[str, Any], ...] | None = None
+    """[n] the mask of each object in COCO's compressed run lengths: ``size`` and ``counts``, a text. None: masks were
+    not asked for. `masks` decodes them."""
+    panoptic: ImagePanoptic | None = None
+    """The panoptic segments of the image. None: they were not asked for."""
     notes: tuple[str, ...] = ()
     """Remarks about the image, for example that only the first frame of an animation was used."""
 
@@ -87,11 +94,32 @@ class ImageDetections:
             raise ValueError(f"max_detections={max_detections} must not be negative.")
         kept = [i for i, label in enumerate(self.labels.tolist()) if labels is None or label in labels]
         kept = kept[:max_detections]
-        names = tuple(self.names[i] for i in kept)
-        return replace(self, boxes=self.boxes[kept], scores=self.scores[kept], labels=self.labels[kept], names=names)
+        return replace(
+            self,
+            boxes=self.boxes[kept],
+            scores=self.scores[kept],
+            labels=self.labels[kept],
+            names=tuple(self.names[i] for i in kept),
+            run_lengths=None if self.run_lengths is None else tuple(self.run_lengths[i] for i in kept),
+        )
+
+    def masks(self) -> np.ndarray:
+        """The masks [n, H, W] bool of the objects, in the size of the image.
+
+        Raises:
+          ValueError: masks were not asked for.
+        """
+        if self.run_lengths is None:
+            raise ValueError("These detections have no masks: predict with masks=True.")
+        found = np.zeros((len(self), *self.size), bool)
+        for place, runs in zip(found, self.run_lengths, strict=True):
+            place[:] = decoded(runs)
+        return found
 
     def draw(self, image: ImageLike) -> Image.Image:
-        """The image with boxes, names and scores. Images below 320 pixels are enlarged, or captions would hide them.
+        """The image with boxes, names and scores, and masks if they were asked for.
+
+        Images below 320 pixels are enlarged, or captions would hide them.
 
         Args:
           image: the predicted image as a path, a PIL image or an array. The EXIF orientation of a file is applied.
@@ -100,27 +128,26 @@ class ImageDetections:
           DataError: the image cannot be read.
           ValueError: it has another size than the predicted one.
         """
-        opened, size = open_image(image, "The image")
-        if size != tuple(self.size):
-            raise ValueError(
-                f"The image has {size[1]} x {size[0]} pixels, and these objects were found in one of "
-                f"{self.size[1]} x {self.size[0]} (width x height): give the image that was predicted."
-            )
-        picture = decode(opened) if isinstance(opened, Path) else opened
+        picture = opened_like(image, self.size)
         names = dict(zip(self.labels.tolist(), self.names, strict=True))
-        scale = max(1, round(_LEAST_SIDE / max(size)))
-        return draw_boxes(np.asarray(picture), LabelledBoxes(self.boxes, self.labels, self.scores), names, scale=scale)
+        scale = max(1, round(_LEAST_SIDE / max(self.size)))
+        masks = None if self.run_lengths is None else self.masks()
+        return draw_boxes(picture, LabelledBoxes(self.boxes, self.labels, self.scores, masks), names, scale=scale)
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """The objects as COCO's result dictionaries, whose ``bbox`` is [x, y, width, height] in pixels."""
+        """The objects as COCO's result dictionaries, whose ``bbox`` is [x, y, width, height] in pixels.
+
+        If masks were asked for, ``segmentation`` holds their run lengths.
+        """
         bboxes = xyxy_to_xywh(self.boxes.astype(np.float64)).tolist()
+        masks = [{}] * len(self) if self.run_lengths is None else [{"segmentation": runs} for runs in self.run_lengths]
         return [
-            {"image_id": image_id, "category_id": label, "bbox": bbox, "score": score}
-            for label, bbox, score in zip(self.labels.tolist(), bboxes, self.scores.tolist(), strict=True)
+            {"image_id": image_id, "category_id": label, "bbox": bbox, "score": score, **mask}
+            for label, bbox, score, mask in zip(self.labels.tolist(), bboxes, self.scores.tolist(), masks, strict=True)
         ]
 
     def to_supervision(self) -> Any:
-        """The objects as ``supervision.Detections``, with the names as ``data["class_name"]``.
+        """The objects as ``supervision.Detections``, with the names as ``data["class_name"]``, and masks if there are.
 
         Raises:
           ImportError: the package supervision is not installed.
@@ -133,8 +160,25 @@ class ImageDetections:
             xyxy=self.boxes,
             confidence=self.scores,
             class_id=self.labels.astype(np.int64),
+            mask=None if self.run_lengths is None else self.masks(),
             data={"class_name": np.array(self.names, dtype=str)},
         )
+
+
+def opened_like(image: ImageLike, size: tuple[int, int]) -> np.ndarray:
+    """The pixels [H, W, 3] uint8 of an image of (height, width) ``size``.
+
+    Raises:
+      DataError: the image cannot be read.
+      ValueError: it has another size.
+    """
+    opened, found = open_image(image, "The image")
+    if found != tuple(size):
+        raise ValueError(
+            f"The image has {found[1]} x {found[0]} pixels, and these objects were found in one of "
+            f"{size[1]} x {size[0]} (width x height): give the image that was predicted."
+        )
+    return np.asarray(decode(opened) if isinstance(opened, Path) else opened)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

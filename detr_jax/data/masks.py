@@ -184,3 +184,19 @@ def encoded(mask: np.ndarray) -> dict[str, Any]:
     from faster_coco_eval.core import mask as coco_mask
 
     return dict(coco_mask.encode(np.asfortranarray(mask).view(np.uint8)[..., None])[0])
+
+
+def as_text(runs: dict[str, Any]) -> dict[str, Any]:
+    """Run lengths whose counts are a text, as JSON needs it."""
+    counts = runs["counts"]
+    return {"size": list(runs["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}
+
+
+def decoded(runs: dict[str, Any]) -> np.ndarray:
+    """The mask [H, W] bool of COCO's compressed run lengths. ``counts`` may be bytes or a text."""
+    from faster_coco_eval.core import mask as coco_mask
+
+    counts = runs["counts"]
+    encoded_counts = counts.encode() if isinstance(counts, str) else counts
+    found: np.ndarray = coco_mask.decode({"size": list(runs["size"]), "counts": encoded_counts})
+    return found.view(bool)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from detr_jax.config import ShapesConfig
-from detr_jax.data.masks import Bitmaps, Masks, encoded
+from detr_jax.data.masks import Bitmaps, Masks, as_text, encoded
 from detr_jax.data.panoptic_png import Panoptic, write_png
 from detr_jax.data.source import Faults, Objects, Sample
 
@@ -224,8 +224,7 @@ def write_coco(
             form["images"][index]["file_name"] = name = f"{dataset.image_ids[index]:06d}{suffix}"
             Image.fromarray(dataset[index].image).save(folder / name, quality=95, subsampling=0)
         for annotation in form["annotations"]:
-            runs = annotation["segmentation"]
-            annotation["segmentation"] = {"size": runs["size"], "counts": runs["counts"].decode()}
+            annotation["segmentation"] = as_text(annotation["segmentation"])
         (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(form))
         if config.backgrounds:
             _write_panoptic(dataset, form["images"], root / "annotations" / f"panoptic_{split}2017")

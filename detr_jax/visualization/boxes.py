@@ -1,28 +1,21 @@
 """Images with boxes, single and side by side."""
 
-import colorsys
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw
+from PIL import Image, ImageDraw
 
+from detr_jax.visualization.colors import Color, blend_masks, class_color, resize_to
 from detr_jax.visualization.fonts import Font, class_caption, font_for, legible
 
-_PALETTE = (
-    "#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324", "#808000", "#000075",
-)  # fmt: skip
 _TILE = 320  # longer side of an image in a sheet, in pixels
 _MARGIN = 8
 _TITLE = 22
 _TITLE_SIZE = 14  # of its letters, in pixels
 _PADDING = 2  # pixels of colour around the letters of a caption
-
-Color = tuple[int, int, int]
-"""Red, green and blue in 0..255."""
-
 
 @dataclass(frozen=True, eq=False)
 class LabelledBoxes:
@@ -34,40 +27,21 @@ class LabelledBoxes:
     """[n] category ids."""
     scores: np.ndarray | None = None
     """[n] in 0..1, or None for ground truth."""
-
-
-def class_color(label: int) -> Color:
-    """The colour of a class.
-
-    The first ten labels have the colours of a palette. Later labels get hues by the golden ratio, which are far from
-    the hues of the labels just before.
-    """
-    if 0 <= label < len(_PALETTE):
-        red, green, blue = ImageColor.getrgb(_PALETTE[label])[:3]
-        return red, green, blue
-    red, green, blue = (
-        round(255 * x) for x in colorsys.hls_to_rgb(label * 0.61803398875 % 1, 0.3 + label % 3 * 0.08, 0.75)
-    )
-    return red, green, blue
-
-
-def resize_to(image: np.ndarray, scale: float) -> Image.Image:
-    """Resizes an image [H, W, 3] uint8 by ``scale``, to at least one pixel. Small images keep sharp pixels."""
-    height, width = image.shape[:2]
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    sharp = scale >= 2 and max(height, width) <= 128
-    return Image.fromarray(image).resize(size, Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS)
+    masks: np.ndarray | None = None
+    """[n, H, W] bool, or None to draw boxes only."""
 
 
 def draw_boxes(
     image: np.ndarray, items: LabelledBoxes, categories: dict[int, str], *, scale: float = 1.0
 ) -> Image.Image:
-    """Draws boxes, names and scores on an image [H, W, 3] uint8 that is enlarged by ``scale``.
+    """Draws boxes, masks, names and scores on an image [H, W, 3] uint8 that is enlarged by ``scale``.
 
     A box has the colour of its class. The highest-scoring boxes are drawn last. Captions are drawn over all boxes and
     inside the picture. They do not overlap if there is enough room. A name that no font can show is drawn as the
     number of its label (`detr_jax.visualization.fonts`). A name that is wider than the picture is shortened.
     """
+    if items.masks is not None:
+        image = blend_masks(image, items.masks, items.labels.tolist())
     picture = resize_to(image, scale)
     pen = ImageDraw.Draw(picture)
     font_size = float(np.clip(max(picture.size) / 24, 11, 24))
