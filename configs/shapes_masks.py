@@ -1,11 +1,11 @@
-"""Circles, squares and triangles, drawn on the fly: the preset `detr_jax.presets.shapes`, to be changed here.
+"""Masks and panoptic segments of drawn shapes: the preset `detr_jax.presets.shapes_masks`, to be changed here.
 
 Command::
 
-    python train.py --config configs/shapes.py
+    python train.py --config configs/shapes_masks.py
 
-``--config shapes`` trains the preset itself. Its fields, their reasons and the expected results are in
-detr_jax/presets/shapes.py.
+``--config shapes_masks`` trains the preset itself. Its fields, their reasons and the expected results are in
+detr_jax/presets/shapes_masks.py.
 """
 
 from detr_jax.config import Config

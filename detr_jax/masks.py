@@ -6,7 +6,6 @@ of the memory, on the way to the device and there.
 Dimensions: ``B`` batch, ``K`` masks of an image, ``n`` masks, ``rows, columns`` cells of predicted masks.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -78,9 +77,7 @@ def _interpolation(
     return jnp.maximum(1.0 - jnp.abs(place - cell), 0.0)
 
 
-def sample_logits(
-    logits: np.ndarray, size: tuple[int, int], rows: np.ndarray, columns: np.ndarray
-) -> np.ndarray:
+def sample_logits(logits: np.ndarray, size: tuple[int, int], rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Some pixels of upsampled mask logits, in numpy: `upsample` at the pixels (row, column) of every pair.
 
     Args:
@@ -103,7 +100,9 @@ def sample_logits(
 
 def _between(cells: int, pixels: int, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The two cells that a pixel lies between along one axis, and the weight of the second."""
-    place = np.clip((wanted.astype(np.float32) + np.float32(0.5)) * np.float32(cells / pixels) - np.float32(0.5), 0, None)
+    place = np.clip(
+        (wanted.astype(np.float32) + np.float32(0.5)) * np.float32(cells / pixels) - np.float32(0.5), 0, None
+    )
     first = np.minimum(place.astype(np.int64), cells - 1)
     return first, np.minimum(first + 1, cells - 1), (place - first).astype(np.float32)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from detr_jax.cli.configuration import ConfigurableCommand, config_option, read_config
 from detr_jax.cli.output import check_writable, counted
-from detr_jax.config import Config, ModelConfig, ShapesConfig, check_data
+from detr_jax.config import BACKGROUND_KINDS, Config, ModelConfig, ShapesConfig, check_data
 from detr_jax.data import DataError, Source, check_classes, find_layout
 from detr_jax.data.bucket_counts import settle_train_buckets, settle_val_buckets
 from detr_jax.data.buckets import train_buckets, train_sizes, useful_share, val_buckets, val_sizes
@@ -27,7 +27,8 @@ _SAMPLES = 24  # images in a picture
 @config_option
 @click.option(
     "--dataset",
-    help="coco, yolo, voc, labelme, tfds or shapes. Short for --config.data.dataset. By default it is recognised.",
+    help="coco, coco_panoptic, yolo, voc, labelme, tfds or shapes. Short for --config.data.dataset. By default it is "
+    "recognised.",
 )
 @click.option("--root", help="Folder of the data set: the same as FOLDER.")
 @click.option("--split", type=click.Choice(["train", "val"]), help="Check only this split.")
@@ -168,7 +169,11 @@ def _samples(source: Source, split: str, number: int) -> list[tuple[str, np.ndar
         if fault_of_image(source, int(index)):
             continue
         sample = source[int(index)]
-        boxes = LabelledBoxes(sample.objects.boxes, sample.objects.labels)
+        try:
+            masks = None if sample.objects.masks is None else sample.objects.masks.bitmaps()
+        except DataError:
+            continue
+        boxes = LabelledBoxes(sample.objects.boxes, sample.objects.labels, masks=masks)
         found.append((f"{split}, {image_name(source, int(index))}", sample.image, boxes))
     return found
 
@@ -206,6 +211,12 @@ def _samples(source: Source, split: str, number: int) -> list[tuple[str, np.ndar
     "--seed", type=click.IntRange(0), default=ShapesConfig.seed, show_default=True, help="Seed of the random numbers."
 )
 @click.option(
+    "--backgrounds/--no-backgrounds",
+    default=False,
+    show_default=True,
+    help="Draw backgrounds of several classes, and also write panoptic annotations.",
+)
+@click.option(
     "--format",
     "suffix",
     type=click.Choice(["png", "jpg"]),
@@ -214,9 +225,17 @@ def _samples(source: Source, split: str, number: int) -> list[tuple[str, np.ndar
     help="Image format. jpg has quality 95.",
 )
 def make_shapes(
-    folder: Path, train: int, val: int, min_size: int, max_size: int, max_objects: int, seed: int, suffix: str
+    folder: Path,
+    train: int,
+    val: int,
+    min_size: int,
+    max_size: int,
+    max_objects: int,
+    seed: int,
+    backgrounds: bool,
+    suffix: str,
 ) -> None:
-    """Write a COCO folder of drawn circles, squares and triangles, whose boxes are exact.
+    """Write a COCO folder of drawn circles, squares and triangles, whose boxes and masks are exact.
 
     FOLDER must be new or empty. The command writes train2017/, val2017/ and annotations/ into it.
 
@@ -230,7 +249,13 @@ def make_shapes(
     if min_size > max_size:
         raise click.ClickException(f"--min-size={min_size} must not be above --max-size={max_size}.")
     config = ShapesConfig(
-        train_images=train, val_images=val, min_size=min_size, max_size=max_size, max_objects=max_objects, seed=seed
+        train_images=train,
+        val_images=val,
+        min_size=min_size,
+        max_size=max_size,
+        max_objects=max_objects,
+        seed=seed,
+        backgrounds=BACKGROUND_KINDS if backgrounds else (),
     )
 
     try:

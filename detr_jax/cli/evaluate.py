@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 @click.option(
     "--root", help="Folder of other data; all of it is used if it has no splits. Default: the data of the training."
 )
-@click.option("--dataset", help="coco, yolo, voc, labelme, tfds or shapes; short for --config.data.dataset.")
+@click.option(
+    "--dataset", help="coco, coco_panoptic, yolo, voc, labelme, tfds or shapes; short for --config.data.dataset."
+)
 @click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Also write the metrics here.")
 @click.option("--ema/--no-ema", default=True, show_default=True, help="Use the EMA if the checkpoint has one.")
 @click.argument("changes", nargs=-1, type=click.UNPROCESSED, metavar="[--config.FIELD=VALUE]...")

@@ -1,5 +1,6 @@
 """``detr-jax predict``: detect objects in image files and write them as JSON and pictures."""
 
+import dataclasses
 import difflib
 import json
 import os
@@ -12,12 +13,13 @@ import click
 
 from detr_jax.cli.configuration import ConfigurableCommand, check_fields_named, read_config
 from detr_jax.cli.output import STOPPED, counted, fail, write_text
+from detr_jax.cli.panoptic_files import PanopticFiles
 from detr_jax.config import unknown_field
 
 if TYPE_CHECKING:  # imported when a prediction begins, so that --help is fast
     from PIL import Image
 
-    from detr_jax.inference import Answer
+    from detr_jax.inference import Answer, Detector
     from detr_jax.results import ImageDetections
 
 _PICTURES = (".jpg", ".jpeg", ".png")  # formats that a picture keeps; others become .png
@@ -50,6 +52,17 @@ _FIELDS = ("data.exif", "data.max_level", "data.max_long_side", "data.val_bucket
     type=click.IntRange(1),
     help="The largest number of detections per image, highest scores first.",
 )
+@click.option("--masks/--no-masks", default=False, show_default=True, help="Also find the mask of each object.")
+@click.option(
+    "--panoptic/--no-panoptic", default=False, show_default=True, help="Also find the panoptic segments of each image."
+)
+@click.option(
+    "--panoptic-threshold",
+    type=click.FloatRange(0.5, 1),
+    default=0.85,
+    show_default=True,
+    help="Scores above it become panoptic segments.",
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Images predicted together. Default: 8, on a CPU 1.")
 @click.option("--pictures/--no-pictures", default=True, show_default=True, help="Draw the detections of each image.")
 @click.option("--ema/--no-ema", default=True, show_default=True, help="Use the EMA of the parameters if there is one.")
@@ -60,6 +73,9 @@ def predict(
     threshold: float,
     classes: tuple[str, ...],
     max_detections: int | None,
+    masks: bool,
+    panoptic: bool,
+    panoptic_threshold: float,
     batch_size: int | None,
     pictures: bool,
     ema: bool,
@@ -75,6 +91,10 @@ def predict(
     --out are never overwritten. The EXIF orientation of photos is applied. Images that cannot be read are reported, the
     others are still predicted, and the exit code is 1. Ctrl-C writes the results so far.
 
+    With --masks, each detection has a segmentation: COCO's compressed run lengths of the mask. With --panoptic,
+    panoptic.json and the PNG files in panoptic/ hold the segments of all images in COCO's panoptic format, and the
+    pictures in panoptic_pictures/ show them. Both need a model with a mask head.
+
     Images are prepared as in training. Fields of data change that. For example, --config.data.val_short_side=480 is
     faster and finds fewer small objects.
 
@@ -83,6 +103,7 @@ def predict(
       detr-jax predict runs/shapes photo.jpg
       detr-jax predict detr-r50 photos --out found --threshold 0.7
       detr-jax predict detr-r50 photos --classes person,car --max-detections 10
+      detr-jax predict detr-r50-panoptic photos --masks --panoptic
     """
     from detr_jax.checkpoints import find_checkpoint, load_config
     from detr_jax.host_memory import keep_freed_memory
@@ -91,17 +112,24 @@ def predict(
     check_fields_named(changes, _FIELDS, f"of its fields, a prediction uses {', '.join(_known(_FIELDS))}.")
     checkpoint = find_checkpoint(checkpoint)
     files, faults = _files(images)
+    base = load_config(checkpoint)
+    if (masks or panoptic) and base.model.mask_stride is None:
+        flag = "--masks" if masks else "--panoptic"
+        raise click.ClickException(f"{flag} needs a model with a mask head, and the one in {checkpoint} has none.")
     names = _picture_names(files, out) if pictures else None
     keep_freed_memory()  # before reading the checkpoint starts jax
-    config = read_config(None, changes, base=load_config(checkpoint))
+    config = read_config(None, changes, base=base)
     labels = _labels(classes, checkpoint, config.model.num_classes)
     detector = Detector.from_checkpoint(checkpoint, ema, batch_size=batch_size or _batch_size(), data=config.data)
     _create(out)
-    results = _Results(files, out, names, faults)
+    results = _Results(files, out, names, faults, detector if panoptic else None)
     stopped = False
     try:
         with click.progressbar(length=len(files), label="predicting", file=sys.stderr) as bar:
-            for answer in detector.stream(files, threshold):
+            stream = detector.stream(
+                files, threshold, masks=masks, panoptic=panoptic, panoptic_threshold=panoptic_threshold
+            )
+            for answer in stream:
                 results.add(answer, labels, max_detections)
                 bar.update(1)
     except KeyboardInterrupt:
@@ -157,8 +185,23 @@ def _batch_size() -> int:
 class _Results:
     """The results of all images so far, and their files."""
 
-    def __init__(self, files: Sequence[Path], out: Path, names: Sequence[str] | None, faults: Sequence[str]):
-        """``names`` are the file names of the pictures, None for no pictures; ``faults`` are sentences to report."""
+    def __init__(
+        self,
+        files: Sequence[Path],
+        out: Path,
+        names: Sequence[str] | None,
+        faults: Sequence[str],
+        panoptic: "Detector | None",
+    ):
+        """Prepares the results.
+
+        Args:
+          files: the images.
+          out: folder of the results.
+          names: the file names of the pictures. None: no pictures.
+          faults: sentences to report.
+          panoptic: the detector, if panoptic segments are written.
+        """
         from detr_jax.data.source import Faults
 
         self.found: dict[int, ImageDetections] = {}
@@ -166,6 +209,7 @@ class _Results:
         self.faults = list(faults)
         self._files, self._out, self._names = files, out, names
         self._notes = Faults("Note")
+        self._panoptic = None if panoptic is None else PanopticFiles(out, panoptic)
 
     def add(self, answer: "Answer", labels: Collection[int] | None, max_detections: int | None) -> None:
         """Keeps the detections of an image with these labels, and draws its picture."""
@@ -181,8 +225,14 @@ class _Results:
             try:
                 with fitting(f"The picture of {file}", "Use --no-pictures."):
                     _save(result.draw(answer.image), self._out / self._names[index])
+                    if self._panoptic is not None and result.panoptic is not None:
+                        picture = result.panoptic.draw(answer.image)
+                        self._panoptic.save_picture(picture, self._names[index])
             except OutOfMemoryError as error:
                 self.faults.append(str(error))
+        if self._panoptic is not None and result.panoptic is not None:
+            self._panoptic.add(index, file, result.panoptic)
+            result = dataclasses.replace(result, panoptic=None)  # it may take megabytes
         self.found[index] = result
         for note in result.notes:
             self._notes.add(note, str(file))
@@ -191,6 +241,8 @@ class _Results:
         """Writes predictions.json if there is a result."""
         if self.found:
             _write_predictions(self._out / _PREDICTIONS, self.found, self._files, self._names)
+        if self._panoptic is not None:
+            self._panoptic.write()
 
     def report(self) -> None:
         """Prints notes, faults, and the number of objects."""
@@ -291,9 +343,11 @@ def _write_predictions(
     for index in sorted(found):
         height, width = found[index].size
         columns = (found[index].boxes.tolist(), found[index].scores.tolist(), found[index].labels.tolist())
+        runs = found[index].run_lengths
+        masks = [{}] * len(found[index]) if runs is None else [{"segmentation": one} for one in runs]
         rows = [
-            {"box": [round(x, 1) + 0.0 for x in box], "score": round(score, 4), "label": label, "name": name}
-            for box, score, label, name in zip(*columns, found[index].names, strict=True)
+            {"box": [round(x, 1) + 0.0 for x in box], "score": round(score, 4), "label": label, "name": name, **mask}
+            for box, score, label, name, mask in zip(*columns, found[index].names, masks, strict=True)
         ]
         names = {"file": str(files[index])} | ({"picture": pictures[index]} if pictures else {})
         lines.append(json.dumps(names | {"width": width, "height": height, "detections": rows}))

@@ -47,15 +47,15 @@ from detr_jax.config.loss import default_costs as default_costs
 from detr_jax.config.loss import focal_costs as focal_costs
 from detr_jax.config.loss import focal_terms as focal_terms
 from detr_jax.config.loss import mask_terms as mask_terms
+from detr_jax.config.masks import MASK_PARAMETERS as MASK_PARAMETERS
+from detr_jax.config.masks import MOST_ADAPTERS as MOST_ADAPTERS
+from detr_jax.config.masks import NUM_PANOPTIC_LABELS as NUM_PANOPTIC_LABELS
+from detr_jax.config.masks import MaskHeadConfig as MaskHeadConfig
 from detr_jax.config.metrics import CocoBox as CocoBox
 from detr_jax.config.metrics import CocoMask as CocoMask
 from detr_jax.config.metrics import MetricConfig as MetricConfig
 from detr_jax.config.metrics import PanopticQuality as PanopticQuality
 from detr_jax.config.metrics import logged_name as logged_name
-from detr_jax.config.masks import MASK_PARAMETERS as MASK_PARAMETERS
-from detr_jax.config.masks import MOST_ADAPTERS as MOST_ADAPTERS
-from detr_jax.config.masks import NUM_PANOPTIC_LABELS as NUM_PANOPTIC_LABELS
-from detr_jax.config.masks import MaskHeadConfig as MaskHeadConfig
 from detr_jax.config.model import IMAGENET_MEAN as IMAGENET_MEAN
 from detr_jax.config.model import IMAGENET_STD as IMAGENET_STD
 from detr_jax.config.model import LEARNED_CELLS as LEARNED_CELLS
@@ -83,6 +83,7 @@ from detr_jax.config.run import Schedule as Schedule
 from detr_jax.config.run import TrainingConfig as TrainingConfig
 from detr_jax.config.serialization import from_json as from_json
 from detr_jax.config.serialization import to_json as to_json
+from detr_jax.config.sources import BACKGROUND_KINDS as BACKGROUND_KINDS
 from detr_jax.config.sources import SHAPE_KINDS as SHAPE_KINDS
 from detr_jax.config.sources import CocoFiles as CocoFiles
 from detr_jax.config.sources import CocoPanopticFiles as CocoPanopticFiles

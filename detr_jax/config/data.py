@@ -40,8 +40,8 @@ class DataConfig:
     """Where images come from and how they are prepared."""
 
     dataset: str = AUTO
-    """The data set: an entry of `sources`, such as "coco", "coco_panoptic", "yolo", "voc", "labelme", "tfds" or "shapes". "auto", the
-    default: the kind of folder that `root` looks like."""
+    """The data set: an entry of `sources`, such as "coco", "coco_panoptic", "yolo", "voc", "labelme", "tfds" or
+    "shapes". "auto", the default: the kind of folder that `root` looks like."""
     root: str = ""
     """Folder of the data set. Paths in other fields are relative to it unless absolute. For "tfds" it is TFDS's
     data_dir (empty: TFDS's default)."""

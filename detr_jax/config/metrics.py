@@ -8,7 +8,7 @@ from detr_jax.config.fields import ranged
 
 if TYPE_CHECKING:
     from detr_jax.data import Source
-    from detr_jax.evaluation.metrics import Evaluator
+    from detr_jax.evaluation.metrics import Evaluator, MaskEvaluator
 
 UNPREFIXED = "bbox"
 """The entry of ``evaluation.metrics`` whose numbers are logged under their own names."""
@@ -40,7 +40,7 @@ class MetricConfig:
     """Whether the metric compares masks. Its evaluator is then a `detr_jax.evaluation.metrics.MaskEvaluator`."""
 
     @abstractmethod
-    def build(self, source: "Source") -> "Evaluator":
+    def build(self, source: "Source") -> "Evaluator | MaskEvaluator":
         """Return a new evaluator for the validation images of a data set."""
         raise NotImplementedError(f"{type(self).__name__} must define build(self, source).")
 
@@ -68,7 +68,7 @@ class CocoMask(MetricConfig):
     numbers: ClassVar[tuple[str, ...]] = CocoBox.numbers
     needs_masks = True
 
-    def build(self, source: "Source") -> "Evaluator":
+    def build(self, source: "Source") -> "MaskEvaluator":
         """Return a `detr_jax.evaluation.mask_evaluators.CocoMaskEvaluator`."""
         from detr_jax.evaluation.mask_evaluators import CocoMaskEvaluator
 
@@ -90,7 +90,7 @@ class PanopticQuality(MetricConfig):
     """Scores above it become segments (the original's). It is at least 0.5, above which a query finds an object more
     likely than none."""
 
-    def build(self, source: "Source") -> "Evaluator":
+    def build(self, source: "Source") -> "MaskEvaluator":
         """Return a `detr_jax.evaluation.mask_evaluators.PanopticEvaluator`."""
         from detr_jax.evaluation.mask_evaluators import PanopticEvaluator
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from detr_jax.data.annotated import AnnotatedDataset
 from detr_jax.data.class_table import ClassRow, class_table, format_classes
+from detr_jax.data.coco_panoptic import CocoPanopticDataset
 from detr_jax.data.images import level_range, orientation_matters
 from detr_jax.data.own_sources import all_usable, check_image, usable_objects
 from detr_jax.data.source import DataError, Faults, SizeMismatch, Source
@@ -43,6 +44,8 @@ class Report(NamedTuple):
     """A sentence that says how ambiguous annotations were interpreted; empty if there was no choice."""
     renumbered: bool
     """Whether the labels differ from the category ids."""
+    masks: int | None
+    """The number of masks with a pixel. None: masks were not read."""
     digests: dict[bytes, str]
     """The name of an image by the hash of its file. Of several files with the same content, it is the first name."""
 
@@ -54,6 +57,8 @@ class Report(NamedTuple):
         text += [self.understood] if self.understood else []
         if self.renumbered:
             text.append("category ids are far apart, so labels are numbered from 0; outputs have the category ids")
+        if self.masks is not None:
+            text.append(f"{counted(self.masks, 'mask')} with at least one pixel")
         for title, sentences in (
             ("errors, which would stop training", self.faults.error_sentences()),
             ("handled", self.faults.sentences()),
@@ -99,6 +104,7 @@ def check_source(
             checks.append(check)
             if check.fault is not None:
                 faults.error(*check.fault)
+    masks = _count_masks(checks, source, faults)
     digests = _first_names(checks, source, notes)
     _note_orientations(checks, source, notes)
     _note_levels(checks, source, faults)
@@ -121,7 +127,7 @@ def check_source(
     understood = source.understood if isinstance(source, AnnotatedDataset) else ""
     renumbered = bool(getattr(source, "category_ids", {}))
     sizes = np.asarray(source.sizes)
-    return Report(faults, notes, class_table(source), sizes, objects, areas, understood, renumbered, digests)
+    return Report(faults, notes, class_table(source), sizes, objects, areas, understood, renumbered, masks, digests)
 
 
 def note_leaks(train: Report, val: Report) -> None:
@@ -142,19 +148,50 @@ class _ImageCheck(NamedTuple):
     """The result of `orientation_matters`."""
     levels: tuple[float, float] | None = None
     """The result of `level_range`."""
+    masks: tuple[int, int] | None = None
+    """How many masks have a pixel, and how many have none. None: masks are not read, or cannot be."""
 
 
 def _check_image(source: Source, index: int) -> _ImageCheck:
-    fault = fault_of_image(source, index)
+    fault, masks = fault_of_image(source, index), None
+    if fault is None:
+        try:
+            masks = _masks_of(source, index)
+        except DataError as error:
+            fault = "masks that cannot be read", str(error).rstrip(".")
     if not isinstance(source, AnnotatedDataset):
-        return _ImageCheck(fault)
+        return _ImageCheck(fault, masks=masks)
     try:
         content = source.image_bytes(index)
     except DataError:
-        return _ImageCheck(fault)
+        return _ImageCheck(fault, masks=masks)
     size = tuple(source.sizes[index].tolist())
     digest = hashlib.blake2b(content, digest_size=16).digest()
-    return _ImageCheck(fault, digest, orientation_matters(content, size), level_range(content))
+    return _ImageCheck(fault, digest, orientation_matters(content, size), level_range(content), masks)
+
+
+def _masks_of(source: Source, index: int) -> tuple[int, int] | None:
+    """How many masks of an image have a pixel, and how many have none.
+
+    Raises:
+      DataError: a mask cannot be read.
+    """
+    masks = source.objects(index).masks
+    if masks is None:
+        return None
+    if isinstance(source, CocoPanopticDataset):
+        source.check_masks(index)
+    occupied = masks.packed().any(axis=(1, 2))
+    return int(occupied.sum()), int((~occupied).sum())
+
+
+def _count_masks(checks: list[_ImageCheck], source: Source, faults: Faults) -> int | None:
+    """The number of masks with a pixel, or None. Images with empty masks are counted."""
+    found = [(index, check.masks) for index, check in enumerate(checks) if check.masks is not None]
+    for index, (_, empty) in found:
+        if empty:
+            faults.add("images have masks without a pixel", f"{_name(source, index)} has {empty}")
+    return sum(there for _, (there, _) in found) if found else None
 
 
 def _first_names(checks: list[_ImageCheck], source: Source, notes: Faults) -> dict[bytes, str]:

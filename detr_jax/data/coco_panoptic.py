@@ -13,7 +13,7 @@ from detr_jax.data.annotation_rows import Rows
 from detr_jax.data.coco import read_file
 from detr_jax.data.coco_layouts import image_folder
 from detr_jax.data.images import ExifRule
-from detr_jax.data.instances import Instances
+from detr_jax.data.instances import Instances, MaskColumns
 from detr_jax.data.layouts import WHOLE, Layout, in_order, meaning
 from detr_jax.data.masks import Masks, encoded
 from detr_jax.data.panoptic_png import Panoptic, SegmentIds, check_ids, read_png
@@ -84,14 +84,24 @@ class CocoPanopticDataset(AnnotatedFolder):
         id_of = instances.category_ids
         self.stuff_labels = frozenset(x for x in instances.categories if id_of.get(x, x) not in self._things)
 
+    @property
+    def _columns(self) -> MaskColumns:
+        assert self._instances.masks is not None
+        return self._instances.masks
+
+    @property
+    def _segment_ids(self) -> np.ndarray:
+        """The id of every annotation's pixels."""
+        assert self._columns.segment_ids is not None
+        return self._columns.segment_ids
+
     def objects(self, index: int) -> Objects:
         """The segments of an image, things and stuff."""
         found = super().objects(index)
         if not self.reads_masks:
             return found
-        columns, starts = self._instances.masks, self._instances.starts
-        assert columns is not None and columns.segment_ids is not None
-        ids = columns.segment_ids[columns.rows[starts[index] : starts[index + 1]]]
+        columns, starts = self._columns, self._instances.starts
+        ids = self._segment_ids[columns.rows[starts[index] : starts[index + 1]]]
         height, width = self.sizes[index].tolist()
         read = functools.partial(self._ids, index)
         masks = Masks.of(SegmentIds(read, (height, width), ids, self._png_name(index)))
@@ -103,10 +113,9 @@ class CocoPanopticDataset(AnnotatedFolder):
         Raises:
           DataError: the PNG file cannot be read, or has other ids than the JSON.
         """
-        truth, columns = self._instances.truth, self._instances.masks
-        assert columns is not None and columns.segment_ids is not None
+        truth = self._instances.truth
         rows = truth.image == index
-        ids, labels, areas = columns.segment_ids[rows], truth.labels[rows], truth.areas[rows].astype(np.int64)
+        ids, labels, areas = self._segment_ids[rows], truth.labels[rows], truth.areas[rows].astype(np.int64)
         found = Panoptic(self._ids(index), ids, labels, areas, truth.crowds[rows])
         check_ids(found, self._png_name(index))
         return found
@@ -122,14 +131,13 @@ class CocoPanopticDataset(AnnotatedFolder):
         return form
 
     def _add_masks(self, annotations: list[dict[str, Any]], kept: list[int]) -> None:
-        columns, image_of = self._instances.masks, self._instances.truth.image
-        assert columns is not None and columns.segment_ids is not None
+        image_of = self._instances.truth.image
         read: tuple[int, np.ndarray | None] = -1, None
         for i in sorted(kept, key=lambda i: int(image_of[i])):
             index = int(image_of[i])
             if read[0] != index:
                 read = index, self._ids(index)
-            annotations[i]["segmentation"] = encoded(read[1] == columns.segment_ids[i])
+            annotations[i]["segmentation"] = encoded(read[1] == self._segment_ids[i])
 
     def check_masks(self, index: int) -> None:
         """Checks the PNG file of an image; raises the errors of `panoptic`."""

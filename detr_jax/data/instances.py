@@ -15,8 +15,8 @@ from detr_jax.data.masks import Masks, Segmentations, run_lengths
 from detr_jax.data.source import Faults, Objects
 
 
-class PackedBytes(Sequence[bytes]):
-    """A sequence of many short pieces of bytes, stored in two arrays.
+class _Packed:
+    """Many short pieces of bytes, stored in two arrays.
 
     A list of objects would take ten times the memory, and would be copied to each process.
     """
@@ -35,23 +35,32 @@ class PackedBytes(Sequence[bytes]):
     def __len__(self) -> int:
         return len(self.ends)
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def piece(self, index: int) -> bytes:
+        """One piece."""
         end = int(self.ends[index])
         start = int(self.ends[index - 1]) if index % len(self.ends) else 0
         return self.content[start:end].tobytes()
 
 
-class PackedTexts(PackedBytes):
-    """A sequence of many short texts, stored as `PackedBytes`."""
+class PackedBytes(_Packed, Sequence[bytes]):
+    """A sequence of many short pieces of bytes, stored in two arrays."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self.piece(index)
+
+
+class PackedTexts(_Packed, Sequence[str]):
+    """A sequence of many short texts, stored in two arrays."""
 
     def __init__(self, texts: Sequence[str]):
         super().__init__([text.encode(errors="surrogateescape") for text in texts])
 
     def __getitem__(self, index: Any) -> Any:
-        found = super().__getitem__(index)
-        return found if isinstance(index, slice) else found.decode(errors="surrogateescape")
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self.piece(index).decode(errors="surrogateescape")
 
 
 @dataclass(frozen=True, eq=False)

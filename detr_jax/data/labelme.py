@@ -1,5 +1,7 @@
 """`LabelmeDataset`: images with JSON files of labelme (https://github.com/wkentaro/labelme)."""
 
+import base64
+import io
 import math
 import os
 from collections.abc import Iterator
@@ -7,6 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
+from PIL import Image
 
 from detr_jax.data.annotated import AnnotatedFolder
 from detr_jax.data.annotation_checks import check_instances
@@ -14,12 +18,14 @@ from detr_jax.data.annotation_rows import shown
 from detr_jax.data.image_folders import count_unread, images_in, list_folder, stem_of, suffix_of
 from detr_jax.data.images import ExifRule, read_size
 from detr_jax.data.layouts import WHOLE, Layout, in_order, meaning
+from detr_jax.data.masks import as_text, encoded
 from detr_jax.data.source import DataError, Faults
 from detr_jax.data.text_files import decode_text, posix_path
 from detr_jax.wording import counted
 
 _PROBES = 3  # JSON files that are read to recognise a folder
 _HEAD = 2**16  # bytes that show whether a JSON file is of labelme; other files may be large
+_CORNERS_OF_CIRCLE = 64  # of the polygon that stands for a circle
 _WITHOUT_BOX = ("point", "points")  # types of shapes
 
 
@@ -38,6 +44,7 @@ class LabelmeDataset(AnnotatedFolder):
       skip: drop images without a readable header, and record them in ``faults``.
       exif: see `detr_jax.data.images.decode`.
       max_level: see `detr_jax.data.images.decode`.
+      masks: read the shapes as masks: polygons, rectangles, circles and labelme's masks.
 
     Raises:
       DataError: the folder is missing or, if ``strict``, a file or shape in it is wrong.
@@ -55,6 +62,7 @@ class LabelmeDataset(AnnotatedFolder):
         skip: bool = False,
         exif: ExifRule = "auto",
         max_level: float = 0,
+        masks: bool = False,
     ):
         faults = Faults(f"{root} ({split})", skip=skip)
         folder = list_folder(root if split == WHOLE else root / split)
@@ -76,7 +84,7 @@ class LabelmeDataset(AnnotatedFolder):
                 faults.unopened("images without a readable header", str(error).rstrip("."))
                 continue
             form["images"].append({"id": image_id, "file_name": path, "height": height, "width": width})
-            for where, label, box in _boxes(files.get(path), described, faults):
+            for where, label, box, shape in _boxes(files.get(path), described, faults):
                 form["annotations"].append(
                     {
                         "id": len(form["annotations"]) + 1,
@@ -86,9 +94,10 @@ class LabelmeDataset(AnnotatedFolder):
                         "bbox": box,
                         "area": max(box[2], 0) * max(box[3], 0),
                         "iscrowd": 0,
+                        **(_segmentation(shape, (height, width), where, faults) if masks else {}),
                     }
                 )
-        super().__init__(check_instances(form, faults), strict=strict, exif=exif, max_level=max_level)
+        super().__init__(check_instances(form, faults, masks=masks), strict=strict, exif=exif, max_level=max_level)
 
 
 def recognise_labelme(root: Path) -> Layout | None:
@@ -109,6 +118,7 @@ class _Shape(msgspec.Struct):
     label: str
     points: list[tuple[float, float]]
     shape_type: str | None = "polygon"
+    mask: str | None = None
 
 
 class _File(msgspec.Struct):
@@ -123,6 +133,7 @@ class _Box(NamedTuple):
     """The name of the class."""
     bbox: list[float]
     """xywh in pixels."""
+    shape: _Shape
 
 
 def _json_files(root: Path) -> list[str]:
@@ -174,4 +185,38 @@ def _boxes(path: str | None, described: dict[str, _File], faults: Faults) -> Ite
             (x, y), rim = shape.points
             radius = math.dist((x, y), rim)
             x0, y0, x1, y1 = x - radius, y - radius, x + radius, y + radius
-        yield _Box(where, shape.label, [x0, y0, x1 - x0, y1 - y0])
+        yield _Box(where, shape.label, [x0, y0, x1 - x0, y1 - y0], shape)
+
+
+def _segmentation(shape: _Shape, size: tuple[int, int], where: str, faults: Faults) -> dict[str, Any]:
+    """The mask of a shape in COCO's form. Shapes without an area have none."""
+    points = shape.points
+    if shape.shape_type == "mask" and shape.mask:
+        return _pixels(shape, size, where, faults)
+    if shape.shape_type == "rectangle" and len(points) == 2:
+        (x0, y0), (x1, y1) = points
+        points = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+    elif shape.shape_type == "circle" and len(points) == 2:
+        (x, y), rim = points
+        radius = math.dist((x, y), rim)
+        angles = (2 * math.pi * i / _CORNERS_OF_CIRCLE for i in range(_CORNERS_OF_CIRCLE))
+        points = [(x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in angles]
+    elif shape.shape_type not in (None, "polygon"):
+        return {}
+    return {"segmentation": [[value for point in points for value in point]]}
+
+
+def _pixels(shape: _Shape, size: tuple[int, int], where: str, faults: Faults) -> dict[str, Any]:
+    """The run lengths of labelme's mask, a PNG file of the pixels within its box."""
+    assert shape.mask is not None
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(shape.mask))) as picture:
+            inside = np.asarray(picture.convert("L")) > 0
+    except (OSError, ValueError, SyntaxError) as error:
+        faults.error("masks that cannot be read", f"{where} has a mask that is not a PNG file ({error})")
+        return {}
+    left, top = (math.floor(min(values)) for values in zip(*shape.points, strict=True))
+    bitmap = np.zeros(size, bool)
+    target = bitmap[max(top, 0) : top + len(inside), max(left, 0) : left + inside.shape[1]]
+    target[:] = inside[max(-top, 0) :, max(-left, 0) :][: target.shape[0], : target.shape[1]]
+    return {"segmentation": as_text(encoded(bitmap))}

@@ -37,12 +37,12 @@ def usable_masks(rows: Rows, used: np.ndarray, sizes: np.ndarray, faults: Faults
         text = rows.segmentations[row]
         where = f"{rows.name(row)} of image {rows.owners[row]}"
         try:
-            found = msgspec.json.decode(text, type=list[list[float]] | _RunLengths)
+            found: Any = msgspec.json.decode(text, type=list[list[float]] | _RunLengths)
         except msgspec.DecodeError:
-            fault: tuple[str, str] | None = _fault_of_form(text, where)
-            found = None
-        else:
-            fault = _fault_of_polygons(found, where) if isinstance(found, list) else _fault_of_runs(found, size, where)
+            usable[place] = False
+            faults.error(*_fault_of_form(text, where))
+            continue
+        fault = _fault_of_polygons(found, where) if isinstance(found, list) else _fault_of_runs(found, size, where)
         if fault is not None:
             usable[place] = False
             faults.error(*fault)

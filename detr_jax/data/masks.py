@@ -33,7 +33,7 @@ class MaskSource(Protocol):
         """
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Masks:
     """The masks of some objects of an image, after changes of its size and shape."""
 
@@ -44,6 +44,9 @@ class Masks:
     """[h] int, the row of the stored image that each row shows. It never decreases."""
     columns: np.ndarray
     """[w] int, the column of the stored image that each column shows, in ascending or descending order."""
+
+    def __repr__(self) -> str:
+        return f"Masks({len(self)} of {self.size[0]} x {self.size[1]} pixels)"
 
     @classmethod
     def of(cls, source: MaskSource) -> "Masks":
@@ -90,8 +93,8 @@ class Masks:
         found = np.zeros((len(self), -(-height // ROWS_PER_BYTE), width), np.uint8)
         for place, index in zip(found, self.kept.tolist(), strict=True):
             bitmap = self.source.bitmap(index)
-            first_row, rows = _within(self.rows, bitmap.any(axis=1), ROWS_PER_BYTE)
-            first_column, columns = _within(self.columns, bitmap.any(axis=0), 1)
+            first_row, rows = _within(self.rows, np.asarray(bitmap.any(axis=1)), ROWS_PER_BYTE)
+            first_column, columns = _within(self.columns, np.asarray(bitmap.any(axis=0)), 1)
             if not len(rows) or not len(columns):
                 continue
             # columns first, because decoded masks are stored column by column
@@ -180,7 +183,7 @@ def run_lengths(text: bytes, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def encoded(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's compressed run lengths of a mask [H, W] bool: a dictionary with ``size`` and ``counts``, which are bytes."""
+    """COCO's compressed run lengths of a mask [H, W] bool, a dictionary with ``size`` and ``counts`` as bytes."""
     from faster_coco_eval.core import mask as coco_mask
 
     return dict(coco_mask.encode(np.asfortranarray(mask).view(np.uint8)[..., None])[0])

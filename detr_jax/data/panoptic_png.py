@@ -103,7 +103,7 @@ def read_png(path: Path, size: tuple[int, int]) -> np.ndarray:
 
 def write_png(path: Path, ids: np.ndarray) -> None:
     """Writes ids [H, W], from 0 to 2**24 - 1, as a panoptic PNG."""
-    assert ids.min(initial=0) >= 0 and ids.max(initial=0) < _LARGEST_ID
+    assert 0 <= ids.min(initial=0) <= ids.max(initial=0) < _LARGEST_ID
     channels = np.stack([ids & 0xFF, ids >> 8 & 0xFF, ids >> 16 & 0xFF], axis=-1)
     Image.fromarray(channels.astype(np.uint8)).save(path)
 

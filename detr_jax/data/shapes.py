@@ -133,7 +133,9 @@ class ShapesDataset:
         border = round(rng.uniform(*_REGION_SHARE) * image.shape[axis])
         beyond = place[axis] >= border
         found = []
-        for region, kind in zip((~beyond, beyond), rng.choice(len(kinds), number, replace=False).tolist(), strict=False):
+        for region, kind in zip(
+            (~beyond, beyond), rng.choice(len(kinds), number, replace=False).tolist(), strict=False
+        ):
             region = np.ones_like(beyond) if number == 1 else region
             levels = _TEXTURES[kinds[kind]](*place)[..., None] * _TEXTURE
             image[region] = np.clip(image.astype(np.int16) + levels - _TEXTURE // 2, 0, 255)[region]
@@ -240,7 +242,9 @@ def _write_panoptic(dataset: ShapesDataset, images: list[dict[str, Any]], folder
         write_png(folder / name, found.ids)
         segments = [
             {"id": i, "category_id": label, "area": area, "bbox": _xywh(_tight_box(found.ids == i)), "iscrowd": 0}
-            for i, label, area in zip(*(x.tolist() for x in (found.segment_ids, found.labels, found.areas)), strict=True)
+            for i, label, area in zip(
+                *(x.tolist() for x in (found.segment_ids, found.labels, found.areas)), strict=True
+            )
         ]
         annotations.append({"image_id": image["id"], "file_name": name, "segments_info": segments})
     categories = [

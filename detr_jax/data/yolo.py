@@ -31,6 +31,7 @@ from detr_jax.data.yolo_rows import (
     Labels,
     boxes_of,
     conclude,
+    corners_by_line,
     parse_labels,
 )
 from detr_jax.wording import counted
@@ -63,6 +64,7 @@ class YoloDataset(AnnotatedFolder):
         is found as described above.
       exif: see `detr_jax.data.images.decode`. Boxes belong to the displayed image unless it is "ignore".
       max_level: see `detr_jax.data.images.decode`.
+      masks: read the polygons of the rows as masks. Each row must be a polygon; a box among polygons is a rectangle.
 
     Raises:
       DataError: a file or folder is missing, or ``data.yaml`` is damaged. If ``strict``, also for a faulty row, for
@@ -84,6 +86,7 @@ class YoloDataset(AnnotatedFolder):
         rows: str = "auto",
         exif: ExifRule = "auto",
         max_level: float = 0,
+        masks: bool = False,
     ):
         layout = read_layout(Path(data_file))
         faults = Faults(f"{layout.file} ({split})", skip=skip)
@@ -95,15 +98,22 @@ class YoloDataset(AnnotatedFolder):
         self.understood = _understood(files, form)
         if not form.kind:
             faults.error("label files whose rows have an unclear form", _unclear(layout, form))
+        elif masks and form.kind != "polygon" and any(len(one.labels.rows) for one in files):
+            faults.error(
+                "label files without polygons",
+                f"the rows of the label files of {layout.file} are boxes ({form.reason}), and data.masks=True needs "
+                "polygons",
+            )
+        numbers = {name: label for label, name in layout.names.items()}
         content: dict[str, list[Any]] = {
             "images": [
                 {"id": one.image_id, "file_name": one.image, "height": one.size[0], "width": one.size[1]}
                 for one in files
             ],
-            "annotations": list(_annotations(files, form, faults)) if form.kind else [],
+            "annotations": list(_annotations(files, form, faults, numbers if masks else None)) if form.kind else [],
             "categories": [{"id": label, "name": name} for label, name in layout.names.items()],
         }
-        super().__init__(check_instances(content, faults), strict=strict, exif=exif, max_level=max_level)
+        super().__init__(check_instances(content, faults, masks=masks), strict=strict, exif=exif, max_level=max_level)
 
 
 def recognise_yolo(root: Path, given: str = "") -> Layout | None:
@@ -266,13 +276,19 @@ def _unclear(layout: YoloLayout, form: Form) -> str:
     )
 
 
-def _annotations(files: list[_File], form: Form, faults: Faults) -> Iterator[dict[str, Any]]:
-    """The annotations of the rows that fit the form. Other rows are counted as faults."""
+def _annotations(
+    files: list[_File], form: Form, faults: Faults, numbers: dict[str, int] | None
+) -> Iterator[dict[str, Any]]:
+    """The annotations of the rows that fit the form. Other rows are counted as faults.
+
+    If ``numbers``, the class by name, are given, the annotations have polygons.
+    """
     pixels = _looks_like(files, form)
     number = 0
     for one in files:
         height, width = one.size
         rows = one.labels.rows
+        corners = _corners(one.labels_path, numbers) if numbers is not None and len(rows) else {}
         for row, (cx, cy, w, h) in zip(rows.tolist(), boxes_of(rows, form).tolist(), strict=True):
             count, where = int(row[COUNT]), f"{one.labels_path} row {int(row[NUMBER])}"
             if not form.fits(count):
@@ -299,7 +315,31 @@ def _annotations(files: list[_File], form: Form, faults: Faults) -> Iterator[dic
                     "bbox": [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height],
                     "area": w * width * h * height,
                     "iscrowd": 0,
+                    **_segmentation(corners.get(int(row[NUMBER])), one.size, where, faults),
                 }
+
+
+def _corners(path: str, numbers: dict[str, int]) -> dict[int, list[float]]:
+    """The numbers after the class of each row of a label file, by line."""
+    try:
+        return corners_by_line(decode_text(Path(path).read_bytes()), numbers)
+    except OSError:
+        return {}
+
+
+def _segmentation(
+    values: list[float] | None, size: tuple[int, int], where: str, faults: Faults
+) -> dict[str, list[list[float]]]:
+    """The polygon of a row in pixels. A box cx cy w h is a rectangle."""
+    if values is None:
+        return {}
+    if len(values) == 4:
+        cx, cy, w, h = values
+        faults.add("boxes among polygons got a rectangle as their mask", where)
+        x0, y0, x1, y1 = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
+        values = [x0, y0, x1, y0, x1, y1, x0, y1]
+    height, width = size
+    return {"segmentation": [[value * (height if i % 2 else width) for i, value in enumerate(values)]]}
 
 
 def _line(path: str, number: int) -> str:

@@ -85,13 +85,9 @@ def parse_labels(text: str, labels: Mapping[str, int]) -> Labels:
     rows, faults, oddities = array("d"), [], collections.Counter[str]()
     seen: set[str] = set()
     for number, line in enumerate(text.splitlines(), start=1):
-        parts = line.split()
-        if not parts:
+        if not line.split():
             continue
-        try:
-            label, *values = map(float, parts)
-        except ValueError:
-            label, *values = _unusual(line, labels, oddities)
+        label, *values = _numbers(line, labels, oddities)
         if not label.is_integer() or not math.isfinite(sum(values)):
             faults.append((number, line.strip()))
             continue
@@ -109,6 +105,21 @@ def parse_labels(text: str, labels: Mapping[str, int]) -> Labels:
         first = values if len(values) == 4 else (values + _NO_BOX)[:4]
         rows.extend((number, label, len(values), *first, *bounds, signs))
     return Labels(np.frombuffer(rows, np.float64).reshape(-1, _COLUMNS), faults, oddities)
+
+
+def corners_by_line(text: str, labels: Mapping[str, int]) -> dict[int, list[float]]:
+    """The numbers after the class of each row of a label file, by line. `parse_labels` has checked the file."""
+    ignored = collections.Counter[str]()
+    lines = enumerate(text.splitlines(), start=1)
+    return {number: _numbers(line, labels, ignored)[1:] for number, line in lines if line.split()}
+
+
+def _numbers(line: str, labels: Mapping[str, int], oddities: collections.Counter[str]) -> list[float]:
+    """The class and the numbers of a row. The class is NaN if it is not a row."""
+    try:
+        return [*map(float, line.split())]
+    except ValueError:
+        return _unusual(line, labels, oddities)
 
 
 def _unusual(line: str, labels: Mapping[str, int], oddities: collections.Counter[str]) -> list[float]:

@@ -213,7 +213,10 @@ def _crowds(source: Source) -> dict[int, Objects]:
             rows.setdefault(annotation["image_id"], []).append(
                 ([x, y, x + width, y + height], annotation["category_id"])
             )
-    return {image: Objects(*map(np.array, zip(*crowds, strict=True))) for image, crowds in rows.items()}
+    return {
+        image: Objects(np.array([box for box, _ in crowds]), np.array([label for _, label in crowds]))
+        for image, crowds in rows.items()
+    }
 
 
 def _confusion_chart(source: Source, pairs: list[Pair], threshold: float, out: Path) -> Picture:

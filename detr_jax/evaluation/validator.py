@@ -76,9 +76,7 @@ class Validator:
         of_boxes, of_masks = self.evaluate(found), evaluators.compute()
         return found, of_boxes | of_masks
 
-    def _compare_masks(
-        self, values: Values, planned: PlannedBatch, batch: Batch, evaluators: Evaluators
-    ) -> Detections:
+    def _compare_masks(self, values: Values, planned: PlannedBatch, batch: Batch, evaluators: Evaluators) -> Detections:
         """The `Detections` of a batch, whose masks are added to the evaluators."""
         inputs = shard_rows((batch.inputs.images, batch.inputs.valid_sizes, batch.info.original_sizes), self._mesh)
         steps, stride = self._mask_steps, self.config.model.mask_stride

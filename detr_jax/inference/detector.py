@@ -23,6 +23,7 @@ from detr_jax.data.masks import as_text, encoded
 from detr_jax.data.placement import place, prediction_buckets
 from detr_jax.data.source import DataError
 from detr_jax.host_memory import keep_freed_memory
+from detr_jax.image_segments import ImagePanoptic, Segment
 from detr_jax.inference.attention import AttentionStep, create_attention_step
 from detr_jax.inference.batching import (
     Answer,
@@ -35,7 +36,6 @@ from detr_jax.inference.batching import (
 from detr_jax.inference.masks import ImageMasks, MaskSteps, check_masks, padded_number, panoptic_candidates
 from detr_jax.inference.notes import notes
 from detr_jax.inference.predict import check_scores, create_predict_step
-from detr_jax.image_segments import ImagePanoptic, Segment
 from detr_jax.memory import OutOfMemoryError, on_host
 from detr_jax.models.detector import DetectorModule
 from detr_jax.panoptic import THRESHOLD
@@ -165,11 +165,27 @@ class Detector:
         return cls(model, config, names, category_ids=ids, stuff_labels=stuff, batch_size=batch_size)
 
     @overload
-    def predict(self, images: ImageLike, threshold: float = 0.5, **masks: Any) -> ImageDetections: ...
+    def predict(
+        self,
+        images: ImageLike,
+        threshold: float = 0.5,
+        *,
+        masks: bool = False,
+        panoptic: bool = False,
+        panoptic_threshold: float = THRESHOLD,
+        mask_threshold: float = 0.0,
+    ) -> ImageDetections: ...
 
     @overload
     def predict(
-        self, images: list[ImageLike] | tuple[ImageLike, ...], threshold: float = 0.5, **masks: Any
+        self,
+        images: list[ImageLike] | tuple[ImageLike, ...],
+        threshold: float = 0.5,
+        *,
+        masks: bool = False,
+        panoptic: bool = False,
+        panoptic_threshold: float = THRESHOLD,
+        mask_threshold: float = 0.0,
     ) -> list[ImageDetections]: ...
 
     def predict(
@@ -207,8 +223,14 @@ class Detector:
         """
         several = images if isinstance(images, list | tuple) else [images]
         results: dict[int, ImageDetections] = {}
-        options = {"panoptic_threshold": panoptic_threshold, "mask_threshold": mask_threshold}
-        for answer in self.stream(several, threshold, masks=masks, panoptic=panoptic, **options):
+        for answer in self.stream(
+            several,
+            threshold,
+            masks=masks,
+            panoptic=panoptic,
+            panoptic_threshold=panoptic_threshold,
+            mask_threshold=mask_threshold,
+        ):
             if not isinstance(answer.result, ImageDetections):
                 raise answer.result
             results[answer.index] = answer.result
@@ -395,7 +417,8 @@ class Detector:
         labels = found.labels[candidates]
         segments = masks.of(candidates).segments(labels, self.stuff_labels, wanted.mask_threshold)
         of_segments = candidates[segments.candidates]
-        listed = zip(found.labels[of_segments].tolist(), found.scores[of_segments].tolist(), segments.areas.tolist())
+        columns = found.labels[of_segments], found.scores[of_segments], segments.areas
+        listed = zip(*(column.tolist() for column in columns), strict=True)
         return ImagePanoptic(
             segments.ids,
             tuple(

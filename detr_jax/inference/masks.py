@@ -46,9 +46,7 @@ class MaskSteps:
             return merged(params).mask_logits(features, queries)
 
         where = param_shardings or full
-        self._detect = jax.jit(
-            detect, in_shardings=(where, batch, batch, batch), out_shardings=(full, full, batch)
-        )
+        self._detect = jax.jit(detect, in_shardings=(where, batch, batch, batch), out_shardings=(full, full, batch))
         self._logits = jax.jit(logits, in_shardings=(where, batch, batch), out_shardings=full)
 
     def detect(

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float32, Int
 from detr_jax.config import DETRConfig, MaskHeadConfig, Precision
 from detr_jax.models.attention_maps import AttentionMaps, attention_maps
 from detr_jax.models.detector import DetectorModule
-from detr_jax.models.heads import BoxHead, torch_linear
 from detr_jax.models.feature_map import FeatureMap
+from detr_jax.models.heads import BoxHead, torch_linear
 from detr_jax.models.mask_head import MaskFeatures, MaskHead
 from detr_jax.models.positions import LearnedPositionEmbedding, SinePositionEmbedding
 from detr_jax.models.transformer import Decoder, Encoder

@@ -7,6 +7,7 @@ Dimensions: ``B`` batch, ``Q`` object queries, ``K`` chosen queries, ``D`` model
 the coarsest level.
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -112,7 +113,7 @@ class MaskHead(nnx.Module):
         self.attention = MaskAttention(dim, num_heads, rngs=rngs)
         finer = channels[::-1]
         widths = [dim + num_heads, *(dim // 2 ** (step + 1) for step in range(len(finer) + 1))]
-        pairs = [(widths[0], widths[0]), *zip(widths, widths[1:], strict=False)]
+        pairs = [(widths[0], widths[0]), *itertools.pairwise(widths)]
         self.layers = nnx.List([_Layer(3, *pair, norm=True, rngs=rngs) for pair in pairs])
         self.adapters = nnx.List(
             [_Layer(1, *pair, norm=False, rngs=rngs) for pair in zip(finer, widths[1:], strict=False)]

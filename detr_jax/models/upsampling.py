@@ -56,7 +56,7 @@ def _keep_inputs(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.
 
 
 def _gradients(inputs: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """XLA for CPUs takes 60 times longer for the gradients of a convolution of even size than for those of a product."""
+    """XLA for CPUs takes up to 60 times longer for the gradients of a convolution of even size than of a product."""
 
     def of(form: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
         return lambda x, kernel, gradient: jax.vjp(form, x, kernel)[1](gradient)

@@ -15,6 +15,10 @@ PRESETS = {
     "small": "A small detector from scratch on your own images, for a first look.",
     "finetune": "Fine-tuning of a trained detector on your own images.",
     "coco": "DETR R50 on COCO, the paper's recipe.",
+    "coco_panoptic_boxes": "Panoptic DETR R50 on COCO, first phase: boxes of things and stuff.",
+    "coco_panoptic_masks": "Panoptic DETR R50 on COCO, second phase: the mask head.",
+    "coco_instances_masks": "A mask head for a trained DETR, on COCO or your own polygons.",
+    "shapes_masks": "Masks and panoptic segments of drawn shapes: 10 minutes on 2 CPU cores.",
     "deformable_coco": "Deformable DETR R50 on COCO, the paper's recipe.",
     "deformable_shapes": "Deformable DETR on the data of shapes: 9 minutes on 2 CPU cores.",
 }

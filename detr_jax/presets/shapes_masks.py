@@ -11,6 +11,7 @@ from detr_jax.config import (
     CocoBox,
     CocoMask,
     Config,
+    DETRConfig,
     EvaluationConfig,
     LossConfig,
     MaskHeadConfig,
@@ -24,6 +25,7 @@ from detr_jax.presets import shapes
 def get_config() -> Config:
     """The preset shapes with a mask head that is trained from the first step on."""
     config = shapes.get_config()
+    assert isinstance(config.model, DETRConfig)
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, num_classes=6, num_queries=10, masks=MaskHeadConfig()),

@@ -17,6 +17,7 @@ _TITLE = 22
 _TITLE_SIZE = 14  # of its letters, in pixels
 _PADDING = 2  # pixels of colour around the letters of a caption
 
+
 @dataclass(frozen=True, eq=False)
 class LabelledBoxes:
     """Boxes to draw. Dimension: ``n`` boxes."""

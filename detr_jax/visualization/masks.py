@@ -31,9 +31,7 @@ def draw_segments(image: np.ndarray, ids: np.ndarray, segments: Mapping[int, tup
         text = legible(name, str(label))
         font = font_for(text, size)
         left, top, right, bottom = pen.textbbox((x, y), text, font=font, anchor="mm")
-        pen.rectangle(
-            (left - _PADDING, top - _PADDING, right + _PADDING, bottom + _PADDING), fill=class_color(label)
-        )
+        pen.rectangle((left - _PADDING, top - _PADDING, right + _PADDING, bottom + _PADDING), fill=class_color(label))
         pen.text((x, y), text, fill="white", font=font, anchor="mm")
     return picture
 

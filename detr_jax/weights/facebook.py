@@ -15,6 +15,7 @@ from detr_jax.weights.official import is_released_dc5
 from detr_jax.weights.rules import CONVOLUTION, POINTWISE, TABLE, Rule, layer_norm, linear, packed_attention
 from detr_jax.weights.torchvision import resnet_rules
 
+
 def transformer_rules() -> list[Rule]:
     """Rules for ``transformer.encoder.layers.0.self_attn.in_proj_weight`` ..."""
     encoder, decoder = "transformer.encoder.layers.*", "transformer.decoder.layers.*"

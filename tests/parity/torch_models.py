@@ -57,9 +57,7 @@ def random_detr(
     return model
 
 
-def random_segmentation(
-    rng: np.random.Generator, resnet: dict, *, dc5: bool = False, **fields
-) -> DetrForSegmentation:
+def random_segmentation(rng: np.random.Generator, resnet: dict, *, dc5: bool = False, **fields) -> DetrForSegmentation:
     """A detector with a mask head of transformers in inference mode, without dropout."""
     torch.manual_seed(int(rng.integers(2**31)))
     config = DetrConfig(

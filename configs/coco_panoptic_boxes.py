@@ -1,0 +1,18 @@
+"""Panoptic DETR R50 on COCO, first phase: the preset `detr_jax.presets.coco_panoptic_boxes`, to be changed here.
+
+Command::
+
+    python train.py --config configs/coco_panoptic_boxes.py --config.data.root=FOLDER --workdir boxes
+
+``--config coco_panoptic_boxes`` trains the preset itself. Its fields, their reasons and the expected results are in
+detr_jax/presets/coco_panoptic_boxes.py.
+"""
+
+from detr_jax.config import Config
+from detr_jax.presets import coco_panoptic_boxes
+
+
+def get_config() -> Config:
+    """The preset. Set fields of it before it is returned, such as ``config.training.batch_size = 16``."""
+    config = coco_panoptic_boxes.get_config()
+    return config
