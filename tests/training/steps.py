@@ -15,7 +15,7 @@ from detr_jax.training.step import create_train_step
 
 def first_batches(config: Config, count: int) -> list[BatchInputs]:
     """What the first ``count`` training steps read."""
-    source = ShapesDataset(config.data.sources["shapes"], "train")
+    source = ShapesDataset(config.data.sources["shapes"], "train", masks=config.data.masks)
     size = config.training.batch_size
     stream = batches(TrainPlan(source, config.data, size, seed=1), source, size, config.data)
     return [batch.inputs for batch, _ in zip(stream, range(count), strict=False)]
