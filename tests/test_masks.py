@@ -42,7 +42,9 @@ def interpolated(logits, size):
         for a in (0, 1):
             for b in (0, 1):
                 row, column = min(low[0] + a, logits.shape[0] - 1), min(low[1] + b, logits.shape[1] - 1)
-                weight = [1 - (place - x) if not k else place - x for place, x, k in zip(places, low, (a, b))]
+                weight = [
+                    1 - (place - x) if not k else place - x for place, x, k in zip(places, low, (a, b), strict=True)
+                ]
                 value += weight[0] * weight[1] * logits[row, column]
         found[i, j] = value
     return found

@@ -176,5 +176,5 @@ def test_a_json_that_cannot_be_used_is_named(folder, function, sentence):
 def test_the_folder_of_png_files_is_needed(folder):
     (folder / "annotations" / "panoptic_train2017").rename(folder / "elsewhere")
     config = Config(data=DataConfig(dataset="coco_panoptic", root=str(folder)))
-    with pytest.raises(DataError, match="needs the folder .*panoptic_train2017 with its PNG files"):
+    with pytest.raises(DataError, match=r"needs the folder .*panoptic_train2017 with its PNG files"):
         open_source(config, "train")

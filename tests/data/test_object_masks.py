@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -255,7 +256,7 @@ def test_yolo_s_polygons_are_masks(tmp_path, rng):
 def test_yolo_s_boxes_are_refused_where_masks_are_needed(tmp_path):
     file = yolo_folder(tmp_path, ["0 0.5 0.5 0.2 0.4", "1 0.25 0.25 0.1 0.1", "1 0.75 0.25 0.1 0.1"])
     (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [one, two]\ntask: detect\n")
-    with pytest.raises(DataError, match="are boxes .*and data.masks=True needs polygons"):
+    with pytest.raises(DataError, match=r"are boxes .*and data.masks=True needs polygons"):
         YoloDataset(file, "train", masks=True)
 
 
@@ -299,7 +300,7 @@ def test_labelme_s_shapes_are_masks(tmp_path, rng):
 
 
 def test_kinds_without_masks_are_refused():
-    with pytest.raises(ConfigError, match="needs a data set with masks .*coco_panoptic.*, and voc has none"):
+    with pytest.raises(ConfigError, match=r"needs a data set with masks .*coco_panoptic.*, and voc has none"):
         check_data(DataConfig(dataset="voc", root="folder", masks=True))
 
 
@@ -313,8 +314,8 @@ class Own(SourceConfig):
 
 
 class OwnDataset:
-    categories = {0: "blob"}
-    category_ids: dict = {}
+    categories: ClassVar[dict] = {0: "blob"}
+    category_ids: ClassVar[dict] = {}
     image_ids = (1, 2)
     sizes = np.array([(20, 30), (20, 30)])
     max_objects = 2

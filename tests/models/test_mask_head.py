@@ -40,7 +40,8 @@ def test_padding_never_changes_a_mask(name, rng, rngs):
     sizes = ((93, 130), (128, 71))
     images = [rng.normal(size=(*size, 3)).astype(np.float32) for size in sizes]
     stride = model_stride(name)
-    alone = [np.asarray(all_masks(model, image[None], jnp.array([size])))[0] for image, size in zip(images, sizes)]
+    pairs = zip(images, sizes, strict=True)
+    alone = [np.asarray(all_masks(model, image[None], jnp.array([size])))[0] for image, size in pairs]
     for bucket in ((128, 160), (192, 224)):
         batch = np.zeros((2, *bucket, 3), np.float32)
         for place, image in zip(batch, images, strict=True):
