@@ -11,6 +11,8 @@ normalised with mean and deviation, and padded into a batch of [B, 3, H, W] with
 normalisation and mask are made on the device, and large training images are decoded to the scale needed
 (`data.scaled_decoding`), which the peer's recipe does not do.
 
+With ``--masks``, the peer is this loader without masks, so that the ratio is the share of its rate that is left.
+
 With ``--memory``, five epochs are read through the whole pipeline, and the memory in use is told after each.
 """
 
@@ -31,6 +33,7 @@ from PIL import Image
 from detr_jax.config import DataConfig
 from detr_jax.data import CocoDataset, TrainPlan, ValPlan, batches
 from detr_jax.data.batching import BatchLoader
+from detr_jax.data.finding import find_layout
 from detr_jax.data.plans import PlannedBatch, PlannedImage
 
 try:
@@ -116,11 +119,32 @@ def memory(source: CocoDataset, batch_size: int) -> list[float]:
     return used
 
 
+def report_masks(arguments: argparse.Namespace, config: DataConfig) -> None:
+    """Prints the rate of the loader with masks beside its rate without, of polygons and of panoptic PNG files."""
+    size, figures = arguments.batch_size, {}
+    config.masks = True
+    for kind in ("coco", "coco_panoptic"):
+        config.dataset, config.root = kind, str(arguments.data)
+        layout = find_layout(config)
+        assert layout is not None
+        place = layout.splits[layout.find("train", "") or "all"]
+        source = config.sources[kind].read(place, strict=False, skip=False, exif="auto", max_level=0, masks=True)
+        plan = TrainPlan(source, config, size, seed=0).epoch(0)[: arguments.batches]
+        loaders = {
+            name: BatchLoader(source, size, scaled_decoding=True, masks=name == "masks") for name in ("masks", "boxes")
+        }
+        figures[kind] = row = measure(loaders, plan, arguments.rounds)
+        print(f"{kind:14} {row['images_per_s']:8.1f} without {row['peer_images_per_s']:8.1f} ratio {row['ratio']:.2f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
 def main() -> None:
     """Prints the table and writes the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="ROOT")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--masks", action="store_true", help="compare the loader with masks to the loader without")
     parser.add_argument("--memory", action="store_true", help="also read five epochs and tell the memory")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--batches", type=int, default=8, help="batches of a round (default 8)")
@@ -128,6 +152,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     size, config = arguments.batch_size, DataConfig(num_val_buckets=8)
+    if arguments.masks:
+        report_masks(arguments, config)
+        return
     sources = {split: coco_source(arguments.data, split) for split in ("train", "val")}
     plans = {
         "train": TrainPlan(sources["train"], config, size, seed=0).epoch(0)[: arguments.batches],

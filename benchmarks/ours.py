@@ -75,16 +75,24 @@ class Forward:
         graph = abstract_model(MODELS[kind].config(**model_fields(dtype)))[0]
         values = nnx.as_pure(nnx.state(model))
 
-        def predict(values: Any, images: jax.Array, sizes: jax.Array) -> tuple[jax.Array, jax.Array]:
-            predictions = nnx.merge(graph, values)(images, sizes)
-            return predictions.logits[-1], predictions.boxes[-1]
+        def predict(values: Any, images: jax.Array, sizes: jax.Array) -> tuple[jax.Array, ...]:
+            module = nnx.merge(graph, values)
+            predictions = module(images, sizes)
+            answers = predictions.logits[-1], predictions.boxes[-1]
+            if predictions.mask_features is None:
+                return answers
+            batch, queries = answers[0].shape[:2]
+            every = jnp.broadcast_to(jnp.arange(queries)[None], (batch, queries))
+            masks = module.mask_logits(predictions.mask_features, every)
+            rows, columns = (-(-side // 4) for side in inputs.sizes[0].tolist())
+            return *answers, masks[:, :, :rows, :columns]
 
         sizes = jnp.asarray(inputs.sizes)
         self._args = (values, model.normalize(jnp.asarray(inputs.images), sizes), sizes)
         self.program = compile_program(jax.jit(predict), *self._args)
 
-    def outputs(self) -> tuple[np.ndarray, np.ndarray]:
-        """Logits [B, Q, C + 1] and boxes [B, Q, 4] of the last layer."""
+    def outputs(self) -> tuple[np.ndarray, ...]:
+        """Logits [B, Q, C + 1] and boxes [B, Q, 4] of the last layer, and mask logits if there are any."""
         return jax.device_get(self.program.run(*self._args))
 
     def __call__(self, calls: int) -> None:

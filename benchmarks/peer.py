@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils import logging
 
 from detr_jax.config import IMAGENET_MEAN, IMAGENET_STD
-from tests.parity.torch_models import RESNETS, random_detr, randomise
+from tests.parity.torch_models import RESNETS, random_detr, random_segmentation, randomise
 from tests.parity.torch_training import freeze_as_the_original
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -36,7 +36,9 @@ warnings.filterwarnings("ignore", module="torch")
 def create_model(seed: int, kind: str) -> PreTrainedModel:
     """A random detector with the paper's dropout and auxiliary losses, and the library's fused attention."""
     rng = np.random.default_rng(seed)
-    if kind == "detr":
+    if kind == "panoptic":
+        model = random_segmentation(rng, RESNETS[50])
+    elif kind == "detr":
         model = random_detr(rng, RESNETS[50], dropout=0.1, attention_dropout=0.1, activation_dropout=0.1)
     else:
         model = random_deformable_resnet50(rng)
@@ -94,15 +96,20 @@ def precision(dtype: str) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def reference(model: PreTrainedModel, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Logits [B, Q, C + 1] and boxes [B, Q, 4] of the last layer in plain float32, one image at a time."""
+def reference(model: PreTrainedModel, images: torch.Tensor) -> "Arrays":
+    """What the model says in plain float32, one image at a time."""
     with precision("float32"):
         outputs = [model.eval()(image[None]) for image in images]
-    return tuple(torch.cat([getattr(out, name) for out in outputs]).cpu().numpy() for name in ("logits", "pred_boxes"))
+    return tuple(torch.cat([getattr(out, name) for out in outputs]).cpu().numpy() for name in answers(outputs[0]))
 
 
-Arrays = tuple[np.ndarray, np.ndarray]
-"""Logits [B, Q, C + 1] and boxes [B, Q, 4] of the last layer."""
+def answers(outputs: object) -> list[str]:
+    """The names of the model's answers."""
+    return [name for name in ("logits", "pred_boxes", "pred_masks") if getattr(outputs, name, None) is not None]
+
+
+Arrays = tuple[np.ndarray, ...]
+"""Logits [B, Q, C + 1] and boxes [B, Q, 4] of the last layer, and mask logits if there are any."""
 
 
 class Peer:
@@ -144,7 +151,7 @@ class Peer:
         self._candidates = {kind: candidate(kind) for kind in kinds}
         with torch.inference_mode(), precision(dtype):
             out = model(images)
-        return expected, (out.logits.float().cpu().numpy(), out.pred_boxes.float().cpu().numpy())
+        return expected, tuple(getattr(out, name).float().cpu().numpy() for name in answers(out))
 
     def steps(self, inputs: Inputs, kinds: list[str], dtype: str) -> None:
         """Prepares the training step as each of ``kinds`` runs it, each on its own copy of the model.

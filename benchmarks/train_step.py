@@ -40,6 +40,8 @@ def main() -> int:
     )
     parser.add_argument("--matcher", choices=("scipy", "device"), default="scipy", help="of this project's side")
     args = parser.parse_args()
+    if MODELS[args.model].trained_parameters is None:
+        parser.error(f"--model {args.model} is for benchmarks/inference.py only")
 
     columns = {"dtype": 8, "batch": 5, "ours s": 8} | {f"{name} s": 8 for name in args.peer}
     columns |= {"ratio": 5, "best": 5, "images/s": 8, "TFLOP": 6, "TFLOP/s": 7, "of matmul": 9, "GiB": 6, "peer GiB": 8}

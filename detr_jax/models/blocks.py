@@ -24,16 +24,17 @@ def map_blocks(
       block_size: the largest k.
       count: [B] int, the number of items of each image that matter. Blocks in which no item matters are not computed,
         and their results are zero. None: all matter.
-      recompute: the backward pass computes the inner values of a block again instead of keeping them.
+      recompute: the backward pass computes the inner values of a block again instead of keeping them. A single block
+        keeps them, because the backward pass would need all of them at once anyway.
 
     Returns:
       A pytree of arrays [B, K, ...].
     """
     items = jax.tree.leaves(arrays)[0].shape[1]
     blocks = -(-items // block_size)
-    call = jax.checkpoint(function) if recompute else function
     if blocks <= 1:
-        return call(arrays)
+        return function(arrays)
+    call = jax.checkpoint(function) if recompute else function
     size = -(-items // blocks)  # blocks of equal size have the least padding
 
     def split(x: jax.Array) -> jax.Array:
