@@ -24,7 +24,7 @@ from flax import nnx
 import detr_jax
 from detr_jax.config import Config, check_buckets
 from detr_jax.data.placement import prediction_buckets
-from detr_jax.inference.predict import predict
+from detr_jax.inference.predict import predict, predict_masks
 from detr_jax.memory import arrays_text, fitting
 from detr_jax.models.detector import DetectorModule
 
@@ -48,6 +48,7 @@ def export_model(
     weights_beside: bool = False,
     class_names: Mapping[int, str] | None = None,
     category_ids: Mapping[int, int] | None = None,
+    masks: bool = False,
 ) -> list[Path]:
     """Writes an artefact.
 
@@ -62,23 +63,26 @@ def export_model(
       class_names: name by label.
       category_ids: category id by label. The artefact returns these ids as labels. It is empty if the labels are the
         ids.
+      masks: the artefact also returns a mask for each detection.
 
     Returns:
       The files written.
 
     Raises:
-      ExportError: the folder is not new, or a platform is not known.
+      ExportError: the folder is not new, a platform is not known, or the detector predicts no masks.
       ConfigError: a bucket does not fit the model.
       OutOfMemoryError: the programs do not fit into memory.
     """
     out = Path(out)
     _check_destination(out, platforms)
+    if masks and config.model.mask_stride is None:
+        raise ExportError("The model predicts no masks, so they cannot be exported: it has no mask head (model.masks).")
     buckets = list(dict.fromkeys(buckets)) or default_buckets(config)
     check_buckets(config.model, buckets)
     size = arrays_text(nnx.as_pure(nnx.state(model)))
     advice = "Write the weights to a file of their own (--weights beside), or export fewer buckets at a time."
     with fitting(f"The export of {len(buckets)} bucket(s) of a model of {size},", advice):
-        programs, weights = _programs(model, buckets, platforms, weights_beside)
+        programs, weights = _programs(model, buckets, platforms, weights_beside, masks)
 
     out.mkdir(parents=True, exist_ok=True)
     for name, program in programs.items():
@@ -87,6 +91,7 @@ def export_model(
         np.savez(out / WEIGHTS, *weights)
     ids = category_ids or {}
     description = _description(config, buckets, platforms, ids) | {"weights": WEIGHTS if weights_beside else None}
+    description["mask_stride"] = config.model.mask_stride if masks else None
     names = {str(ids.get(label, label)): name for label, name in sorted((class_names or {}).items())}
     (out / "export.json").write_text(json.dumps(description, indent=2))
     (out / "labels.json").write_text(json.dumps(names, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -124,19 +129,27 @@ def _description(
 
 
 def _programs(
-    model: DetectorModule, buckets: Sequence[tuple[int, int]], platforms: Sequence[str], weights_beside: bool
+    model: DetectorModule,
+    buckets: Sequence[tuple[int, int]],
+    platforms: Sequence[str],
+    weights_beside: bool,
+    masks: bool,
 ) -> tuple[dict[str, bytes], list[np.ndarray]]:
     """The serialised program of each bucket by file name, and the weights in the order of the program's argument.
 
     A program takes images, valid sizes and original sizes, after the list of weights if they are beside it. It returns
-    boxes, scores and labels.
+    boxes, scores and labels, and with ``masks`` the mask logits [B, N, rows, columns] of the detections.
     """
     graph, state = nnx.split(model)
     leaves, tree = jax.tree.flatten(jax.tree.map(np.asarray, nnx.as_pure(state)))
 
     def predict_with(weights: list[jax.Array], *inputs: jax.Array) -> tuple[jax.Array, ...]:
-        found = predict(nnx.merge(graph, jax.tree.unflatten(tree, weights)), *inputs)
-        return found.boxes, found.scores, found.labels
+        module = nnx.merge(graph, jax.tree.unflatten(tree, weights))
+        if not masks:
+            found = predict(module, *inputs)
+            return found.boxes, found.scores, found.labels
+        found, logits = predict_masks(module, *inputs)
+        return found.boxes, found.scores, found.labels, logits
 
     def predict_alone(*inputs: jax.Array) -> tuple[jax.Array, ...]:
         return predict_with(list(map(jnp.asarray, leaves)), *inputs)

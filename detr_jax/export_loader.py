@@ -27,13 +27,17 @@ class Detections(NamedTuple):
     """[n] or [B, N] float32 in 0..1, the probability of the label."""
     labels: np.ndarray
     """[n] or [B, N] int, category ids of the training data."""
+    masks: np.ndarray | None = None
+    """[n, H, W] bool, in the size of the original image. For a batch, logits [B, N, rows, columns] float32, with a cell
+    for ``mask_stride`` pixels of the padded image. None if the artefact was exported without masks."""
 
     def of_image(self, position: int, threshold: float) -> "Detections":
         """The detections of one image of a batch with at least this score, highest score first."""
         boxes, scores, labels = self.boxes[position], self.scores[position], self.labels[position]
         order = np.argsort(-scores, kind="stable")
         kept = order[scores[order] >= threshold]
-        return Detections(boxes[kept], scores[kept], labels[kept])
+        masks = None if self.masks is None else self.masks[position][kept]
+        return Detections(boxes[kept], scores[kept], labels[kept], masks)
 
 
 class Detector:
@@ -71,8 +75,9 @@ class Detector:
                 f"{', '.join(map(str, self.buckets))}."
             )
         sizes, original_sizes = np.asarray(sizes, np.int32), np.asarray(original_sizes, np.int32)
-        boxes, scores, outputs = map(np.asarray, self._program(bucket)(*self._weights, images, sizes, original_sizes))
-        return Detections(boxes, scores, self._category_ids[outputs])
+        found = map(np.asarray, self._program(bucket)(*self._weights, images, sizes, original_sizes))
+        boxes, scores, outputs, *masks = found
+        return Detections(boxes, scores, self._category_ids[outputs], *masks)
 
     def predict(self, images: Sequence[Any], threshold: float = 0.5) -> list[Detections]:
         """The detections in each image with at least this score, highest score first.
@@ -95,7 +100,10 @@ class Detector:
             originals = np.array([images[i].shape[:2] for i in members], np.int32)
             of_batch = self(batch, sizes, originals)
             for position, i in enumerate(members):
-                found[i] = of_batch.of_image(position, threshold)
+                one = of_batch.of_image(position, threshold)
+                if one.masks is not None:
+                    one = one._replace(masks=self._masks(one.masks, resized[i].shape[:2], images[i].shape[:2]))
+                found[i] = one
         return [found[i] for i in range(len(images))]
 
     def resize(self, image: np.ndarray) -> np.ndarray:
@@ -124,6 +132,23 @@ class Detector:
             return image
         values = jax.image.resize(image.astype(np.float32), (*size, 3), "linear", antialias=True)
         return np.clip(np.rint(np.asarray(values)), 0, 255).astype(np.uint8)
+
+    def _masks(self, logits: np.ndarray, size: tuple[int, ...], original_size: tuple[int, ...]) -> np.ndarray:
+        """The masks [n, H, W] bool of logits [n, rows, columns], for an image that was resized to ``size``.
+
+        The logits are interpolated bilinearly to the resized image, of which the nearest pixel is taken.
+        """
+        stride = self.description["mask_stride"]
+        cells = [-(-side // stride) for side in size]
+        found = logits[:, : cells[0], : cells[1]]
+        for axis, (count, pixels, wanted) in enumerate(zip(cells, size, original_size, strict=True), start=1):
+            shown = np.arange(wanted) * pixels // wanted
+            place = np.clip((shown + np.float32(0.5)) * np.float32(count / pixels) - np.float32(0.5), 0, count - 1)
+            first = place.astype(int)
+            weight = (place - first).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)])
+            low, high = (found.take(x, axis=axis) for x in (first, np.minimum(first + 1, count - 1)))
+            found = low + (high - low) * weight
+        return found > 0
 
     def _bucket(self, size: tuple[int, int]) -> tuple[int, int]:
         """The smallest bucket that holds an image of this (height, width) in pixels."""

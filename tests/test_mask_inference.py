@@ -273,6 +273,18 @@ def test_evaluate_prints_the_logged_numbers_of_masks(workdir, tmp_path, monkeypa
     assert "segm_AP of each class:" in result.output
 
 
+def test_the_report_has_the_numbers_and_curves_of_masks(workdir, tmp_path):
+    result = run("plot", workdir, "--out", tmp_path / "report")
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "report" / "index.html").read_text()
+    logged = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    for name in ("AP", "segm_AP", "panoptic_PQ", "panoptic_PQ_stuff"):
+        assert name in page
+        assert f"{logged[f'val/{name}']:.3f}" in page
+    for chart in ("segm_ap", "panoptic_pq", "panoptic_sq", "panoptic_rq", "loss_dice"):
+        assert list((tmp_path / "report").glob(f"*{chart}*.png")) or chart == "loss_dice"
+
+
 def test_predict_writes_coco_s_panoptic_format(model, tmp_path, rng):
     module, config = model
     checkpoints = Checkpoints(tmp_path / "model" / "checkpoints", keep=1)
@@ -322,3 +334,25 @@ def test_check_data_draws_and_counts_masks(tmp_path):
         plain = run("check-data", tmp_path / "shapes", "--dataset", dataset, "--picture", tmp_path / "plain.png")
         assert plain.exit_code == 0, plain.output
         assert picture.read_bytes() != (tmp_path / "plain.png").read_bytes(), "masks are drawn"
+
+
+def test_an_artefact_gives_the_masks_of_the_detector(model, detector, tmp_path, rng):
+    from detr_jax.export import ExportError, export_model
+    from detr_jax.export_loader import Detector as Loaded
+
+    module, config = model
+    export_model(module, config, tmp_path / "out", platforms=("cpu",), masks=True)
+    images = images_of(rng, 3)
+    for image, found in zip(images, Loaded(tmp_path / "out").predict(images, 0), strict=True):
+        expected = detector.predict(image, 0, masks=True)
+        assert found.masks.shape == (12, *image.shape[:2])
+        by_score = {round(float(score), 4): mask for score, mask in zip(expected.scores, expected.masks(), strict=True)}
+        agreeing = [
+            (by_score[round(float(score), 4)] == mask).mean()
+            for score, mask in zip(found.scores, found.masks, strict=True)
+            if round(float(score), 4) in by_score
+        ]
+        assert np.median(agreeing) > 0.97, "the loader resizes images with jax, and Detector with Pillow"
+    plain = tiny_config()
+    with pytest.raises(ExportError, match="predicts no masks"):
+        export_model(plain.model.build(rngs=nnx.Rngs(0)), plain, tmp_path / "plain", masks=True)

@@ -44,9 +44,16 @@ class _Bucket(click.ParamType):
     show_default=True,
     help="Write the weights into each program, or once to a file of their own.",
 )
+@click.option("--masks/--no-masks", default=False, show_default=True, help="Also return the mask of each detection.")
 @click.option("--ema/--no-ema", default=True, show_default=True, help="Use the EMA of the parameters if there is one.")
 def export_command(
-    checkpoint: Path, out: Path, buckets: tuple[tuple[int, int], ...], platforms: str, weights: str, ema: bool
+    checkpoint: Path,
+    out: Path,
+    buckets: tuple[tuple[int, int], ...],
+    platforms: str,
+    weights: str,
+    masks: bool,
+    ema: bool,
 ) -> None:
     """Write a detector as StableHLO programs that run without this package.
 
@@ -72,6 +79,7 @@ def export_command(
             weights_beside=weights == "beside",
             class_names=load_class_names(checkpoint),
             category_ids=load_category_ids(checkpoint),
+            masks=masks,
         )
     except OSError as error:
         raise click.ClickException(f"{out} cannot be written ({error.strerror}): choose another folder.") from None

@@ -26,7 +26,7 @@ class DeformableDETRConfig(TransformerConfig):
 
     run_fields = ("max_detections_per_image", *TransformerConfig.run_fields)
     # another number of decoder layers would give the encoder's heads, the last ones, to a decoder layer
-    free_fields = ("encoder_layers", "dropout", "max_detections_per_image", *DetectorConfig.free_fields)
+    free_fields = ("encoder_layers", "dropout", "masks", "max_detections_per_image", *DetectorConfig.free_fields)
     least_images = 100
     resizing_fields: ClassVar[Mapping[str, str]] = {
         "num_classes": r"class_head/.*",
@@ -111,6 +111,11 @@ class DeformableDETRConfig(TransformerConfig):
         levels = len(self.backbone.strides)
         if self.backbone_levels > levels:
             yield f"{path}backbone_levels={self.backbone_levels} must be at most {levels}, as the backbone has no more."
+        if self.masks is not None and self.num_levels > 1:
+            yield (
+                f"{path}masks need a detector with one feature map, and this one has {self.num_levels}: set "
+                f"{path}backbone_levels=1 and {path}extra_levels=0, or use a DETR."
+            )
         if self.pre_norm:
             yield f"{path}pre_norm=True is for DETR only: Deformable DETR has its layer norms after each sublayer."
         if self.two_stage and not self.refine_boxes:

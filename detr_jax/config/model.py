@@ -306,8 +306,9 @@ class DetectorConfig:
 class TransformerConfig(DetectorConfig):
     """The base class of detectors with a transformer encoder and decoder."""
 
-    run_fields = ("dropout", *DetectorConfig.run_fields)
-    free_fields = ("encoder_layers", "decoder_layers", "dropout", *DetectorConfig.free_fields)
+    run_fields = ("dropout", "masks.block_size", *DetectorConfig.run_fields)
+    added_fields = ("masks",)
+    free_fields = ("encoder_layers", "decoder_layers", "dropout", "masks", *DetectorConfig.free_fields)
 
     hidden_dim: int = 256
     """Channels of the transformer, a multiple of 4 and of `num_heads` (the paper's)."""
@@ -323,32 +324,6 @@ class TransformerConfig(DetectorConfig):
     """Probability of dropout in the transformer during training (the paper's)."""
     pre_norm: bool = False
     """Layer norm before each sublayer instead of after it. Off by default, as in the paper."""
-
-    def faults(self, path: str) -> Iterator[str]:
-        """A sentence for each contradiction between fields."""
-        yield from super().faults(path)
-        if self.hidden_dim % self.num_heads:
-            yield (
-                f"{path}num_heads={self.num_heads} must divide {path}hidden_dim={self.hidden_dim}. The paper has 8 "
-                "heads of 32 channels."
-            )
-        if self.hidden_dim % 4:
-            yield f"{path}hidden_dim={self.hidden_dim} must be a multiple of 4 for the position embedding."
-
-
-@dataclass(kw_only=True)
-class DETRConfig(TransformerConfig):
-    """DETR (section 3.2 and appendix A)."""
-
-    run_fields = ("masks.block_size", *TransformerConfig.run_fields)
-    added_fields = ("masks",)
-    free_fields = ("masks", *TransformerConfig.free_fields)
-    least_images = 10_000
-    """With fewer the authors recommend fine-tuning (facebookresearch/detr, issues 9 and 125)."""
-
-    position_embedding: PositionEmbedding = PositionEmbedding.SINE
-    """Position embedding of the feature map: "sine" (fixed, and the paper's) or "learned" (a row and a column for each
-    of 50 cells)."""
     masks: MaskHeadConfig | None = None
     """The mask head, which predicts a mask for each object. None, the default: boxes only."""
 
@@ -367,20 +342,19 @@ class DETRConfig(TransformerConfig):
         """``masks.block_size``."""
         return 1 if self.masks is None else self.masks.block_size
 
-    @property
-    def largest_bucket(self) -> int | None:
-        """Learned positions reach over a fixed number of cells."""
-        return LEARNED_CELLS * self.stride if self.position_embedding == "learned" else None
-
-    def build(self, *, rngs: "nnx.Rngs") -> "DetectorModule":
-        """Build the `detr_jax.models.DETR`."""
-        from detr_jax.models.detr import DETR
-
-        return DETR(self, rngs=rngs)
-
     def faults(self, path: str) -> Iterator[str]:
         """A sentence for each contradiction between fields."""
         yield from super().faults(path)
+        if self.hidden_dim % self.num_heads:
+            yield (
+                f"{path}num_heads={self.num_heads} must divide {path}hidden_dim={self.hidden_dim}. The paper has 8 "
+                "heads of 32 channels."
+            )
+        if self.hidden_dim % 4:
+            yield f"{path}hidden_dim={self.hidden_dim} must be a multiple of 4 for the position embedding."
+        yield from self._mask_faults(path)
+
+    def _mask_faults(self, path: str) -> Iterator[str]:
         if self.masks is None:
             return
         divisor = 2 ** (self.num_adapters + 1)
@@ -395,6 +369,29 @@ class DETRConfig(TransformerConfig):
                 f"{path}backbone has the strides {strides}: with {path}masks, each level must have the stride of the "
                 "level before it, or twice that."
             )
+
+
+@dataclass(kw_only=True)
+class DETRConfig(TransformerConfig):
+    """DETR (section 3.2 and appendix A)."""
+
+    least_images = 10_000
+    """With fewer the authors recommend fine-tuning (facebookresearch/detr, issues 9 and 125)."""
+
+    position_embedding: PositionEmbedding = PositionEmbedding.SINE
+    """Position embedding of the feature map: "sine" (fixed, and the paper's) or "learned" (a row and a column for each
+    of 50 cells)."""
+
+    @property
+    def largest_bucket(self) -> int | None:
+        """Learned positions reach over a fixed number of cells."""
+        return LEARNED_CELLS * self.stride if self.position_embedding == "learned" else None
+
+    def build(self, *, rngs: "nnx.Rngs") -> "DetectorModule":
+        """Build the `detr_jax.models.DETR`."""
+        from detr_jax.models.detr import DETR
+
+        return DETR(self, rngs=rngs)
 
 
 ModelConfig = DETRConfig

@@ -20,7 +20,7 @@ from detr_jax.evaluation.detections_file import (
     write_detections,
 )
 from detr_jax.evaluation.errors import IOU, confusion, image_error, outside_crowds
-from detr_jax.evaluation.metrics import Evaluators
+from detr_jax.evaluation.metrics import Evaluators, Metrics
 from detr_jax.evaluation.training_charts import Picture, training_charts
 from detr_jax.evaluation.validator import Validator
 from detr_jax.sharding import create_mesh
@@ -61,9 +61,10 @@ def write_report(workdir: Path, out: Path, root: str | None = None) -> Path:
     source = open_source(config, "val", trained=labels_of_run(workdir))
     found = _last_detections(workdir, config, source)
     pairs = _pairs(source, found, config.evaluation.picture_threshold)
-    evaluators = Evaluators(config.evaluation.metrics, source)
+    of_boxes = {name: metric for name, metric in config.evaluation.metrics.items() if not metric.needs_masks}
+    evaluators = Evaluators(of_boxes, source)
     evaluators.add(found.image_ids.tolist(), found.detections)
-    metrics = evaluators.compute()
+    metrics = {**_logged_metrics(log, found.step), **evaluators.compute()}
     out.mkdir(parents=True, exist_ok=True)
 
     sections = {
@@ -81,6 +82,14 @@ def write_report(workdir: Path, out: Path, root: str | None = None) -> Path:
     page = out / "index.html"
     write_page(page, f"DETR: {workdir.resolve().name}", sentence, numbers, sections)
     return page
+
+
+def _logged_metrics(log: list[dict[str, Any]], step: int) -> Metrics:
+    """The numbers of the validation after a step in the log. Those of masks are not computed again."""
+    lines = [line for line in log if line.get("step") == step]
+    return {
+        name.removeprefix("val/"): value for line in lines for name, value in line.items() if name.startswith("val/")
+    }
 
 
 def read_run(workdir: Path, root: str | None = None) -> tuple[Config, list[dict[str, Any]]]:

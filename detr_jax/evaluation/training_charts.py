@@ -15,7 +15,13 @@ from detr_jax.visualization import charts
 Picture = tuple[Path, str]
 """A file and its caption."""
 
-_TERMS = {"loss_ce": "classes", "loss_bbox": "L1 of boxes", "loss_giou": "GIoU of boxes"}
+_TERMS = {
+    "loss_ce": "classes",
+    "loss_bbox": "L1 of boxes",
+    "loss_giou": "GIoU of boxes",
+    "loss_mask": "focal loss of masks",
+    "loss_dice": "dice loss of masks",
+}
 _DIAGNOSTICS = {
     "cardinality_error": ("Cardinality error", "objects per image"),
     "class_error": ("Class error of matched queries", "%"),
@@ -27,6 +33,9 @@ _VALIDATION = {
     "ap": ("Validation", {"AP": "AP", "AP50": "AP50", "AP75": "AP75"}, "average precision"),
     "ap_by_size": ("AP by size of the object", {"APs": "small", "APm": "medium", "APl": "large"}, "average precision"),
     "ar": ("Recall by detections per image", {"AR1": "1", "AR10": "10", "AR100": "100"}, "average recall"),
+    "pq": ("Panoptic quality", {"PQ": "all", "PQ_things": "things", "PQ_stuff": "stuff"}, "panoptic quality"),
+    "sq": ("Segmentation quality", {"SQ": "all", "SQ_things": "things", "SQ_stuff": "stuff"}, "segmentation quality"),
+    "rq": ("Recognition quality", {"RQ": "all", "RQ_things": "things", "RQ_stuff": "stuff"}, "recognition quality"),
     "ar_by_size": ("Recall by size of the object", {"ARs": "small", "ARm": "medium", "ARl": "large"}, "average recall"),
 }
 """Numbers of a validation that share a chart: title, legend by name, and unit."""

@@ -33,6 +33,19 @@ def predict(model: DetectorModule, images: jax.Array, valid_sizes: jax.Array, or
     return model.detections(outputs, original_sizes)
 
 
+def predict_masks(
+    model: DetectorModule, images: jax.Array, valid_sizes: jax.Array, original_sizes: jax.Array
+) -> tuple[Detections, jax.Array]:
+    """Detects objects in a batch of images, with the mask logits [B, N, rows, columns] of all N detections.
+
+    The arguments are those of `predict`. A cell of a mask has ``config.mask_stride`` pixels of the bucket.
+    """
+    outputs = model(model.normalize(images, valid_sizes), valid_sizes)
+    assert outputs.mask_features is not None, "the detector predicts no masks"
+    logits = model.mask_logits(outputs.mask_features, model.detected_queries(outputs))
+    return model.detections(outputs, original_sizes), logits
+
+
 def create_predict_step(graph: nnx.GraphDef, mesh: Mesh, param_shardings: Any = None) -> PredictStep:
     """Compiles `predict` for a mesh, with the batch sharded over its devices.
 

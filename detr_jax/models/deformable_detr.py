@@ -1,5 +1,6 @@
 """Deformable DETR: single scale and multi-scale, iterative box refinement, and two stages (Zhu et al., 2021)."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -11,8 +12,10 @@ from detr_jax.config import DeformableDETRConfig
 from detr_jax.config.deformable import INITIAL_CLASS_LOGIT
 from detr_jax.models.deformable_transformer import DeformableDecoder, DeformableEncoder, QueryStart
 from detr_jax.models.detector import DetectorModule
+from detr_jax.models.feature_map import FeatureMap
 from detr_jax.models.heads import MLP, torch_linear
 from detr_jax.models.initializers import xavier_uniform
+from detr_jax.models.mask_head import MaskFeatures, create_mask_head
 from detr_jax.models.proposals import Proposer, best_boxes, box_logits_from, token_anchors
 from detr_jax.models.pyramid import FeaturePyramid, Tokens
 from detr_jax.models.sampling_points import SamplingPoints, sampling_points
@@ -56,6 +59,7 @@ class DeformableDETR(DetectorModule):
         self.proposer = Proposer(dim, rngs=rngs) if config.two_stage else None
         heads = (config.decoder_layers if config.refine_boxes else 1) + config.two_stage
         self.class_head = nnx.List([_class_head(config, rngs) for _ in range(heads)])
+        self.mask_head = create_mask_head(config, rngs=rngs)
         self.box_head = nnx.List([_box_head(dim, i == 0 and not config.two_stage, rngs) for i in range(heads)])
 
     def __call__(
@@ -79,16 +83,47 @@ class DeformableDETR(DetectorModule):
           all tokens are with them. With ``config.mask_padding`` the predictions do not depend on how far an image was
           padded. Without it, they are the original's on the padded batch.
         """
-        tokens = self.tokens(images, sizes)
+        features = self.backbone_features(images, sizes)
+        tokens = self.tokens_of(features, images, sizes)
         memory = self.encoder(tokens, rngs=rngs)
         start, proposals = self.start(memory, tokens)
-        layers = self.decoder(start, memory, tokens, self.predictions, rngs=rngs)
-        return Outputs(layers, proposals, class_agnostic_proposals=True)
+        layers, decoded = self.decoder(start, memory, tokens, self.predictions, rngs=rngs)
+        outputs = Outputs(layers, proposals, class_agnostic_proposals=True)
+        if self.mask_head is None:
+            return outputs
+        return dataclasses.replace(outputs, mask_features=self.mask_features(features, tokens, memory, decoded))
 
     def tokens(self, images: Float32[Array, "B H W 3"], sizes: Int[Array, "B 2"]) -> Tokens:
         """The tokens of images [B, H, W, 3] with valid sizes [B, 2], from the backbone and the feature pyramid."""
-        features = self.backbone_features(images, sizes)
+        return self.tokens_of(self.backbone_features(images, sizes), images, sizes)
+
+    def tokens_of(
+        self, features: tuple[FeatureMap, ...], images: Float32[Array, "B H W 3"], sizes: Int[Array, "B 2"]
+    ) -> Tokens:
+        """The tokens of the backbone's features of images [B, H, W, 3] with valid sizes [B, 2]."""
         return self.pyramid(features, sizes, (images.shape[1], images.shape[2]))
+
+    def mask_features(
+        self,
+        features: tuple[FeatureMap, ...],
+        tokens: Tokens,
+        memory: Float32[Array, "B S D"],
+        decoded: Float32[Array, "B Q D"],
+    ) -> MaskFeatures:
+        """What the mask head reads. There is one level of tokens."""
+        assert self.mask_head is not None
+        (cells,) = tokens.shapes
+
+        def as_map(x: jax.Array) -> jax.Array:
+            return x.reshape(x.shape[0], *cells, *x.shape[2:])
+
+        return MaskFeatures(
+            queries=decoded,
+            memory=as_map(memory),
+            padding_mask=as_map(tokens.padding_mask),
+            projected=as_map(tokens.values),
+            levels=self.mask_head.used_levels(features),
+        )
 
     def start(self, memory: Float32[Array, "B S D"], tokens: Tokens) -> tuple[QueryStart, Predictions | None]:
         """The queries for the memory [B, S, D], and in a detector with two stages the proposals that they come from."""

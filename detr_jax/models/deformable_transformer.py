@@ -133,8 +133,8 @@ class DeformableDecoder(nnx.Module):
         predict: Callable[[int, jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
         *,
         rngs: nnx.Rngs | None = None,
-    ) -> Predictions:
-        """The predictions of every layer.
+    ) -> tuple[Predictions, jax.Array]:
+        """The predictions of every layer, and the output [B, Q, D] of the last one.
 
         Args:
           start: the queries.
@@ -153,4 +153,4 @@ class DeformableDecoder(nnx.Module):
             boxes.append(predicted[1])
             if self.refine_boxes:
                 reference = lax.stop_gradient(boxes[-1])
-        return Predictions(jnp.stack(logits), jnp.stack(boxes))
+        return Predictions(jnp.stack(logits), jnp.stack(boxes)), x

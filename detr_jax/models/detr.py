@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Bool, Float32, Int
 
-from detr_jax.config import DETRConfig, MaskHeadConfig, Precision
+from detr_jax.config import DETRConfig, Precision
 from detr_jax.models.attention_maps import AttentionMaps, attention_maps
 from detr_jax.models.detector import DetectorModule
 from detr_jax.models.feature_map import FeatureMap
 from detr_jax.models.heads import BoxHead, torch_linear
-from detr_jax.models.mask_head import MaskFeatures, MaskHead
+from detr_jax.models.mask_head import MaskFeatures, create_mask_head
 from detr_jax.models.positions import LearnedPositionEmbedding, SinePositionEmbedding
 from detr_jax.models.transformer import Decoder, Encoder
 from detr_jax.structures import Array, Outputs, Predictions, Targets
@@ -72,18 +72,7 @@ class DETR(DetectorModule):
         self.object_queries = nnx.Param(jax.random.normal(rngs.params(), (config.num_queries, config.hidden_dim)))
         self.class_head = torch_linear(config.hidden_dim, config.num_logits, jnp.dtype("float32"), rngs)
         self.box_head = BoxHead(config.hidden_dim, rngs=rngs)
-        self.mask_head = None if config.masks is None else self._mask_head(config, config.masks, rngs)
-
-    def _mask_head(self, config: DETRConfig, masks: MaskHeadConfig, rngs: nnx.Rngs) -> MaskHead:
-        return MaskHead(
-            masks,
-            dim=config.hidden_dim,
-            num_heads=config.num_heads,
-            channels=self.backbone_levels.channels[-1 - config.num_adapters : -1],
-            padding_is_masked=config.mask_padding,
-            dtype=jnp.dtype(config.dtype),
-            rngs=rngs,
-        )
+        self.mask_head = create_mask_head(config, rngs=rngs)
 
     def features(self, images: Float32[Array, "B H W 3"], sizes: Int[Array, "B 2"]) -> Features:
         """Backbone, projection, padding mask and position embedding of images [B, H, W, 3], sizes [B, 2]."""
@@ -146,7 +135,7 @@ class DETR(DetectorModule):
             memory=memory.reshape(features.projected.shape),
             padding_mask=features.padding_mask,
             projected=features.projected,
-            levels=features.levels[-1 - len(self.mask_head.adapters) :],
+            levels=self.mask_head.used_levels(features.levels),
         )
 
     def attention_maps(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Bool, Float32, Int
 
-from detr_jax.config import MaskHeadConfig
+from detr_jax.config import MaskHeadConfig, TransformerConfig
 from detr_jax.models.blocks import map_blocks
 from detr_jax.models.convolution import convolve
 from detr_jax.models.feature_map import FeatureMap, clear_padding
@@ -42,6 +42,21 @@ class MaskFeatures:
     """[B, h, w, D] float32, the encoder's input."""
     levels: tuple[FeatureMap, ...]
     """The levels of the backbone that the head reads, from fine to coarse; `projected` comes from the last one."""
+
+
+def create_mask_head(config: TransformerConfig, *, rngs: nnx.Rngs) -> "MaskHead | None":
+    """The mask head of a detector with one map of tokens. None if its configuration has none."""
+    if config.masks is None:
+        return None
+    return MaskHead(
+        config.masks,
+        dim=config.hidden_dim,
+        num_heads=config.num_heads,
+        channels=tuple(config.backbone.channels[-1 - config.num_adapters : -1]),
+        padding_is_masked=config.mask_padding,
+        dtype=jnp.dtype(config.dtype),
+        rngs=rngs,
+    )
 
 
 class MaskAttention(nnx.Module):
@@ -119,6 +134,10 @@ class MaskHead(nnx.Module):
             [_Layer(1, *pair, norm=False, rngs=rngs) for pair in zip(finer, widths[1:], strict=False)]
         )
         self.output = _Layer(3, widths[-1], 1, norm=False, rngs=rngs)
+
+    def used_levels(self, levels: tuple[FeatureMap, ...]) -> tuple[FeatureMap, ...]:
+        """The levels of a backbone that the head reads."""
+        return levels[-1 - len(self.adapters) :]
 
     def __call__(self, features: MaskFeatures, queries: Int[Array, "B K"]) -> Float32[Array, "B K rows columns"]:
         """The mask logits [B, K, rows, columns] float32 of the queries with these indices [B, K].

@@ -35,7 +35,7 @@ def get_config() -> Config:
             sources={"shapes": ShapesConfig(backgrounds=("plain", "stripes", "checks"))},
         ),
         loss=LossConfig(terms=mask_terms()),
-        training=dataclasses.replace(config.training, steps=2500),
+        training=dataclasses.replace(config.training, batch_size=16, steps=5500),
         evaluation=EvaluationConfig(
             every_epochs=20,
             batch_size=64,

@@ -9,7 +9,14 @@ import pytest
 from flax import nnx
 
 from detr_jax.config import Config, ConfigError, MaskHeadConfig, Norm, Precision, ResNetConfig, Stem, check
-from detr_jax.models import DETR, DeformableDETR, detr_resnet50, detr_resnet50_dc5, resnet_config
+from detr_jax.models import (
+    DETR,
+    deformable_detr_resnet50,
+    deformable_detr_resnet50_single_scale,
+    detr_resnet50,
+    detr_resnet50_dc5,
+    resnet_config,
+)
 from detr_jax.models.blocks import map_blocks
 
 SMALL = {"num_classes": 5, "num_queries": 6, "encoder_layers": 1, "decoder_layers": 1, "feedforward_dim": 64}
@@ -52,6 +59,19 @@ def test_padding_never_changes_a_mask(name, rng, rngs):
             rows, columns = -(-height // stride), -(-width // stride)
             assert wanted.shape == (6, rows, columns)
             np.testing.assert_allclose(found[:, :rows, :columns], wanted, atol=1e-4 * max(1, wanted.std()))
+
+
+def test_padding_never_changes_a_mask_of_a_deformable_detr(rng, rngs):
+    fields = {**SMALL, "hidden_dim": 128, "num_heads": 8, "masks": MaskHeadConfig(block_size=4)}
+    config = deformable_detr_resnet50_single_scale(backbone=BACKBONES["r18"], **fields)
+    model, size = config.build(rngs=rngs), (93, 130)
+    image = rng.normal(size=(*size, 3)).astype(np.float32)
+    alone = np.asarray(all_masks(model, image[None], jnp.array([size])))
+    assert alone.shape == (1, 6, 24, 33)
+    padded = np.zeros((1, 128, 192, 3), np.float32)
+    padded[:, :93, :130] = image
+    found = np.asarray(all_masks(model, jnp.asarray(padded), jnp.array([size])))
+    np.testing.assert_allclose(found[:, :, :24, :33], alone, atol=1e-4 * max(1, alone.std()))
 
 
 def model_stride(name):
@@ -159,7 +179,6 @@ def test_a_detector_without_a_head_says_so(rngs):
     config = detr_resnet50(backbone=BACKBONES["small"], **SMALL)
     with pytest.raises(ValueError, match="predicts no masks"):
         DETR(config, rngs=rngs).required_mask_head  # noqa: B018
-    assert DeformableDETR.mask_head is None
 
 
 @pytest.mark.parametrize(
@@ -170,6 +189,7 @@ def test_a_detector_without_a_head_says_so(rngs):
             "must be a multiple of 16 with model.masks",
         ),
         (detr_resnet50(masks=MaskHeadConfig(block_size=0)), "block_size"),
+        (deformable_detr_resnet50(masks=MaskHeadConfig()), "one feature map, and this one has 4"),
     ],
 )
 def test_configurations_that_cannot_be_built(model, sentence):
