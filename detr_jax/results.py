@@ -15,7 +15,7 @@ from PIL import Image
 
 from detr_jax.boxes import xyxy_to_xywh
 from detr_jax.data.images import ImageLike, decode, open_image
-from detr_jax.data.masks import decoded
+from detr_jax.data.run_lengths import decoded
 from detr_jax.image_segments import ImagePanoptic
 from detr_jax.visualization.attention import MOST_OBJECTS, attention_sheet
 from detr_jax.visualization.boxes import LabelledBoxes, draw_boxes

@@ -169,7 +169,6 @@ class BatchLoader:
         inputs.valid_sizes[place] = height, width
         count = len(objects.labels)
         if masks is not None and targets.masks is not None:
-            targets.masks[place] = 0
             targets.masks[place, :count, : masks.shape[1], :width] = masks
         targets.boxes[place, :count] = _normalized_cxcywh(objects, height, width)
         targets.labels[place, :count] = objects.labels

@@ -3,13 +3,14 @@
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from detr_jax.data.annotation_rows import Rows, shown
+from detr_jax.data.run_lengths import counts_of
 from detr_jax.data.source import Faults
 
 _CORNERS = 3  # the least of a polygon
@@ -98,7 +99,7 @@ def _fault_of_runs(runs: _RunLengths, size: Sequence[int], where: str) -> tuple[
             "must be equal",
         )
     try:
-        lengths = runs.counts if isinstance(runs.counts, list) else list(decoded_counts(runs.counts))
+        lengths = runs.counts if isinstance(runs.counts, list) else counts_of(runs.counts.encode()).tolist()
     except ValueError:
         return "run lengths that are damaged", f"{where} has counts that are not COCO's compressed run lengths"
     if min(lengths, default=0) < 0 or sum(lengths) != size[0] * size[1]:
@@ -108,31 +109,6 @@ def _fault_of_runs(runs: _RunLengths, size: Sequence[int], where: str) -> tuple[
             "its image",
         )
     return None
-
-
-def decoded_counts(text: str) -> Iterator[int]:
-    """The run lengths of COCO's compressed form.
-
-    Raises:
-      ValueError: the text is damaged.
-    """
-    values: list[int] = []
-    value = shift = 0
-    for character in text:
-        code = ord(character) - 48
-        if not 0 <= code < 64:
-            raise ValueError(f"the character {character!r}")
-        value |= (code & 0x1F) << shift
-        shift += 5
-        if code & 0x20:
-            continue
-        if code & 0x10:
-            value -= 1 << shift
-        values.append(value + (values[-2] if len(values) > 2 else 0))
-        value = shift = 0
-    if shift:
-        raise ValueError("an unfinished number")
-    yield from values
 
 
 def _fault_of_form(text: bytes, where: str) -> tuple[str, str]:

@@ -8,12 +8,24 @@ Dimensions: ``n`` objects, ``H, W`` pixels of the stored image, ``h, w`` pixels 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 
+from detr_jax.data.run_lengths import decoded
 from detr_jax.masks import ROWS_PER_BYTE
+
+
+class Part(NamedTuple):
+    """A mask without the rows and columns around it that hold no pixel of it."""
+
+    top: int
+    """The first row, in pixels of the stored image."""
+    left: int
+    """The first column."""
+    bitmap: np.ndarray
+    """[h, w] uint8 of 0 and 1, or bool."""
 
 
 class MaskSource(Protocol):
@@ -25,8 +37,8 @@ class MaskSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def bitmap(self, index: int) -> np.ndarray:
-        """The mask of an object, [H, W] uint8 of 0 and 1, or bool.
+    def part(self, index: int) -> Part:
+        """The part of the image that holds the mask of an object; it may be larger than needed.
 
         Raises:
           DataError: it cannot be read.
@@ -78,7 +90,10 @@ class Masks:
         """
         found = np.zeros((len(self), *self.size), bool)
         for place, index in zip(found, self.kept.tolist(), strict=True):
-            place[:] = self.source.bitmap(index)[np.ix_(self.rows, self.columns)]
+            top, left, bitmap = self.source.part(index)
+            whole = np.zeros(self.source.size, bool)
+            whole[top : top + bitmap.shape[0], left : left + bitmap.shape[1]] = bitmap
+            place[:] = whole[np.ix_(self.rows, self.columns)]
         return found
 
     def packed(self) -> np.ndarray:
@@ -92,30 +107,39 @@ class Masks:
         height, width = self.size
         found = np.zeros((len(self), -(-height // ROWS_PER_BYTE), width), np.uint8)
         for place, index in zip(found, self.kept.tolist(), strict=True):
-            bitmap = self.source.bitmap(index)
-            first_row, rows = _within(self.rows, np.asarray(bitmap.any(axis=1)), ROWS_PER_BYTE)
-            first_column, columns = _within(self.columns, np.asarray(bitmap.any(axis=0)), 1)
+            top, left, bitmap = self.source.part(index)
+            first_row, rows = _within(self.rows, top, bitmap.shape[0])
+            first_column, columns = _within(self.columns, left, bitmap.shape[1])
             if not len(rows) or not len(columns):
                 continue
-            # columns first, because decoded masks are stored column by column
-            part = bitmap.T.view(np.uint8).take(columns, axis=0).take(rows, axis=1)
-            bits = np.packbits(part, axis=1, bitorder="little").T
-            first_byte = first_row // ROWS_PER_BYTE
-            place[first_byte : first_byte + len(bits), first_column : first_column + len(columns)] = bits
+            # packed between the choice of rows and that of columns, so that there is an eighth of them to choose from
+            first_byte, above = divmod(first_row, ROWS_PER_BYTE)
+            tall = np.zeros((-(-(above + len(rows)) // ROWS_PER_BYTE), ROWS_PER_BYTE, bitmap.shape[1]), np.uint8)
+            tall.reshape(-1, bitmap.shape[1])[above : above + len(rows)] = np.ascontiguousarray(bitmap)[rows]
+            bits = tall[:, 0]
+            for bit in range(1, ROWS_PER_BYTE):
+                bits = bits | tall[:, bit] << bit
+            place[first_byte : first_byte + len(bits), first_column : first_column + len(columns)] = bits[:, columns]
         return found
 
 
-def _within(shown: np.ndarray, occupied: np.ndarray, multiple: int) -> tuple[int, np.ndarray]:
-    """The part of ``shown`` between the first and the last occupied row or column.
+def _within(shown: np.ndarray, first: int, number: int) -> tuple[int, np.ndarray]:
+    """Where a line of pixels shows some of the stored ones.
+
+    Args:
+      shown: [n] int, the stored pixel that each pixel shows, in ascending or descending order.
+      first: the first of the stored pixels.
+      number: how many they are.
 
     Returns:
-      The first position, rounded down to a multiple, and the part of ``shown`` from there on.
+      The first pixel that shows one of them, and for it and those after it the number of the stored pixel from
+      ``first`` on.
     """
-    places = np.flatnonzero(occupied[shown])
-    if not len(places):
-        return 0, shown[:0]
-    first = int(places[0]) // multiple * multiple
-    return first, shown[first : int(places[-1]) + 1]
+    if len(shown) > 1 and shown[0] > shown[-1]:
+        end, start = len(shown) - np.searchsorted(shown[::-1], (first, first + number))
+    else:
+        start, end = np.searchsorted(shown, (first, first + number))
+    return int(start), shown[start:end] - first
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,10 +156,9 @@ class Bitmaps:
     def __len__(self) -> int:
         return len(self.masks)
 
-    def bitmap(self, index: int) -> np.ndarray:
-        """The mask of an object, [H, W] bool."""
-        found: np.ndarray = self.masks[index]
-        return found
+    def part(self, index: int) -> Part:
+        """The mask of an object, whole."""
+        return Part(0, 0, self.masks[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,12 +173,14 @@ class Segmentations:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def bitmap(self, index: int) -> np.ndarray:
-        """The mask of an object, [H, W] uint8."""
+    def part(self, index: int) -> Part:
+        """The part of the image that holds an object."""
+        runs = run_lengths(self.texts[index], self.size)
+        bitmap = decoded(runs)
         from faster_coco_eval.core import mask as coco_mask  # only readers of masks need it
 
-        found: np.ndarray = coco_mask.decode(run_lengths(self.texts[index], self.size))
-        return found
+        left, top, width, height = map(int, coco_mask.toBbox(runs))
+        return Part(top, left, bitmap[top : top + height, left : left + width])
 
 
 def run_lengths(text: bytes, size: tuple[int, int]) -> dict[str, Any]:
@@ -175,11 +200,16 @@ def run_lengths(text: bytes, size: tuple[int, int]) -> dict[str, Any]:
         if isinstance(found["counts"], list):
             return dict(coco_mask.frPyObjects(found, *size))
         return {"size": list(size), "counts": found["counts"].encode()}
-    polygons = [polygon for polygon in found if len(polygon) >= 6]
+    polygons = _with_area(found)
     if not polygons:  # an object without a usable polygon has no pixel
         return dict(coco_mask.encode(np.zeros((*size, 1), np.uint8, order="F"))[0])
-    # one by one, because the library reads four numbers at the beginning of a list as a box
-    return dict(coco_mask.merge([coco_mask.frPyObjects([polygon], *size)[0] for polygon in polygons]))
+    runs = coco_mask.frPyObjects(polygons, *size)
+    return dict(runs[0] if len(runs) == 1 else coco_mask.merge(runs))
+
+
+def _with_area(polygons: list[list[float]]) -> list[list[float]]:
+    """The polygons of three corners and more. COCO's library would read four numbers as a box."""
+    return [polygon for polygon in polygons if len(polygon) >= 6]
 
 
 def encoded(mask: np.ndarray) -> dict[str, Any]:
@@ -193,13 +223,3 @@ def as_text(runs: dict[str, Any]) -> dict[str, Any]:
     """Run lengths whose counts are a text, as JSON needs it."""
     counts = runs["counts"]
     return {"size": list(runs["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}
-
-
-def decoded(runs: dict[str, Any]) -> np.ndarray:
-    """The mask [H, W] bool of COCO's compressed run lengths. ``counts`` may be bytes or a text."""
-    from faster_coco_eval.core import mask as coco_mask
-
-    counts = runs["counts"]
-    encoded_counts = counts.encode() if isinstance(counts, str) else counts
-    found: np.ndarray = coco_mask.decode({"size": list(runs["size"]), "counts": encoded_counts})
-    return found.view(bool)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from detr_jax.data.masks import Part
 from detr_jax.data.source import DataError
 
 _LARGEST_ID = 2**24
@@ -49,23 +50,27 @@ class SegmentIds:
 
     @functools.cached_property
     def ids(self) -> np.ndarray:
-        """[H, W] int32, stored column by column."""
-        return np.asfortranarray(self.read())
+        """[H, W] int32."""
+        return self.read()
 
     def __len__(self) -> int:
         return len(self.segment_ids)
 
-    def bitmap(self, index: int) -> np.ndarray:
-        """The mask of a segment, [H, W] bool.
+    def part(self, index: int) -> Part:
+        """The part of the image that holds a segment.
 
         Raises:
           DataError: the file cannot be read, or has no pixel of the segment.
         """
         wanted = int(self.segment_ids[index])
-        found: np.ndarray = self.ids == wanted
-        if not found.any():
+        found = self.ids == wanted
+        rows = np.flatnonzero(found.any(axis=1))
+        if not len(rows):
             raise DataError(f"{self.name} has no pixel with the id {wanted}, which its JSON lists.")
-        return found
+        found = found[rows[0] : rows[-1] + 1]
+        columns = np.flatnonzero(found.any(axis=0))
+        found = found[:, columns[0] : columns[-1] + 1]
+        return Part(int(rows[0]), int(columns[0]), found)
 
 
 def read_png(path: Path, size: tuple[int, int]) -> np.ndarray:
@@ -91,14 +96,14 @@ def read_png(path: Path, size: tuple[int, int]) -> np.ndarray:
                     f"The panoptic file {path} has {kind}: it must be an RGB image whose pixels hold the id "
                     "R + 256 G + 65536 B of their segment."
                 )
-            pixels = np.asarray(picture)[..., :3].astype(np.int32)
+            pixels = np.asarray(picture.convert("RGBA"))  # four bytes, so that a pixel is one number
     except FileNotFoundError:
         raise DataError(f"The panoptic file {path} does not exist, although the annotations list it.") from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"The panoptic file {path} cannot be decoded ({error}): replace it.") from None
-    return pixels[..., 0] | pixels[..., 1] << 8 | pixels[..., 2] << 16
+    return pixels.view("<i4")[..., 0] & 0xFFFFFF
 
 
 def write_png(path: Path, ids: np.ndarray) -> None:

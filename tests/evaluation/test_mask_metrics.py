@@ -87,7 +87,8 @@ def test_panoptic_quality_needs_panoptic_annotations():
 
 def test_run_lengths_are_texts_that_pycocotools_reads(rng):
     bitmap = rng.random((37, 21)) < 0.4
-    from detr_jax.data.masks import decoded, encoded
+    from detr_jax.data.masks import encoded
+    from detr_jax.data.run_lengths import decoded
 
     runs = as_text(encoded(bitmap))
     assert isinstance(runs["counts"], str)
