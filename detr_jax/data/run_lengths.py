@@ -1,8 +1,8 @@
 """COCO's compressed run lengths: their numbers, and the masks that they describe.
 
-A mask is stored column by column as the lengths of runs of 0 and 1 in turn, beginning with 0. The numbers are differences
-to the one before the last, in groups of five bits, each written as a character. `faster_coco_eval` decodes a whole mask
-pixel by pixel; this is several times as fast, and masks are decoded for every training image.
+A mask is stored column by column as the lengths of runs of 0 and 1 in turn, beginning with 0. Each number is the
+difference to the one before the last, in groups of five bits that are written as characters. `faster_coco_eval` decodes
+a mask pixel by pixel. Here it is several times as fast, because masks are decoded for every training image.
 """
 
 from typing import Any
