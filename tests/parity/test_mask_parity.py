@@ -8,6 +8,7 @@ import torch
 from flax import nnx
 
 from detr_jax.config import LossConfig, MaskDice, MaskFocal, default_costs
+from detr_jax.inference.masks import ImageMasks
 from detr_jax.losses import set_loss
 from detr_jax.masks import pack_masks
 from detr_jax.structures import Targets
@@ -159,3 +160,23 @@ def _converted_gradients(model, folder, dc5):
         for name, parameter in model.named_parameters():
             parameter.copy_(values[name])
     return read_pretrained(folder / "gradients", dilation=dc5).params
+
+
+@pytest.mark.parametrize("size", [(187, 300), (800, 1066), (33, 50)])
+@pytest.mark.parametrize("original", [(427, 640), (21, 37)])
+def test_instance_masks_are_those_of_torch_s_interpolation(rng, size, original):
+    """The original's: bilinear to the processed size, above a half, then nearest to the original size."""
+    cells = tuple(-(-side // 4) for side in size)
+    logits = rng.normal(size=(5, *cells)).astype(np.float32)
+    padded = np.pad(logits, ((0, 0), (0, 9), (0, 14)), constant_values=7)
+    found = np.array(list(ImageMasks.of(padded, size, original, 4).bitmaps()))
+    up = torch.nn.functional.interpolate(
+        torch.from_numpy(logits)[None], size=size, mode="bilinear", align_corners=False
+    )
+
+    def nearest(x):
+        return torch.nn.functional.interpolate(x, size=original, mode="nearest")[0].numpy()
+
+    expected, close_to_half = nearest((up > 0).float()) > 0.5, nearest((up.abs() < 1e-4).float()) > 0.5
+    np.testing.assert_array_equal(found[~close_to_half], expected[~close_to_half])
+    assert close_to_half.mean() < 0.001

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from detr_jax.config import BackboneConfig, ModelConfig
+from detr_jax.config import BackboneConfig, MaskHeadConfig, ModelConfig
 from detr_jax.models import DETR
 from detr_jax.weights import WeightsError, merge_pretrained, outcome_table, read_pretrained
 from detr_jax.weights.trees import by_path
@@ -141,3 +141,54 @@ def test_fields_that_another_family_does_not_name_must_agree(star):
 def test_a_checkpoint_of_another_family_is_refused(star):
     with pytest.raises(WeightsError, match="model is a StarConfig in the checkpoint and a DETRConfig"):
         merge_pretrained(star_tree(5), star, ModelConfig())
+
+
+def panoptic(rngs, **fields):
+    """A small detector with a mask head, as the original stores it, with three levels above the last."""
+    backbone = BackboneConfig(blocks=(1, 1, 1, 1), width=8)
+    config = ModelConfig(
+        backbone=backbone,
+        num_classes=5,
+        num_queries=7,
+        hidden_dim=64,
+        num_heads=8,
+        encoder_layers=1,
+        decoder_layers=1,
+        feedforward_dim=32,
+        **{"masks": MaskHeadConfig(), **fields},
+    )
+    return config, tree_of(config, rngs)
+
+
+def as_the_original(tree):
+    """The detector under ``detr.`` and the mask head beside it."""
+    state = states.facebook_from_ours({path: np.asarray(value) for path, value in by_path(tree).items()})
+    return {
+        name if name.startswith(("mask_head.", "bbox_attention.")) else f"detr.{name}": x for name, x in state.items()
+    }
+
+
+def test_a_detector_starts_a_model_with_masks(tmp_path, rngs):
+    config, tree = panoptic(rngs, masks=None)
+    weights = read(tmp_path, states.facebook_from_ours({path: np.asarray(x) for path, x in by_path(tree).items()}))
+    assert weights.config.masks is None
+    larger, before = panoptic(rngs)
+    merged, outcomes = merge_pretrained(before, weights, larger)
+    found = paths_by_outcome(outcomes)
+    assert found["loaded"] == set(by_path(tree))
+    assert found["missing"] == {path for path in by_path(before) if path.startswith("mask_head/")}
+    np.testing.assert_array_equal(by_path(merged)["object_queries"], by_path(tree)["object_queries"])
+
+
+def test_a_panoptic_checkpoint_starts_either_model(tmp_path, rngs):
+    config, tree = panoptic(rngs)
+    weights = read(tmp_path, as_the_original(tree))
+    assert weights.config == config
+    merged, outcomes = merge_pretrained(panoptic(rngs)[1], weights, config)
+    assert paths_by_outcome(outcomes) == {"loaded": set(by_path(tree))}
+    for path, value in by_path(merged).items():
+        np.testing.assert_array_equal(value, by_path(tree)[path])
+    plain, before = panoptic(rngs, masks=None)
+    _, outcomes = merge_pretrained(before, weights, plain)
+    dropped = paths_by_outcome(outcomes)["dropped"]
+    assert dropped == {path for path in by_path(tree) if path.startswith("mask_head/")}
