@@ -169,7 +169,7 @@ def as_the_original(tree):
 
 
 def test_a_detector_starts_a_model_with_masks(tmp_path, rngs):
-    config, tree = panoptic(rngs, masks=None)
+    _, tree = panoptic(rngs, masks=None)
     weights = read(tmp_path, states.facebook_from_ours({path: np.asarray(x) for path, x in by_path(tree).items()}))
     assert weights.config.masks is None
     larger, before = panoptic(rngs)
