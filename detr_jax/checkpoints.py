@@ -6,15 +6,16 @@ A checkpoint is a folder. It is written completely or not at all. It holds these
 * ``ema``: the same tree with the EMA of the parameters, if the training keeps one.
 * ``optimizer``: the state of the optimizer.
 * ``progress``: the step and the position in the data.
+* ``checksums``: a checksum of every array and text of the other parts. Damage is found when a part is read.
 * ``config``: the configuration as JSON. Inference rebuilds the model from it.
 * ``classes``: the names of the labels as JSON, if they are known, and which of them are no things.
 """
 
 import dataclasses
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +23,15 @@ import numpy as np
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
+from detr_jax import checksums
 from detr_jax.config import Config, ConfigError, Precision, from_json, to_json
 from detr_jax.data.labels import TrainedLabels
+from detr_jax.distributed import is_main, wait_for_all
 from detr_jax.memory import arrays_text, fitting, is_out_of_memory
 from detr_jax.models.detector import abstract_model
 from detr_jax.models.detr import DETR
+
+T = TypeVar("T")
 
 Tree = Any
 """A pure tree of arrays."""
@@ -35,6 +40,12 @@ Tree = Any
 class CheckpointError(ValueError):
     """A checkpoint cannot be read or written; the message names the folder and what would be right."""
 
+
+class DamagedCheckpointError(CheckpointError):
+    """A part of a checkpoint is missing or damaged; the message names it."""
+
+
+_CHECKSUMS = "checksums"
 
 _SAVING = ocp.Context()
 _SAVING.array.saving.min_slice_bytes_for_replica_parallel = 2**20
@@ -48,18 +59,24 @@ class Checkpoints:
         self.folder = folder.absolute()
         self.best_step: int | None = None
         """Step of the best checkpoint, which is kept at any age."""
-        self._checkpointer = ocp.training.Checkpointer(
-            self.folder,
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # never skip a save
-            preservation_policy=_NewestAndBest(self, keep),
-        )
+        self._keep = keep
+        self._checkpointer = self._open()
         self._saving: tuple[int, Any] | None = None
+        self.notes: list[str] = []
+        """Sentences for the log about checkpoints that were found to be damaged."""
         self.class_names: Mapping[int, str] = {}
         """Name by label. Every checkpoint holds them."""
         self.category_ids: Mapping[int, int] = {}
         """Category id of the data by label. Every checkpoint holds them. Empty if the labels are the ids."""
         self.stuff_labels: Collection[int] = ()
         """Labels of the classes that are no things, such as sky. Every checkpoint holds them."""
+
+    def _open(self) -> Any:
+        return ocp.training.Checkpointer(
+            self.folder,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # never skip a save
+            preservation_policy=_NewestAndBest(self, self._keep),
+        )
 
     def save(self, step: int, trees: dict[str, Tree], config: Config) -> None:
         """Starts to save ``trees`` (parts by name) in the background. The caller may change or donate them afterwards.
@@ -69,13 +86,15 @@ class Checkpoints:
         """
         self.wait()
         position = {"step": step, "data": {"step": step}}
-        parts = {**trees, "progress": position, "config": {"json": to_json(config)}}
+        parts = {**trees, "progress": position, "config": {"json": to_json(config), "checksums": _CHECKSUMS}}
         if self.class_names:
             parts["classes"] = {"json": json.dumps({int(label): name for label, name in self.class_names.items()})}
             if self.category_ids:
                 parts["classes"]["ids"] = json.dumps({int(label): one for label, one in self.category_ids.items()})
             if self.stuff_labels:
                 parts["classes"]["stuff"] = json.dumps({int(label): True for label in sorted(self.stuff_labels)})
+        sums = json.dumps({name: checksums.of_tree(tree) for name, tree in parts.items()})
+        parts[_CHECKSUMS] = {"json": sums, "of_json": str(checksums.of_text(sums))}
         try:
             with _SAVING:
                 self._saving = step, self._checkpointer.save_checkpointables_async(step, parts)
@@ -106,18 +125,44 @@ class Checkpoints:
         """Reads the parts named in ``targets``, with the dtypes and shardings of the trees there.
 
         Raises:
+          DamagedCheckpointError: a part is missing or damaged.
           CheckpointError: the checkpoint does not have these parts with these shapes.
         """
+        folder = self.folder / str(step)
         try:
-            return self._checkpointer.load_checkpointables(step, targets)
+            found = self._checkpointer.load_checkpointables(step, targets)
+            for name, tree in found.items():
+                _verify(folder, name, tree)
+            return found
+        except CheckpointError:
+            raise
         except Exception as error:
             if is_out_of_memory(error):
                 raise
+            check_sound(folder)
             reason = str(error.__cause__ or error).strip().splitlines()[0]
             raise CheckpointError(
                 f"Checkpoint {step} in {self.folder} does not fit this configuration ({reason}): resume with the "
                 "configuration of the run, or choose another --workdir."
             ) from error
+
+    def set_aside(self, step: int) -> Path:
+        """Moves a damaged checkpoint out of the way, so that the run can save this step again.
+
+        Returns:
+          Where it is now: ``WORKDIR/damaged/STEP``, with a number behind it if there is one already.
+        """
+        place, number = self.folder.parent / "damaged" / str(step), 1
+        while place.exists():
+            number += 1
+            place = place.with_name(f"{step}-{number}")
+        if is_main():
+            place.parent.mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(place)
+        wait_for_all(f"checkpoint {step} was set aside")
+        self._checkpointer.close()
+        self._checkpointer = self._open()
+        return place
 
     def close(self) -> None:
         """Waits until everything is written and closes the folder; raises the errors of `wait`."""
@@ -141,11 +186,21 @@ class _NewestAndBest(ocp.training.preservation_policies.PreservationPolicy):
 
 def newest_checkpoint(path: Path) -> Path | None:
     """The newest complete checkpoint of a workdir, or of its folder ``checkpoints``. None if there is none."""
+    return next(iter(checkpoints_of(path)), None)
+
+
+def checkpoints_of(path: Path) -> list[Path]:
+    """The complete checkpoints of a workdir, or of its folder ``checkpoints``, the newest one first."""
     for folder in (path / "checkpoints", path):
         steps = [child for child in folder.glob("*") if child.name.isdigit() and (child / "params").is_dir()]
         if steps:
-            return max(steps, key=lambda child: int(child.name))
-    return None
+            return sorted(steps, key=lambda child: -int(child.name))
+    return []
+
+
+def incomplete_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder that lack their parameters, so that they cannot be read."""
+    return [child for child in folder.glob("*") if child.name.isdigit() and not (child / "params").is_dir()]
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -183,11 +238,28 @@ def load_config(path: str | Path) -> Config:
     Raises:
       CheckpointError: there is no checkpoint, or it is damaged.
     """
-    checkpoint = find_checkpoint(path)
+    return _read_newest(path, _config_of)
+
+
+def _config_of(checkpoint: Path) -> Config:
     try:
         return from_json(str(_load(checkpoint, "config")["json"]))
     except ConfigError as error:
         raise CheckpointError(f"The configuration inside {checkpoint} cannot be used: {error}") from None
+
+
+def _read_newest(path: str | Path, read: Callable[[Path], T]) -> T:
+    """Reads a checkpoint, or the newest one of a workdir.
+
+    A run that trains at the same time may delete a checkpoint while it is read. Then the newest one is read instead.
+    """
+    while True:
+        checkpoint = find_checkpoint(path)
+        try:
+            return read(checkpoint)
+        except CheckpointError:
+            if find_checkpoint(path) == checkpoint:
+                raise
 
 
 def load_class_names(path: str | Path) -> dict[int, str]:
@@ -231,11 +303,13 @@ def labels_of_run(workdir: Path) -> TrainedLabels | None:
 
 
 def _load_by_label(path: str | Path, key: str) -> dict[int, Any]:
-    checkpoint = find_checkpoint(path)
-    if not (checkpoint / "classes").is_dir():
-        return {}
-    text = _load(checkpoint, "classes").get(key)
-    return {} if text is None else {int(label): value for label, value in json.loads(str(text)).items()}
+    def read(checkpoint: Path) -> dict[int, Any]:
+        if not has_part(checkpoint, "classes"):
+            return {}
+        text = _load(checkpoint, "classes").get(key)
+        return {} if text is None else {int(label): value for label, value in json.loads(str(text)).items()}
+
+    return _read_newest(path, read)
 
 
 def load_model(path: str | Path, *, ema: bool = True, dtype: str | None = None) -> tuple[DETR, Config]:
@@ -250,11 +324,14 @@ def load_model(path: str | Path, *, ema: bool = True, dtype: str | None = None) 
       CheckpointError: there is no checkpoint, or it is damaged.
       OutOfMemoryError: the model does not fit into memory.
     """
-    checkpoint = find_checkpoint(path)
-    config = load_config(checkpoint)
+    return _read_newest(path, lambda checkpoint: _model_of(checkpoint, ema, dtype))
+
+
+def _model_of(checkpoint: Path, ema: bool, dtype: str | None) -> tuple[DETR, Config]:
+    config = _config_of(checkpoint)
     if dtype is not None:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=Precision(dtype)))
-    part = "ema" if ema and (checkpoint / "ema").is_dir() else "params"
+    part = "ema" if ema and has_part(checkpoint, "ema") else "params"
     graph, abstract = abstract_model(config.model)
     with fitting(f"The model in {checkpoint} ({arrays_text(abstract)})", "Use a machine with more memory."):
         target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract)
@@ -269,12 +346,97 @@ def _load(checkpoint: Path, part: str, target: Tree = None) -> Tree:
       CheckpointError: the part is missing or damaged.
     """
     try:
-        return ocp.load_checkpointables(checkpoint, {part: target})[part]
+        found = ocp.load_checkpointables(checkpoint, {part: target})[part]
+        _verify(checkpoint, part, found)
+        return found
+    except CheckpointError:
+        raise
     except Exception as error:  # Orbax and its libraries raise errors of many types
         if is_out_of_memory(error):
             raise
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(
-            f"The checkpoint {checkpoint} is damaged: its {part!r} cannot be read ({reason}). Use another checkpoint "
-            "of the run, or a copy."
-        ) from error
+        raise _damaged(checkpoint, f"its {part!r} cannot be read ({reason})") from error
+
+
+def has_part(checkpoint: Path, part: str) -> bool:
+    """Whether a checkpoint has a part.
+
+    Raises:
+      DamagedCheckpointError: it should have the part, and it is missing.
+    """
+    if (checkpoint / part).is_dir():
+        return True
+    if part in (_expected(checkpoint) or ()):
+        raise _damaged(checkpoint, f"its {part!r} is missing")
+    return False
+
+
+def check_sound(checkpoint: Path) -> None:
+    """Read every part of a checkpoint and compare it with its checksums.
+
+    Raises:
+      DamagedCheckpointError: a part is missing or damaged, or the checkpoint is of another step than its folder says.
+    """
+    for part in _expected(checkpoint) or ("params", "optimizer", "progress", "config"):
+        _load(checkpoint, part)
+    check_step(checkpoint)
+
+
+def check_step(checkpoint: Path) -> None:
+    """Check that a checkpoint is of the step that its folder is named by.
+
+    Raises:
+      DamagedCheckpointError: it is of another step, or does not say of which.
+    """
+    step = int(_load(checkpoint, "progress")["step"])
+    if checkpoint.name.isdigit() and step != int(checkpoint.name):
+        raise _damaged(checkpoint, f"it is of step {step}")
+
+
+def _expected(checkpoint: Path) -> dict[str, checksums.Checksums] | None:
+    """The checksums of each part. None for checkpoints of versions that had none.
+
+    Raises:
+      DamagedCheckpointError: the checksums are missing or damaged.
+    """
+    if not (checkpoint / _CHECKSUMS).is_dir():
+        config = ocp.load_checkpointables(checkpoint, {"config": None})["config"] if _has_config(checkpoint) else {}
+        if _CHECKSUMS in config:
+            raise _damaged(checkpoint, "its 'checksums' are missing")
+        return None
+    try:
+        stored = ocp.load_checkpointables(checkpoint, {_CHECKSUMS: None})[_CHECKSUMS]
+        text = str(stored["json"])
+        if str(checksums.of_text(text)) != str(stored["of_json"]):
+            raise ValueError("they differ from their own checksum")
+        expected: dict[str, checksums.Checksums] = json.loads(text)
+    except Exception as error:  # Orbax and its libraries raise errors of many types
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise _damaged(checkpoint, f"its 'checksums' cannot be read ({reason})") from error
+    return expected
+
+
+def _has_config(checkpoint: Path) -> bool:
+    return (checkpoint / "config").is_dir()
+
+
+def _verify(checkpoint: Path, part: str, tree: Tree) -> None:
+    """Compare a part that was read with its checksums.
+
+    Raises:
+      DamagedCheckpointError: they differ.
+    """
+    expected = _expected(checkpoint)
+    if expected is None:
+        return
+    if part not in expected:
+        raise _damaged(checkpoint, f"its checksums lack {part!r}")
+    if wrong := checksums.differing(tree, expected[part]):
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise _damaged(checkpoint, f"{part}/{wrong[0]}{more} differs from its checksum")
+
+
+def _damaged(checkpoint: Path, what: str) -> DamagedCheckpointError:
+    return DamagedCheckpointError(
+        f"The checkpoint {checkpoint} is damaged: {what}. Use another checkpoint of the run, or a copy."
+    )

@@ -1,6 +1,13 @@
-"""Readers of the files in a run's workdir that several parts use: ``config.json`` and ``metrics.jsonl``."""
+"""The files in a run's workdir that several parts use: ``config.json``, ``metrics.jsonl``, and the lock.
 
+Every file is written under another name, flushed to the disk, and renamed. So a file is complete at any time.
+"""
+
+import contextlib
 import json
+import os
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +15,57 @@ from detr_jax.config import Config, ConfigError, DamagedConfigError, from_json
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
+LOCK_FILE = "lock"
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file or link under a temporary name and renames it, so that ``path`` is complete at any time.
+
+    A file that a kill left under the temporary name is overwritten by the next call.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    write(temporary)
+    if temporary.is_file() and not temporary.is_symlink():
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a text file with `replace_file`."""
+    replace_file(path, lambda temporary: temporary.write_text(text))
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Keeps other trainings out of a workdir, until the context ends or the process is gone for any reason.
+
+    Raises:
+      ConfigError: another training uses the workdir. The message has its host and process id.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    path = workdir / LOCK_FILE
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ConfigError(
+                f"{workdir} is used by another training ({file.read().strip() or 'which has just started'}): wait for "
+                "it, stop it, or choose another --workdir."
+            ) from None
+        except OSError:  # a file system without locks
+            yield
+            return
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield  # the lock ends with the file, also if the process is killed
 
 
 def read_run_config(workdir: Path) -> Config | None:

@@ -14,7 +14,7 @@ _WIDTH = max(map(len, PRESETS))
 _PRESETS = "\b\nPresets:\n" + "\n".join(f"  {name:<{_WIDTH}}  {text}" for name, text in PRESETS.items())
 
 
-def run_training(config: Config, workdir: str | Path) -> None:
+def run_training(config: Config, workdir: str | Path, *, strict: bool = False) -> None:
     """Train. If the training fails, print a sentence and end the process with an exit code.
 
     In a distributed run, an error in one process ends all processes.
@@ -30,7 +30,7 @@ def run_training(config: Config, workdir: str | Path) -> None:
 
     logging.set_verbosity(logging.ERROR)
     try:
-        train(config, workdir)
+        train(config, workdir, strict=strict)
     except Interrupted as stopped:
         fail(stopped, 128 + stopped.signal_number)
     except (ConfigError, DataError, CheckpointError, TrainingError, WeightsError) as error:
@@ -78,6 +78,9 @@ def _end_others(error: BaseException, shown: str = "") -> None:
     metavar="SECONDS",
     help="Longest time to wait for the other processes at the start.",
 )
+@click.option(
+    "--strict", is_flag=True, help="Stop if the newest checkpoint is damaged, instead of resuming from an earlier one."
+)
 @click.argument("changes", nargs=-1, type=click.UNPROCESSED, metavar="[--config.FIELD=VALUE]...")
 def train_command(
     config_name: str | None,
@@ -87,6 +90,7 @@ def train_command(
     num_processes: int | None,
     process_id: int | None,
     connect_timeout: int,
+    strict: bool,
     changes: tuple[str, ...],
 ) -> None:
     """Train a model. If the workdir holds a checkpoint, the run is resumed from it.
@@ -113,4 +117,4 @@ def train_command(
             start(coordinator, num_processes, process_id, timeout=connect_timeout)
         except DistributedError as error:
             raise click.ClickException(str(error)) from None
-    run_training(config, workdir or Path("runs") / Path(config_name.partition(":")[0]).stem)
+    run_training(config, workdir or Path("runs") / Path(config_name.partition(":")[0]).stem, strict=strict)

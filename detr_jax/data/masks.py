@@ -16,6 +16,8 @@ import numpy as np
 from detr_jax.data.run_lengths import decoded
 from detr_jax.masks import ROWS_PER_BYTE
 
+_BITS = np.arange(ROWS_PER_BYTE, dtype=np.uint8)[:, None]
+
 
 class Part(NamedTuple):
     """A mask without the rows and columns around it that hold no pixel of it."""
@@ -116,9 +118,7 @@ class Masks:
             first_byte, above = divmod(first_row, ROWS_PER_BYTE)
             tall = np.zeros((-(-(above + len(rows)) // ROWS_PER_BYTE), ROWS_PER_BYTE, bitmap.shape[1]), np.uint8)
             tall.reshape(-1, bitmap.shape[1])[above : above + len(rows)] = np.ascontiguousarray(bitmap)[rows]
-            bits = tall[:, 0]
-            for bit in range(1, ROWS_PER_BYTE):
-                bits = bits | tall[:, bit] << bit
+            bits = np.bitwise_or.reduce(tall << _BITS, axis=1)
             place[first_byte : first_byte + len(bits), first_column : first_column + len(columns)] = bits[:, columns]
         return found
 
@@ -142,6 +142,16 @@ def _within(shown: np.ndarray, first: int, number: int) -> tuple[int, np.ndarray
     return int(start), shown[start:end] - first
 
 
+def cropped(mask: np.ndarray) -> Part:
+    """The part of a mask [H, W] bool from its first to its last row and column; empty if it has no pixel."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not len(rows):
+        return Part(0, 0, mask[:0, :0])
+    mask = mask[rows[0] : rows[-1] + 1]
+    columns = np.flatnonzero(mask.any(axis=0))
+    return Part(int(rows[0]), int(columns[0]), mask[:, columns[0] : columns[-1] + 1])
+
+
 @dataclass(frozen=True, eq=False)
 class Bitmaps:
     """Masks that are arrays, [n, H, W] bool. A `MaskSource`."""
@@ -157,8 +167,8 @@ class Bitmaps:
         return len(self.masks)
 
     def part(self, index: int) -> Part:
-        """The mask of an object, whole."""
-        return Part(0, 0, self.masks[index])
+        """The part of the image that holds an object."""
+        return cropped(self.masks[index])
 
 
 @dataclass(frozen=True, eq=False)

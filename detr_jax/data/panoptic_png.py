@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from detr_jax.data.masks import Part
+from detr_jax.data.masks import Part, cropped
 from detr_jax.data.source import DataError
 
 _LARGEST_ID = 2**24
@@ -63,14 +63,10 @@ class SegmentIds:
           DataError: the file cannot be read, or has no pixel of the segment.
         """
         wanted = int(self.segment_ids[index])
-        found = self.ids == wanted
-        rows = np.flatnonzero(found.any(axis=1))
-        if not len(rows):
+        found = cropped(self.ids == wanted)
+        if not found.bitmap.size:
             raise DataError(f"{self.name} has no pixel with the id {wanted}, which its JSON lists.")
-        found = found[rows[0] : rows[-1] + 1]
-        columns = np.flatnonzero(found.any(axis=0))
-        found = found[:, columns[0] : columns[-1] + 1]
-        return Part(int(rows[0]), int(columns[0]), found)
+        return found
 
 
 def read_png(path: Path, size: tuple[int, int]) -> np.ndarray:

@@ -7,6 +7,7 @@ Dimensions: ``B`` batch, ``Q`` object queries, ``K`` chosen queries, ``D`` model
 the coarsest level.
 """
 
+import functools
 import itertools
 import math
 from typing import Any
@@ -95,6 +96,20 @@ class _Layer(nnx.Module):
         self.kernel = nnx.Param(uniform(bound)(rngs.params(), (size, size, in_channels, out_channels)))
         self.bias = nnx.Param(jnp.zeros(out_channels))
         self.norm = GroupNorm(out_channels, math.gcd(_GROUPS, out_channels), rngs=rngs) if norm else None
+
+
+def _to_one_channel(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A 3x3 convolution [N, h, w, C] to [N, h, w] float32, padded by one zero on every side.
+
+    It is one product for all nine places of the kernel, whose results are moved and added. A convolution with one
+    output has a slow backward pass on CPUs.
+    """
+    height, width, channels = x.shape[1:]
+    products = jnp.matmul(x.reshape(-1, channels), kernel.reshape(9, channels).T, preferred_element_type=jnp.float32)
+    padded = jnp.pad(products.reshape(*x.shape[:3], 9), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    places = itertools.product(range(3), range(3))
+    moved = [padded[:, a : a + height, b : b + width, 3 * a + b] for a, b in places]
+    return functools.reduce(jnp.add, moved)
 
 
 class MaskHead(nnx.Module):
@@ -219,8 +234,8 @@ class MaskHead(nnx.Module):
             else:
                 x = upsampled_conv3x3(x, self._kernel(layer), level.values.shape[1:3], sizes)
             x = self._normed(added(x, of_images), layer, sizes)
-        x = convolve(clear_padding(x, sizes), self._kernel(self.output)) + self._bias(self.output)
-        return x[..., 0].astype(jnp.float32).reshape(batch, number, *x.shape[1:3])
+        logits = _to_one_channel(clear_padding(x, sizes), self._kernel(self.output)) + self.output.bias[0]
+        return logits.reshape(batch, number, *logits.shape[1:3])
 
     def _normed(self, x: jax.Array, layer: _Layer, sizes: jax.Array | None) -> jax.Array:
         assert layer.norm is not None

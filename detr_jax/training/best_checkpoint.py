@@ -2,12 +2,12 @@
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from detr_jax.checkpoints import Checkpoints
 from detr_jax.distributed import is_main
+from detr_jax.workdir import replace_file, replace_text
 
 
 class BestCheckpoint:
@@ -21,17 +21,21 @@ class BestCheckpoint:
     def __init__(self, workdir: Path, checkpoints: Checkpoints, start_step: int, *, metric: str, reset: bool):
         """Continues from ``best.json``, unless ``reset`` is set (the data changed) or the file is of no use.
 
-        The file is of no use if it is missing, damaged or newer than ``start_step``, or if its checkpoint is missing.
+        The file is of no use if it is missing or damaged, or if its checkpoint is missing or newer than ``start_step``.
+        Validations after ``start_step`` are done again. A link that a kill left behind its checkpoint is renewed.
         """
         self.metric = metric
         self._path = workdir / "best.json"
         self._link = workdir / "best"
         self._checkpoints = checkpoints
         found = None if reset else _read(self._path, metric)
-        usable = found and (checkpoints.folder / str(found["step"])).is_dir() and found["last"] <= start_step
+        usable = found and (checkpoints.folder / str(found["step"])).is_dir() and found["step"] <= start_step
         empty = {"step": None, metric: None, "last": -1, "since": 0}
         self._record: dict[str, Any] = found if found and usable else empty
+        self._record["last"] = min(int(self._record["last"]), start_step)
         checkpoints.best_step = self._record["step"]
+        if self._record["step"] is not None and is_main():
+            self._link_best()
 
     @property
     def validations_since(self) -> int:
@@ -60,9 +64,14 @@ class BestCheckpoint:
         self._checkpoints.wait()  # the files must name a checkpoint that is complete
         if not is_main():
             return
-        _replace(self._path, lambda path: path.write_text(json.dumps(record)))
-        target = os.path.relpath(self._checkpoints.folder / str(record["step"]), self._path.parent.absolute())
-        _replace(self._link, lambda path: path.symlink_to(target, target_is_directory=True))
+        replace_text(self._path, json.dumps(record))
+        self._link_best()
+
+    def _link_best(self) -> None:
+        """Makes the link lead to the best checkpoint."""
+        target = os.path.relpath(self._checkpoints.folder / str(self._record["step"]), self._path.parent.absolute())
+        if not self._link.is_symlink() or os.readlink(self._link) != target:
+            replace_file(self._link, lambda path: path.symlink_to(target, target_is_directory=True))
 
     def sentence(self) -> str:
         """A sentence for the log with the best value and its checkpoint."""
@@ -85,11 +94,3 @@ def _read(path: Path, metric: str) -> dict[str, Any] | None:
         }
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file or link under a temporary name and renames it, so that ``path`` is complete at any time."""
-    temporary = path.with_name(f"{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    write(temporary)
-    os.replace(temporary, path)

@@ -5,7 +5,14 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from detr_jax.checkpoints import Checkpoints, newest_checkpoint
+from detr_jax.checkpoints import (
+    CheckpointError,
+    Checkpoints,
+    DamagedCheckpointError,
+    check_step,
+    checkpoints_of,
+    incomplete_checkpoints,
+)
 from detr_jax.config import Config
 from detr_jax.memory import arrays_text, fitting
 from detr_jax.sharding import Tree, shard, state_shardings
@@ -23,8 +30,12 @@ def restore_or_initialize(
     optimizer: optax.GradientTransformation,
     config: Config,
     mesh: Mesh,
+    *,
+    strict: bool = False,
 ) -> tuple[TrainState, Tree]:
-    """The state of the newest checkpoint or, if there is none, the state before the first step.
+    """The state of the newest sound checkpoint or, if there is no checkpoint, the state before the first step.
+
+    Damaged checkpoints are moved to ``WORKDIR/damaged``, and ``checkpoints.notes`` says so.
 
     Args:
       checkpoints: the checkpoints of the run.
@@ -32,19 +43,34 @@ def restore_or_initialize(
       optimizer: the optimizer of the run.
       config: the configuration of the run.
       mesh: the devices.
+      strict: raise if the newest checkpoint is damaged, instead of resuming from an earlier one.
 
     Returns:
       The state and the frozen parameters, sharded over the mesh.
 
     Raises:
-      CheckpointError: the checkpoint does not fit the configuration.
+      CheckpointError: the checkpoint does not fit the configuration, or all checkpoints are damaged.
       OutOfMemoryError: the state does not fit into memory.
     """
     size = arrays_text({"state": abstract_state(model, optimizer, config), "frozen": model.frozen})
     with fitting(f"The state of the training (parameters, optimizer state, EMA: {size})", _SMALLER_STATE):
-        newest = newest_checkpoint(checkpoints.folder)
-        if newest is not None:
-            return restore(checkpoints, int(newest.name), model, optimizer, config, mesh)
+        damaged: list[CheckpointError] = []
+        for folder in incomplete_checkpoints(checkpoints.folder):
+            place = checkpoints.set_aside(int(folder.name))
+            checkpoints.notes.append(f"The checkpoint {folder} has no 'params' and was moved to {place}.")
+        for folder in checkpoints_of(checkpoints.folder):
+            try:
+                return restore(checkpoints, int(folder.name), model, optimizer, config, mesh)
+            except DamagedCheckpointError as error:
+                if strict:
+                    raise
+                damaged.append(error)
+                place = checkpoints.set_aside(int(folder.name))
+                checkpoints.notes.append(
+                    f"{error} It was moved to {place}, and the run resumes from the one before it."
+                )
+        if damaged:
+            raise CheckpointError(f"No checkpoint of {checkpoints.folder} is sound. {damaged[0]}")
         model = initialize_missing(model, config)
         state = create_state(model, optimizer, config, mesh)
         return state, shard(model.frozen, state_shardings(model.frozen, mesh, config.training.fsdp))
@@ -71,6 +97,7 @@ def restore(
         shapes,
         state_shardings(shapes, mesh, config.training.fsdp),
     )
+    check_step(checkpoints.folder / str(step))
     found = checkpoints.restore(step, _checkpoint_trees(model, state, frozen))
     params, frozen = model.split(found["params"])
     ema = None if state.ema is None else model.split(found["ema"])[0]

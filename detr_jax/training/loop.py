@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -30,6 +29,7 @@ from detr_jax.training.best_checkpoint import BestCheckpoint
 from detr_jax.training.checkpointing import restore_or_initialize, save
 from detr_jax.training.compiled_step import CompiledStep
 from detr_jax.training.error import TrainingError
+from detr_jax.training.finiteness import check_state, finite_means
 from detr_jax.training.initial_weights import load_initial_weights, read_initial_weights
 from detr_jax.training.memory import TO_NEED_LESS, device_memory
 from detr_jax.training.optimizer import create_optimizer, learning_rates
@@ -43,13 +43,20 @@ from detr_jax.training.step import create_train_step
 from detr_jax.training.summary import log_summary
 from detr_jax.training.throughput import Throughput
 from detr_jax.training.validation import Validation
-from detr_jax.workdir import CONFIG_FILE
+from detr_jax.workdir import CONFIG_FILE, locked, replace_text
 
 Terms = dict[str, jax.Array]
 """The terms of one step, each [] float32."""
 
 
-def train(config: Config, workdir: str | Path, *, mesh: Mesh | None = None, on_log: OnLog | None = None) -> Metrics:
+def train(
+    config: Config,
+    workdir: str | Path,
+    *,
+    mesh: Mesh | None = None,
+    on_log: OnLog | None = None,
+    strict: bool = False,
+) -> Metrics:
     """Trains a model, or resumes from the newest checkpoint in ``workdir`` if there is one.
 
     The workdir gets ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and ``snapshots/``. The
@@ -62,6 +69,8 @@ def train(config: Config, workdir: str | Path, *, mesh: Mesh | None = None, on_l
       on_log: called as ``on_log(step, numbers)`` on process 0 for each line that is added to ``metrics.jsonl``, with
         names such as "train/loss" and "val/AP". Metrics that are not defined are dropped. An exception in it ends the
         run and is raised unchanged.
+      strict: end the run if the newest checkpoint is damaged. By default, it is moved to ``damaged/``, and the run
+        resumes from the newest sound one.
 
     Returns:
       The `detr_jax.evaluation.coco.Metrics` of the last validation.
@@ -83,9 +92,11 @@ def train(config: Config, workdir: str | Path, *, mesh: Mesh | None = None, on_l
             validator = _create_validator(resolved, model, mesh)
 
             create_shared_workdir(workdir)
+            if is_main():
+                cleanup.enter_context(locked(workdir))
             checkpoints = _open_checkpoints(resolved, workdir)
             cleanup.callback(checkpoints.close)
-            state, frozen = restore_or_initialize(checkpoints, model, optimizer, config, mesh)
+            state, frozen = restore_or_initialize(checkpoints, model, optimizer, config, mesh, strict=strict)
             model = model.abstract  # frees the memory of the initial weights
             start_step = _check_start(int(state.step), total_steps, workdir)
 
@@ -93,6 +104,8 @@ def train(config: Config, workdir: str | Path, *, mesh: Mesh | None = None, on_l
             cleanup.callback(log.close)
             _write_start(resolved, workdir, start_step)
             log_summary(log.say, resolved, model, mesh, start_step, loaded)
+            for note in checkpoints.notes:
+                log.say(note)
             best = BestCheckpoint(
                 workdir, checkpoints, start_step, metric=config.evaluation.best, reset=resolved.changes_metrics
             )
@@ -101,7 +114,7 @@ def train(config: Config, workdir: str | Path, *, mesh: Mesh | None = None, on_l
             stream = _training_batches(resolved, mesh, start_step)
             cleanup.callback(stream.close)
             prefetch = Prefetch(stream, mesh, resolved.train_source, config.data, log.say_anywhere)
-        save_state = partial(save, checkpoints, model, frozen, config)
+        save_state = partial(_save_finite, partial(save, checkpoints, model, frozen, config))
         with StopSignals(mesh) as stop:
             metrics = _train_steps(resolved, state, train_step, prefetch, validation, best, save_state, log, stop)
         if len(train_step):
@@ -173,6 +186,16 @@ def _train_steps(
     return metrics
 
 
+def _save_finite(save_state: Callable[[TrainState], None], state: TrainState) -> None:
+    """Saves the state, unless a parameter is not finite.
+
+    Raises:
+      TrainingError: a parameter, or a value of the optimizer or the EMA, is not finite. Nothing is saved.
+    """
+    check_state(state)
+    save_state(state)
+
+
 def _wait_for_devices(terms: Terms, pending: list[Terms], received: float, throughput: Throughput) -> None:
     """Keeps the host at most `STEPS_AHEAD` steps ahead, and measures the step if it began with idle devices."""
     if not pending:
@@ -202,11 +225,11 @@ def _log_line(
     """Logs the mean terms of the pending steps, and clears them.
 
     Raises:
-      TrainingError: a loss is not finite.
+      TrainingError: a number is not finite.
     """
     config = resolved.config
     with fitting(f"Step {step}", TO_NEED_LESS):
-        numbers = _finite_means(pending, step)
+        numbers = finite_means(on_host(pending), step, resolved)
     pending.clear()
     if config.data.on_error == "skip":
         numbers["skipped_images"] = prefetch.skipped_by_all()
@@ -215,23 +238,6 @@ def _log_line(
     log.training(step, numbers)
     if warning := throughput.warning():
         log.say(warning)
-
-
-def _finite_means(pending: list[Terms], step: int) -> dict[str, float]:
-    """The mean of each term over the pending steps, the last of which is ``step``.
-
-    Raises:
-      TrainingError: a loss is not finite.
-    """
-    values = on_host(pending)
-    for i, terms in enumerate(values):
-        if not np.isfinite(terms["loss"]):
-            at = step - len(values) + i + 1
-            raise TrainingError(
-                f"The loss is {terms['loss']} at step {at}: lower optimizer.learning_rate, add "
-                "optimizer.warmup_steps, or train in float32. The last checkpoint was saved before this step."
-            )
-    return {name: float(np.mean([terms[name] for terms in values])) for name in values[0]}
 
 
 def _resolve(config: Config, workdir: Path, mesh: Mesh) -> Resolved:
@@ -281,7 +287,7 @@ def _check_start(step: int, total_steps: int, workdir: Path) -> int:
 def _write_start(resolved: Resolved, workdir: Path, start_step: int) -> None:
     """Writes the configuration, and deletes the snapshots of steps that will be done again."""
     if is_main():
-        (workdir / CONFIG_FILE).write_text(to_json(resolved.config))
+        replace_text(workdir / CONFIG_FILE, to_json(resolved.config))
         drop_snapshots(workdir, after=start_step)
 
 

@@ -14,7 +14,7 @@ from tensorboardX import SummaryWriter
 from detr_jax.distributed import is_main, wait_for_all
 from detr_jax.evaluation.coco import Metrics
 from detr_jax.log_names import last_layer_terms
-from detr_jax.workdir import METRICS_FILE, read_metrics
+from detr_jax.workdir import METRICS_FILE, read_metrics, replace_text
 
 OnLog = Callable[[int, dict[str, float]], object]
 """Receives a step and the numbers that were logged there."""
@@ -34,12 +34,14 @@ class RunLog:
         self.total_steps = total_steps
         self.batch_size = batch_size
         self._on_log = on_log
+        path = workdir / METRICS_FILE
         self._kept = [line for line in read_metrics(workdir) if line["step"] <= start_step]
         self._writes = is_main()
         wait_for_all("the workdir was read")
         if self._writes:
-            path = workdir / METRICS_FILE
-            path.write_text("".join(json.dumps(line) + "\n" for line in self._kept))
+            kept = "".join(json.dumps(line) + "\n" for line in self._kept)
+            if not path.is_file() or path.read_text() != kept:  # a start changes only what it must
+                replace_text(path, kept)
             self._file = path.open("a")
             self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step or None)
         self._on_terminal = sys.stdout.isatty()
