@@ -30,9 +30,9 @@ class BestCheckpoint:
         self._checkpoints = checkpoints
         found = None if reset else _read(self._path, metric)
         usable = found and (checkpoints.folder / str(found["step"])).is_dir() and found["step"] <= start_step
-        empty = {"step": None, metric: None, "last": -1, "since": 0}
-        self._record: dict[str, Any] = found if found and usable else empty
-        self._record["last"] = min(int(self._record["last"]), start_step)
+        self._record: dict[str, Any] = {"step": None, metric: None, "last": -1, "since": 0}
+        if found and usable:
+            self._record = {**found, "last": min(found["last"], start_step)}
         checkpoints.best_step = self._record["step"]
         if self._record["step"] is not None and is_main():
             self._link_best()
