@@ -140,15 +140,17 @@ class Detector:
         """
         stride = self.description["mask_stride"]
         cells = [-(-side // stride) for side in size]
-        found = logits[:, : cells[0], : cells[1]]
-        for axis, (count, pixels, wanted) in enumerate(zip(cells, size, original_size, strict=True), start=1):
-            shown = np.arange(wanted) * pixels // wanted
-            place = np.clip((shown + np.float32(0.5)) * np.float32(count / pixels) - np.float32(0.5), 0, count - 1)
-            first = place.astype(int)
-            weight = (place - first).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)])
-            low, high = (found.take(x, axis=axis) for x in (first, np.minimum(first + 1, count - 1)))
-            found = low + (high - low) * weight
-        return found > 0
+        masks = np.zeros((len(logits), *original_size), bool)
+        for mask, found in zip(masks, logits[:, : cells[0], : cells[1]], strict=True):
+            for axis, (count, pixels, wanted) in enumerate(zip(cells, size, original_size, strict=True)):
+                shown = np.arange(wanted) * pixels // wanted
+                place = np.clip((shown + np.float32(0.5)) * np.float32(count / pixels) - np.float32(0.5), 0, count - 1)
+                first = place.astype(int)
+                weight = (place - first).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(2)])
+                low, high = (found.take(x, axis=axis) for x in (first, np.minimum(first + 1, count - 1)))
+                found = low + (high - low) * weight
+            mask[:] = found > 0
+        return masks
 
     def _bucket(self, size: tuple[int, int]) -> tuple[int, int]:
         """The smallest bucket that holds an image of this (height, width) in pixels."""

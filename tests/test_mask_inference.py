@@ -273,6 +273,34 @@ def test_evaluate_prints_the_logged_numbers_of_masks(workdir, tmp_path, monkeypa
     assert "segm_AP of each class:" in result.output
 
 
+def test_evaluate_computes_the_metrics_that_are_named(workdir, tmp_path, monkeypatch):
+    monkeypatch.setattr("detr_jax.sharding.jax.devices", lambda: jax.local_devices()[:1])
+    result = run("evaluate", workdir, "--json", tmp_path / "numbers.json", "--metrics", "segm, bbox")
+    assert result.exit_code == 0, result.output
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    logged = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert numbers["val/segm_AP"] == logged["val/segm_AP"]
+    assert not any("panoptic" in name for name in numbers)
+    result = run("evaluate", workdir, "--metrics", "pq")
+    assert result.exit_code == 1
+    assert "--metrics: 'pq' is not one of bbox, segm, panoptic." in result.output
+
+
+def test_evaluate_computes_masks_of_a_model_that_was_trained_without_their_metrics(model, tmp_path, monkeypatch):
+    """As a released model that was imported: its configuration has the metrics of boxes."""
+    monkeypatch.setattr("detr_jax.sharding.jax.devices", lambda: jax.local_devices()[:1])
+    module, config = model
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, masks=False))
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    checkpoints.save(0, {"params": nnx.as_pure(nnx.state(module))}, config)
+    checkpoints.close()
+    flags = ("--json", tmp_path / "numbers.json", "--metrics", "bbox,segm,panoptic")
+    result = run("evaluate", tmp_path, *flags)
+    assert result.exit_code == 0, result.output
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert {"val/AP", "val/segm_AP", "val/panoptic_PQ"} <= numbers.keys()
+
+
 def test_the_report_has_the_numbers_and_curves_of_masks(workdir, tmp_path):
     result = run("plot", workdir, "--out", tmp_path / "report")
     assert result.exit_code == 0, result.output
@@ -308,6 +336,46 @@ def test_predict_writes_coco_s_panoptic_format(model, tmp_path, rng):
     for index in range(3):
         found = source.panoptic(index)
         assert found.areas.tolist() == [int((found.ids == one).sum()) for one in found.segment_ids]
+
+
+def test_predict_keeps_files_that_are_not_its_own(model, tmp_path, rng):
+    module, config = model
+    checkpoints = Checkpoints(tmp_path / "model" / "checkpoints", keep=1)
+    checkpoints.save(0, {"params": nnx.as_pure(nnx.state(module))}, config)
+    checkpoints.close()
+    out = tmp_path / "out"
+    (out / "panoptic").mkdir(parents=True)
+    (out / "panoptic_pictures").mkdir()
+    (tmp_path / "photos").mkdir()
+    for folder in (out / "panoptic", out / "panoptic_pictures"):
+        (folder / "0.png").write_text("precious")
+    for number, image in enumerate(images_of(rng, 2)):
+        Image.fromarray(image).save(tmp_path / "photos" / f"{number}.png")
+    args = ("predict", tmp_path / "model", tmp_path / "photos", "--out", out, "--panoptic")
+    flags = ("--panoptic-threshold", 0.5)
+    for _ in range(2):  # the second prediction overwrites the files of the first one
+        result = run(*args, *flags)
+        assert result.exit_code == 0, result.output
+        for folder in (out / "panoptic", out / "panoptic_pictures"):
+            assert sorted(file.name for file in folder.iterdir()) == ["0-2.png", "0.png", "1.png"]
+            assert (folder / "0.png").read_text() == "precious"
+    form = json.loads((out / "panoptic.json").read_text())
+    used = {one["category_id"] for entry in form["annotations"] for one in entry["segments_info"]}
+    assert used <= {one["id"] for one in form["categories"]}, "also if the checkpoint has no names"
+    total = sum(len(entry["segments_info"]) for entry in form["annotations"])
+    assert f"and {total} panoptic segments found in 2 images" in result.output
+
+    result = run("predict", tmp_path / "model", out / "panoptic" / "1.png", "--out", out, "--panoptic")
+    assert result.exit_code == 1
+    assert "Files would be written to the folder of" in result.output
+    result = run("predict", tmp_path / "model", tmp_path / "photos", "--out", out, *flags)
+    assert result.exit_code == 1
+    assert "--panoptic-threshold needs --panoptic." in result.output
+    (out / "panoptic.json").write_text('{"images": [], "annotations": []}')
+    result = run(*args)
+    assert result.exit_code == 1
+    assert "is not a file of an earlier prediction" in result.output
+    assert (out / "panoptic.json").read_text() == '{"images": [], "annotations": []}'
 
 
 def test_predict_refuses_masks_of_a_model_without_them(tmp_path):

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,11 +28,24 @@ if TYPE_CHECKING:
 @click.option(
     "--dataset", help="coco, coco_panoptic, yolo, voc, labelme, tfds or shapes; short for --config.data.dataset."
 )
+@click.option(
+    "--metrics",
+    "entries",
+    metavar="NAME,...",
+    help="Compute these metrics: bbox, segm, panoptic, or entries of the training's evaluation.metrics. "
+    "Default: those of the training.",
+)
 @click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Also write the metrics here.")
 @click.option("--ema/--no-ema", default=True, show_default=True, help="Use the EMA if the checkpoint has one.")
 @click.argument("changes", nargs=-1, type=click.UNPROCESSED, metavar="[--config.FIELD=VALUE]...")
 def evaluate(
-    checkpoint: Path, root: str | None, dataset: str | None, file: Path | None, ema: bool, changes: tuple[str, ...]
+    checkpoint: Path,
+    root: str | None,
+    dataset: str | None,
+    entries: str | None,
+    file: Path | None,
+    ema: bool,
+    changes: tuple[str, ...],
 ) -> None:
     """Evaluate a checkpoint on validation images. By default the metrics are COCO's 12 and the AP of each class.
 
@@ -45,6 +58,7 @@ def evaluate(
     \b
     Examples:
       detr-jax evaluate runs/shapes
+      detr-jax evaluate detr-r50-panoptic --root COCO --dataset coco_panoptic --metrics segm,panoptic
       detr-jax evaluate detr-r50 --root COCO --json numbers.json
       detr-jax evaluate runs/voc --root FOLDER --config.data.val_split=test
     """
@@ -61,6 +75,8 @@ def evaluate(
     named = {path.removeprefix("data.") for path in paths if path.startswith("data.")}
     named |= {name for name, value in (("root", root), ("dataset", dataset)) if value is not None}
     base = dataclasses.replace(base, data=_as_trained(base.data, named))
+    if entries is not None:
+        base = _with_metrics(base, entries.split(","))
     config = read_config(None, changes, base=base, root=root, dataset=dataset)
     metrics = _metrics(checkpoint, config, ema)
     _print_metrics(metrics)
@@ -125,6 +141,31 @@ def _print_metrics(metrics: "Metrics") -> None:
         width = max(map(len, classes))
         for category, value in classes.items():
             click.echo(f"  {category:<{width}}  {_number(value)}")
+
+
+def _with_metrics(config: Config, entries: Sequence[str]) -> Config:
+    """The configuration with these entries of ``evaluation.metrics`` only.
+
+    Raises:
+      click.ClickException: an entry is not known, or it needs a mask head and the model has none.
+    """
+    from detr_jax.config import CocoBox, CocoMask, PanopticQuality, logged_name
+
+    known = {"bbox": CocoBox(), "segm": CocoMask(), "panoptic": PanopticQuality()} | config.evaluation.metrics
+    wanted = {}
+    for entry in map(str.strip, entries):
+        if entry not in known:
+            raise click.ClickException(f"--metrics: {entry!r} is not one of {', '.join(known)}.")
+        wanted[entry] = known[entry]
+    masks = [entry for entry, metric in wanted.items() if metric.needs_masks]
+    if masks and config.model.mask_stride is None:
+        raise click.ClickException(f"--metrics: {masks[0]} needs a model with a mask head, and the model has none.")
+    numbers = [logged_name(entry, number) for entry, metric in wanted.items() for number in metric.numbers]
+    best = config.evaluation.best if config.evaluation.best in numbers else numbers[0]
+    evaluation = dataclasses.replace(config.evaluation, metrics=wanted, best=best)
+    return dataclasses.replace(
+        config, evaluation=evaluation, data=dataclasses.replace(config.data, masks=config.data.masks or bool(masks))
+    )
 
 
 def _as_trained(data: DataConfig, named: Collection[str]) -> DataConfig:

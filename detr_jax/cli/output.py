@@ -39,6 +39,22 @@ def write_text(path: Path, text: str) -> None:
         raise click.ClickException(f"{path} cannot be written ({error.strerror}).") from None
 
 
+def free_name(stem: str, suffix: str, taken: set[str]) -> str:
+    """``stem`` with the suffix, and with a number if the name is taken. The name is added to the taken ones.
+
+    Args:
+      stem: name without suffix.
+      suffix: such as ".png".
+      taken: names in lower case, because some file systems ignore case.
+    """
+    name, number = f"{stem}{suffix}", 1
+    while name.lower() in taken:
+        number += 1
+        name = f"{stem}-{number}{suffix}"
+    taken.add(name.lower())
+    return name
+
+
 def fail(message: object, code: int = 1) -> NoReturn:
     """Prints a message and ends the process."""
     print(message, file=sys.stderr)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import click
 
 from detr_jax.cli.configuration import ConfigurableCommand, check_fields_named, read_config
-from detr_jax.cli.output import STOPPED, counted, fail, write_text
+from detr_jax.cli.output import STOPPED, counted, fail, free_name, write_text
 from detr_jax.cli.panoptic_files import PanopticFiles
 from detr_jax.config import unknown_field
 
 if TYPE_CHECKING:  # imported when a prediction begins, so that --help is fast
     from PIL import Image
 
-    from detr_jax.inference import Answer, Detector
+    from detr_jax.inference import Answer
     from detr_jax.results import ImageDetections
 
 _PICTURES = (".jpg", ".jpeg", ".png")  # formats that a picture keeps; others become .png
@@ -59,9 +59,7 @@ _FIELDS = ("data.exif", "data.max_level", "data.max_long_side", "data.val_bucket
 @click.option(
     "--panoptic-threshold",
     type=click.FloatRange(0.5, 1),
-    default=0.85,
-    show_default=True,
-    help="Scores above it become panoptic segments.",
+    help="Scores above it become panoptic segments. Default: 0.85, the original's.",
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Images predicted together. Default: 8, on a CPU 1.")
 @click.option("--pictures/--no-pictures", default=True, show_default=True, help="Draw the detections of each image.")
@@ -75,7 +73,7 @@ def predict(
     max_detections: int | None,
     masks: bool,
     panoptic: bool,
-    panoptic_threshold: float,
+    panoptic_threshold: float | None,
     batch_size: int | None,
     pictures: bool,
     ema: bool,
@@ -116,19 +114,23 @@ def predict(
     if (masks or panoptic) and base.model.mask_stride is None:
         flag = "--masks" if masks else "--panoptic"
         raise click.ClickException(f"{flag} needs a model with a mask head, and the one in {checkpoint} has none.")
+    if panoptic_threshold is not None and not panoptic:
+        raise click.ClickException("--panoptic-threshold needs --panoptic.")
     names = _picture_names(files, out) if pictures else None
+    segments = PanopticFiles(files, out) if panoptic else None
     keep_freed_memory()  # before reading the checkpoint starts jax
     config = read_config(None, changes, base=base)
     labels = _labels(classes, checkpoint, config.model.num_classes)
     detector = Detector.from_checkpoint(checkpoint, ema, batch_size=batch_size or _batch_size(), data=config.data)
     _create(out)
-    results = _Results(files, out, names, faults, detector if panoptic else None)
+    if segments is not None:
+        segments.add_classes(detector)
+    results = _Results(files, out, names, faults, segments)
     stopped = False
     try:
         with click.progressbar(length=len(files), label="predicting", file=sys.stderr) as bar:
-            stream = detector.stream(
-                files, threshold, masks=masks, panoptic=panoptic, panoptic_threshold=panoptic_threshold
-            )
+            above = {} if panoptic_threshold is None else {"panoptic_threshold": panoptic_threshold}
+            stream = detector.stream(files, threshold, masks=masks, panoptic=panoptic, **above)
             for answer in stream:
                 results.add(answer, labels, max_detections)
                 bar.update(1)
@@ -191,7 +193,7 @@ class _Results:
         out: Path,
         names: Sequence[str] | None,
         faults: Sequence[str],
-        panoptic: "Detector | None",
+        panoptic: PanopticFiles | None,
     ):
         """Prepares the results.
 
@@ -200,7 +202,7 @@ class _Results:
           out: folder of the results.
           names: the file names of the pictures. None: no pictures.
           faults: sentences to report.
-          panoptic: the detector, if panoptic segments are written.
+          panoptic: files of the panoptic segments, if they are written.
         """
         from detr_jax.data.source import Faults
 
@@ -209,7 +211,7 @@ class _Results:
         self.faults = list(faults)
         self._files, self._out, self._names = files, out, names
         self._notes = Faults("Note")
-        self._panoptic = None if panoptic is None else PanopticFiles(out, panoptic)
+        self._panoptic = panoptic
 
     def add(self, answer: "Answer", labels: Collection[int] | None, max_detections: int | None) -> None:
         """Keeps the detections of an image with these labels, and draws its picture."""
@@ -226,12 +228,11 @@ class _Results:
                 with fitting(f"The picture of {file}", "Use --no-pictures."):
                     _save(result.draw(answer.image), self._out / self._names[index])
                     if self._panoptic is not None and result.panoptic is not None:
-                        picture = result.panoptic.draw(answer.image)
-                        self._panoptic.save_picture(picture, self._names[index])
+                        self._panoptic.save_picture(index, result.panoptic.draw(answer.image))
             except OutOfMemoryError as error:
                 self.faults.append(str(error))
         if self._panoptic is not None and result.panoptic is not None:
-            self._panoptic.add(index, file, result.panoptic)
+            self._panoptic.add(index, result.panoptic)
             result = dataclasses.replace(result, panoptic=None)  # it may take megabytes
         self.found[index] = result
         for note in result.notes:
@@ -251,8 +252,12 @@ class _Results:
         for sentence in (*self.faults, *(self.unreadable[index] for index in sorted(self.unreadable))):
             click.echo(sentence, err=True)
         objects = counted(sum(map(len, self.found.values())), "object")
+        if self._panoptic is not None:
+            objects += f" and {counted(self._panoptic.segments, 'panoptic segment')}"
         unread = f"; {len(self.unreadable)} could not be read" if self.unreadable else ""
-        where = f"; see {self._out / _PREDICTIONS}" if self.found else "; nothing is written"
+        written = [_PREDICTIONS] if self._panoptic is None else [_PREDICTIONS, self._panoptic.file.name]
+        paths = " and ".join(str(self._out / name) for name in written)
+        where = f"; see {paths}" if self.found else "; nothing is written"
         click.echo(f"{objects} found in {counted(len(self.found), 'image')}{unread}{where}")
 
 
@@ -313,16 +318,8 @@ def _picture_names(files: Sequence[Path], out: Path) -> list[str]:
             f"The pictures would be written to the folder of {own[0]}: give another --out, or --no-pictures."
         )
     taken = {name.lower() for name in _others(out)}  # some file systems ignore case
-    names = []
-    for file in files:
-        suffix = file.suffix if file.suffix.lower() in _PICTURES else ".png"
-        name, number = f"{file.stem}{suffix}", 1
-        while name.lower() in taken:
-            number += 1
-            name = f"{file.stem}-{number}{suffix}"
-        taken.add(name.lower())
-        names.append(name)
-    return names
+    suffixes = [file.suffix if file.suffix.lower() in _PICTURES else ".png" for file in files]
+    return [free_name(file.stem, suffix, taken) for file, suffix in zip(files, suffixes, strict=True)]
 
 
 def _save(picture: "Image.Image", path: Path) -> None:

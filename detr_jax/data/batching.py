@@ -3,6 +3,7 @@
 The batches are the same for any number of threads or worker processes.
 """
 
+import dataclasses
 import functools
 import multiprocessing
 import os
@@ -158,6 +159,8 @@ class BatchLoader:
             picture, objects = self._read(index, first_size(geometry) if self.scaled_decoding else None)
             if self._is_own:
                 objects = usable_objects(self.source, index, objects, masks=self.masks)
+            if not self.masks:
+                objects = dataclasses.replace(objects, masks=None)
             objects = transform_objects(geometry, objects, original_size)
             masks = self._packed_masks(index, objects) if self.masks else None
         except DataError as error:

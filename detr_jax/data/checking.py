@@ -159,6 +159,8 @@ def _check_image(source: Source, index: int) -> _ImageCheck:
             masks = _masks_of(source, index)
         except DataError as error:
             fault = "masks that cannot be read", str(error).rstrip(".")
+        except Exception as error:  # any other failure must not stop the check
+            fault = "masks that cannot be read", f"{_name(source, index)}: {type(error).__name__}, {error}"
     if not isinstance(source, AnnotatedDataset):
         return _ImageCheck(fault, masks=masks)
     try:

@@ -1,6 +1,7 @@
 """`CocoPanopticDataset`: a folder of images, a panoptic JSON and a folder of PNG files (Kirillov et al., 2019)."""
 
 import functools
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,6 +75,14 @@ class CocoPanopticDataset(AnnotatedFolder):
         form = _read(self.annotation_file)
         self._things = frozenset(one.id for one in form.categories if one.isthing)
         self._png_of = {one.image_id: one.file_name for one in form.annotations}
+        there = set(os.listdir(segment_folder))
+        for one in form.annotations:
+            if one.file_name not in there:
+                faults.error(
+                    "panoptic files that are missing",
+                    f"the panoptic file {self.segment_folder / one.file_name} does not exist, although image "
+                    f"{one.image_id} needs it",
+                )
         instances = check_rows(_rows(form, faults), faults, official=True, crowds_are_objects=True)
         instances.boxes[:, 2:] -= 1  # from the first to the last pixel, as the original computes them from masks
         np.maximum(instances.boxes[:, 2:], instances.boxes[:, :2], out=instances.boxes[:, 2:])
@@ -117,7 +126,8 @@ class CocoPanopticDataset(AnnotatedFolder):
         rows = truth.image == index
         ids, labels, areas = self._segment_ids[rows], truth.labels[rows], truth.areas[rows].astype(np.int64)
         found = Panoptic(self._ids(index), ids, labels, areas, truth.crowds[rows])
-        check_ids(found, self._png_name(index))
+        if not self.faults.errors:  # segments that were dropped have pixels
+            check_ids(found, self._png_name(index))
         return found
 
     def ground_truth(self) -> dict[str, Any]:
@@ -140,8 +150,24 @@ class CocoPanopticDataset(AnnotatedFolder):
             annotations[i]["segmentation"] = encoded(read[1] == self._segment_ids[i])
 
     def check_masks(self, index: int) -> None:
-        """Checks the PNG file of an image; raises the errors of `panoptic`."""
-        self.panoptic(index)
+        """Checks the PNG file of an image, its areas and its boxes.
+
+        Raises:
+          DataError: the PNG file cannot be read, or its segments are not those of the JSON.
+        """
+        found = self.panoptic(index)
+        boxes = self._instances.truth.boxes[self._instances.truth.image == index]
+        for segment, (x, y, width, height) in zip(found.segment_ids.tolist(), boxes.tolist(), strict=True):
+            mask = found.ids == segment
+            rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+            if not len(rows):
+                continue
+            there = [int(x) for x in (columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1)]
+            if there != [x, y, width, height]:
+                raise DataError(
+                    f"{self._png_name(index)} shows the segment {segment} at {there} (xywh in pixels), and its JSON "
+                    f"has the bbox {[x, y, width, height]}."
+                )
 
     def _png_name(self, index: int) -> str:
         return f"The panoptic file {self._png(index)}"
@@ -156,7 +182,7 @@ class CocoPanopticDataset(AnnotatedFolder):
 class _Category(msgspec.Struct):
     id: int
     name: str
-    isthing: int = 1
+    isthing: int | bool
 
 
 class _Image(msgspec.Struct):
@@ -202,7 +228,7 @@ def _read(path: Path) -> _Form:
 
 
 def _rows(form: _Form, faults: Faults) -> Rows:
-    """The segments as annotations. Images without an annotation are errors."""
+    """The segments as annotations. Images without an annotation are errors, and so are ids that occur twice."""
     listed = {one.image_id for one in form.annotations}
     for image in form.images:
         if image.id not in listed:
@@ -212,7 +238,22 @@ def _rows(form: _Form, faults: Faults) -> Rows:
         if one.image_id in seen:
             faults.error("images with two entries", f"image {one.image_id} has two entries under annotations")
         seen.add(one.image_id)
-    pairs = [(one.image_id, segment) for one in form.annotations for segment in one.segments_info]
+    pairs, files = [], []
+    for one in form.annotations:
+        ids_of_image: set[int] = set()
+        for segment in one.segments_info:
+            if segment.id in ids_of_image:
+                faults.error("segments with the same id", f"image {one.image_id} has two segments {segment.id}")
+            elif not 0 < segment.id < 2**24:
+                faults.error(
+                    "segments whose id is out of range",
+                    f"image {one.image_id} has a segment {segment.id}, and ids must be from 1 to {2**24 - 1}",
+                )
+            else:
+                pairs.append((one.image_id, segment))
+                files.append(one.file_name)
+            ids_of_image.add(segment.id)
+    images = [image for image in form.images if image.id in listed]
     segments = [segment for _, segment in pairs]
     owners = np.array([owner for owner, _ in pairs], np.int64)
 
@@ -222,16 +263,16 @@ def _rows(form: _Form, faults: Faults) -> Rows:
     ids = column("id", np.int64)
     return Rows(
         [(one.id, one.name) for one in form.categories],
-        np.array([one.id for one in form.images], np.int64),
-        [one.file_name for one in form.images],
-        np.array([(one.height, one.width) for one in form.images], np.int64).reshape(-1, 2),
+        np.array([one.id for one in images], np.int64),
+        [one.file_name for one in images],
+        np.array([(one.height, one.width) for one in images], np.int64).reshape(-1, 2),
         np.arange(len(pairs)),
         owners,
         column("category_id", np.int64),
         column("bbox", np.float64).reshape(-1, 4),
         column("area", np.float64),
         (column("iscrowd", np.int64) != 0).astype(np.int64),
-        lambda row: f"segment {ids[row]}",
+        lambda row: f"segment {ids[row]} in {files[row]}",
         segment_ids=ids,
     )
 
@@ -250,6 +291,8 @@ def recognise_panoptic(root: Path) -> Layout | None:
         stem = file.stem.removeprefix(_PREFIX)
         name = stem if meaning(stem) or len(files) > 1 else WHOLE
         folder = next((one for one in (file.with_suffix(""), file.parent / stem) if one.is_dir()), None)
+        if folder is None and _is_list(file):
+            continue  # panopticapi's list of categories
         if folder is None:
             raise DataError(f"{file} needs the folder {file.with_suffix('')} with its PNG files.")
         splits[name] = PanopticSplit(_image_folder(file, root, stem), file, folder)
@@ -257,6 +300,12 @@ def recognise_panoptic(root: Path) -> Layout | None:
         return None
     shown = ", ".join(f"{name} is {splits[name].annotations.relative_to(root)}" for name in in_order(splits))
     return Layout("coco_panoptic", splits, f"{root} is read as COCO's panoptic data ({shown})")
+
+
+def _is_list(file: Path) -> bool:
+    """Whether a JSON file holds a list. A panoptic JSON is an object."""
+    with file.open("rb") as opened:
+        return opened.read(1024).lstrip().startswith(b"[")
 
 
 def _image_folder(file: Path, root: Path, stem: str) -> Path:

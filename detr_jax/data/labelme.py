@@ -217,6 +217,7 @@ def _pixels(shape: _Shape, size: tuple[int, int], where: str, faults: Faults) ->
         return {}
     left, top = (math.floor(min(values)) for values in zip(*shape.points, strict=True))
     bitmap = np.zeros(size, bool)
-    target = bitmap[max(top, 0) : top + len(inside), max(left, 0) : left + inside.shape[1]]
+    bottom, right = max(top + len(inside), 0), max(left + inside.shape[1], 0)
+    target = bitmap[max(top, 0) : bottom, max(left, 0) : right]
     target[:] = inside[max(-top, 0) :, max(-left, 0) :][: target.shape[0], : target.shape[1]]
     return {"segmentation": as_text(encoded(bitmap))}

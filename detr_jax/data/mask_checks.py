@@ -14,6 +14,9 @@ from detr_jax.data.run_lengths import counts_of
 from detr_jax.data.source import Faults
 
 _CORNERS = 3  # the least of a polygon
+_FAR = 10**5  # pixels outside of the image at which a corner is certainly wrong; a mask of it would take gigabytes
+_SAME_PLACE = 0.5  # the least IoU of a box and the bounds of its polygons
+_MIN_ELSEWHERE = 3  # masks that must lie elsewhere than their boxes so that it is not an accident
 
 
 class _RunLengths(msgspec.Struct):
@@ -34,22 +37,62 @@ def usable_masks(rows: Rows, used: np.ndarray, sizes: np.ndarray, faults: Faults
     usable = np.ones(len(used), bool)
     if rows.segmentations is None:
         return usable
+    elsewhere: list[str] = []
+    compared = 0
     for place, (row, size) in enumerate(zip(used.tolist(), sizes.tolist(), strict=True)):
         text = rows.segmentations[row]
         where = f"{rows.name(row)} of image {rows.owners[row]}"
+        if rows.crowds[row] and text in (b"null", b"[]"):
+            usable[place] = False
+            faults.add("crowds without a segmentation were dropped", where)
+            continue
         try:
             found: Any = msgspec.json.decode(text, type=list[list[float]] | _RunLengths)
         except msgspec.DecodeError:
             usable[place] = False
             faults.error(*_fault_of_form(text, where))
             continue
-        fault = _fault_of_polygons(found, where) if isinstance(found, list) else _fault_of_runs(found, size, where)
+        fault = (
+            _fault_of_polygons(found, size, where) if isinstance(found, list) else _fault_of_runs(found, size, where)
+        )
         if fault is not None:
             usable[place] = False
             faults.error(*fault)
         elif isinstance(found, list):
             usable[place] = _count_degenerate(found, size, where, faults)
+            if usable[place]:
+                compared += 1
+                bounds, box = _bounds(found), rows.boxes[row].tolist()
+                if _iou(bounds, box) < _SAME_PLACE:
+                    shown_bounds, shown_box = ([round(value, 1) for value in one] for one in (bounds, box))
+                    elsewhere.append(f"{where} has polygons within {shown_bounds} and bbox {shown_box}")
+    if len(elsewhere) >= _MIN_ELSEWHERE and len(elsewhere) > compared / 2:
+        faults.error(
+            "masks of another unit or size than the boxes",
+            f"{elsewhere[0]} (both xywh), and {len(elsewhere)} of {compared} masks lie elsewhere than their boxes: "
+            "both must be in pixels of the same image",
+        )
+    elif elsewhere:
+        faults.add_all("masks that lie elsewhere than their boxes", len(elsewhere), elsewhere)
     return usable
+
+
+def _bounds(polygons: list[list[float]]) -> list[float]:
+    """The bounding box xywh of polygons."""
+    x0, y0 = (min(min(polygon[axis::2]) for polygon in polygons if polygon) for axis in (0, 1))
+    x1, y1 = (max(max(polygon[axis::2]) for polygon in polygons if polygon) for axis in (0, 1))
+    return [x0, y0, x1 - x0, y1 - y0]
+
+
+def _iou(one: list[float], other: list[float]) -> float:
+    """IoU of two boxes xywh, whose sides are at least a pixel."""
+    sides = []
+    for axis in (0, 1):
+        ends = [(box[axis], box[axis] + max(box[axis + 2], 1.0)) for box in (one, other)]
+        sides.append(max(min(ends[0][1], ends[1][1]) - max(ends[0][0], ends[1][0]), 0.0))
+    shared = sides[0] * sides[1]
+    areas = [max(box[2], 1.0) * max(box[3], 1.0) for box in (one, other)]
+    return shared / (areas[0] + areas[1] - shared)
 
 
 def _count_degenerate(polygons: list[list[float]], size: Sequence[int], where: str, faults: Faults) -> bool:
@@ -70,7 +113,7 @@ def _count_degenerate(polygons: list[list[float]], size: Sequence[int], where: s
     return True
 
 
-def _fault_of_polygons(polygons: list[list[float]], where: str) -> tuple[str, str] | None:
+def _fault_of_polygons(polygons: list[list[float]], size: Sequence[int], where: str) -> tuple[str, str] | None:
     if not polygons:
         return (
             "annotations without a segmentation",
@@ -84,6 +127,12 @@ def _fault_of_polygons(polygons: list[list[float]], where: str) -> tuple[str, st
         )
     if not all(map(math.isfinite, itertools.chain.from_iterable(polygons))):
         return _not_finite(where)
+    far = max(size) + _FAR
+    if any(abs(number) > far for polygon in polygons for number in polygon):
+        return (
+            "polygons far outside of their image",
+            f"{where} has a polygon with a corner more than {_FAR} pixels outside of the image",
+        )
     return None
 
 
@@ -102,7 +151,9 @@ def _fault_of_runs(runs: _RunLengths, size: Sequence[int], where: str) -> tuple[
         lengths = runs.counts if isinstance(runs.counts, list) else counts_of(runs.counts.encode()).tolist()
     except ValueError:
         return "run lengths that are damaged", f"{where} has counts that are not COCO's compressed run lengths"
-    if min(lengths, default=0) < 0 or sum(lengths) != size[0] * size[1]:
+    if min(lengths, default=0) < 0:
+        return "run lengths that are damaged", f"{where} has run lengths below 0: {shown(lengths)}"
+    if sum(lengths) != size[0] * size[1]:
         return (
             "run lengths that do not cover the image",
             f"{where} has run lengths with the sum {sum(lengths)}, which must be {size[0] * size[1]}, the pixels of "

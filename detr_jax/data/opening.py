@@ -132,7 +132,7 @@ class _Opener:
     def _checked(self, source: Source) -> Source:
         """A data set of the user's own with its objects checked."""
         if is_own(source):
-            check_objects(source, self.num_classes)
+            check_objects(source, self.num_classes, masks=self.data.masks)
             if self.strict:
                 source.faults.raise_first()
         return source

@@ -42,7 +42,7 @@ def errors_of(config: SourceConfig, name: str) -> Iterator[None]:
         ) from error
 
 
-def check_objects(source: Source, num_classes: int) -> None:
+def check_objects(source: Source, num_classes: int, *, masks: bool = False) -> None:
     """Records what is wrong with the objects of a data set in its ``faults``, once.
 
     Labels, shapes and boxes that are not finite are errors. Boxes are treated as those of folders: `usable_objects`
@@ -51,6 +51,7 @@ def check_objects(source: Source, num_classes: int) -> None:
     Args:
       source: the data set.
       num_classes: classes of the model, for data sets that name no classes. 0: not known.
+      masks: each image must have masks of its size, one per object.
     """
     faults = source.faults
     if faults.objects_checked:
@@ -61,6 +62,8 @@ def check_objects(source: Source, num_classes: int) -> None:
     for index in range(len(source)):
         objects = _read(source, index)
         fault = objects if isinstance(objects, tuple) else _fault(source, index, objects, num_classes)
+        if fault is None and masks and not isinstance(objects, tuple):
+            fault = _fault_of_masks(source, index, objects)
         if fault is not None:
             faults.error(*fault)
         elif not isinstance(objects, tuple):
@@ -93,19 +96,27 @@ def usable_objects(source: Source, index: int, objects: Objects, *, masks: bool 
     corners = np.asarray(objects.boxes, np.float64).reshape(-1, 4)
     corners = clip_corners(corners, np.asarray(source.sizes[index])[None])
     kept = has_area(corners)
-    found = objects.masks
-    if masks:
-        size = tuple(np.asarray(source.sizes[index]).tolist())
-        if found is None or (len(found), *found.size) != (len(kept), *size):
-            given = "none" if found is None else f"masks of shape {[len(found), *found.size]}"
-            raise DataError(
-                f"{_where(source)}: {_name(source, index)} has {given}: data.masks=True needs masks of shape "
-                f"{[len(kept), *size]}, one per object."
-            )
+    found = objects.masks if masks else None
+    if masks and (fault := _fault_of_masks(source, index, objects)):
+        raise DataError(f"{_where(source)}: {fault[1]}.")
     return Objects(
         corners[kept].astype(np.float32),
         np.asarray(objects.labels)[kept].astype(np.int32),
         None if found is None else found.select(kept),
+    )
+
+
+def _fault_of_masks(source: Source, index: int, objects: Objects) -> tuple[str, str] | None:
+    """Kind and sentence of what is wrong with the masks of an image, or None."""
+    wanted = [len(objects.labels), *np.asarray(source.sizes[index]).tolist()]
+    masks = objects.masks
+    given = [] if masks is None else [len(masks), *masks.size]
+    if given == wanted:
+        return None
+    what = "no masks" if masks is None else f"masks of shape {given}"
+    return (
+        "images without masks, or with masks of another shape",
+        f"{_name(source, index)} has {what}: data.masks=True needs masks of shape {wanted}, one per object",
     )
 
 

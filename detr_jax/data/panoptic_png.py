@@ -110,13 +110,16 @@ def write_png(path: Path, ids: np.ndarray) -> None:
 
 
 def check_ids(found: Panoptic, name: str) -> None:
-    """Checks that the pixels and the list of segments name the same ids.
+    """Checks that the pixels and the list of segments name the same ids, and the areas.
 
     Raises:
-      DataError: an id is missing in one of them.
+      DataError: an id is missing in one of them, or an area differs.
     """
     there, listed = set(np.unique(found.ids).tolist()) - {0}, set(found.segment_ids.tolist())
     if unlisted := sorted(there - listed):
         raise DataError(f"{name} has pixels with the id {unlisted[0]}, which its JSON does not list.")
     if absent := sorted(listed - there):
         raise DataError(f"{name} has no pixel with the id {absent[0]}, which its JSON lists.")
+    for segment, area in zip(found.segment_ids.tolist(), found.areas.tolist(), strict=True):
+        if (pixels := int((found.ids == segment).sum())) != area:
+            raise DataError(f"{name} has {pixels} pixels with the id {segment}, and its JSON has the area {area}.")

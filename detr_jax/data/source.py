@@ -128,8 +128,11 @@ class Objects:
         """Gives the boxes of an image without objects, such as an empty list, the shape [0, 4]."""
         if not np.size(self.boxes):
             object.__setattr__(self, "boxes", np.zeros((0, 4), np.float32))
-        if isinstance(self.masks, np.ndarray):
-            object.__setattr__(self, "masks", Masks.of(Bitmaps(self.masks.astype(bool))))
+        if self.masks is not None and not isinstance(self.masks, Masks):
+            masks = np.asarray(self.masks)
+            if masks.ndim != 3 or masks.dtype.kind not in "biuf":
+                raise DataError(f"The masks are {described(masks)}: they must be [n, H, W], bool.")
+            object.__setattr__(self, "masks", Masks.of(Bitmaps(masks.astype(bool))))
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,8 +23,20 @@ class CocoMaskEvaluator(CocoEvaluator):
     """
 
     def __init__(self, ground_truth: dict[str, Any]):
-        """``ground_truth`` is an instances JSON whose annotations have a ``segmentation``."""
+        """Prepare the evaluation.
+
+        Args:
+          ground_truth: an instances JSON whose annotations have a ``segmentation``, which is run lengths.
+
+        Raises:
+          ConfigError: an annotation has none.
+        """
         super().__init__(ground_truth)
+        if bare := [one["id"] for one in ground_truth["annotations"] if "segmentation" not in one]:
+            raise ConfigError(
+                f"A metric of masks needs masks in the ground truth, and annotation {bare[0]} has no segmentation: let "
+                "ground_truth() of the data set return run lengths, or drop the metric from evaluation.metrics."
+            )
         self._found: list[dict[str, Any]] = []
 
     def add_masks(

@@ -329,11 +329,13 @@ class Detector:
     def _attend(self) -> AttentionStep:
         return create_attention_step(self.model)
 
-    def warmup(self, sizes: Iterable[tuple[int, int]] | None = None) -> None:
+    def warmup(self, sizes: Iterable[tuple[int, int]] | None = None, *, masks: bool = False) -> None:
         """Compiles the prediction for images of these sizes, or reads it from disk.
 
         Args:
           sizes: (height, width) of images in pixels; by default, all buckets are compiled.
+          masks: compile the prediction with masks, for up to ``model.masks.block_size`` masks of an image. More masks
+            are compiled when they are first needed.
 
         Raises:
           OutOfMemoryError: a bucket does not fit into memory.
@@ -343,7 +345,13 @@ class Detector:
             valid = np.full((self.batch_size, 2), bucket, np.int32)
             with bucket_fitting(bucket, self.batch_size, self.config.data):
                 images = np.zeros((self.batch_size, *bucket, 3), np.uint8)
-                jax.block_until_ready(self._predict((self.params,), images, valid, valid))
+                if not masks:
+                    jax.block_until_ready(self._predict((self.params,), images, valid, valid))
+                    continue
+                _, queries, features = self._mask_steps.detect((self.params,), images, valid, valid)
+                number = padded_number(1, self.config.model.mask_block, queries.shape[1])
+                needed = np.zeros((self.batch_size, number), np.int32)
+                jax.block_until_ready(self._mask_steps.logits((self.params,), features, needed))
 
     def _start(self, waiting: list[WaitingImage], threads: ThreadPoolExecutor, wanted: _Wanted) -> _Started:
         """Reads a batch and starts its prediction."""

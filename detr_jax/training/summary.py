@@ -78,6 +78,11 @@ def _warnings(resolved: Resolved, mesh: Mesh, step: int) -> Iterator[str]:
             "The backbone's frozen batch norm starts without pretrained weights and will hardly train: load weights "
             "with training.init_from, or set model.backbone.norm=group to train from scratch."
         )
+    if config.model.mask_stride is not None and not config.loss.mask_terms:
+        yield (
+            "The mask head is not trained, because no term of the loss is computed from masks: set "
+            "loss.terms=mask_terms() and data.masks=True, or model.masks=None."
+        )
     if not val.max_objects and not has_objects(val.ground_truth()):
         yield (
             "The validation images have no objects (crowds do not count), so there is no AP or other metric: no "

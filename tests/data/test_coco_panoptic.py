@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -123,7 +124,6 @@ def damage_file(path):
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda path: path.unlink(), "does not exist, although the annotations list it"),
         (damage_size, r"has 12 x 10 pixels \(height x width\), but its image has"),
         (damage_palette, "has a palette: it must be an RGB image"),
         (damage_ids, "has pixels with the id 589824, which its JSON does not list"),
@@ -140,6 +140,58 @@ def test_a_png_that_cannot_be_used_is_named(folder, damage, sentence):
     config = Config(data=DataConfig(dataset="coco_panoptic", root=str(folder), masks=True))
     report = check_source(open_to_check(config, ["train"])["train"], 100)
     assert report.faults.errors["masks that cannot be read"] == 1
+
+
+def test_a_missing_png_is_named_at_opening(folder):
+    path = png(folder)
+    path.unlink()
+    with pytest.raises(DataError, match="does not exist, although image 0 needs it") as error:
+        opened(folder)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change_first", "sentence"),
+    [
+        (lambda one: one.update(id=0), "has a segment 0, and ids must be from 1 to 16777215"),
+        (lambda one: one.update(id=2**24), "has a segment 16777216, and ids must be from 1 to"),
+    ],
+)
+def test_ids_out_of_range_are_named(folder, change_first, sentence):
+    change(folder, lambda form: change_first(form["annotations"][0]["segments_info"][0]))
+    with pytest.raises(DataError, match=sentence):
+        opened(folder)
+
+
+def test_ids_that_occur_twice_are_named(folder):
+    def repeat(form):
+        segments = form["annotations"][0]["segments_info"]
+        segments.append(dict(segments[0]))
+
+    change(folder, repeat)
+    with pytest.raises(DataError, match="image 0 has two segments"):
+        opened(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("area", 3, "and its JSON has the area 3"),
+        ("bbox", [0, 0, 2, 2], r"\(xywh in pixels\), and its JSON has the bbox"),
+    ],
+)
+def test_check_data_compares_the_json_with_the_pixels(folder, field, value, sentence):
+    change(folder, lambda form: form["annotations"][0]["segments_info"][0].update({field: value}))
+    config = Config(data=DataConfig(dataset="coco_panoptic", root=str(folder), masks=True))
+    report = check_source(open_to_check(config, ["train"])["train"], 100)
+    assert report.faults.errors["masks that cannot be read"] == 1
+    assert re.search(sentence, report.faults.first["masks that cannot be read"][0])
+
+
+def test_a_list_of_categories_beside_the_annotations_is_no_split(folder):
+    (folder / "annotations" / "panoptic_coco_categories.json").write_text('[{"id": 1, "name": "a", "isthing": 1}]')
+    config = Config(data=DataConfig(dataset="coco_panoptic", root=str(folder)))
+    assert len(open_source(config, "train"))
 
 
 def test_an_id_without_pixels_is_named_in_training_too(folder):

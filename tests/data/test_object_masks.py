@@ -29,13 +29,23 @@ def coco_folder(tmp_path, annotations, size=SIZE):
         Image.new("RGB", size[::-1], (90, 120, 40)).save(tmp_path / name)
         images.append({"id": image_id, "file_name": name, "height": size[0], "width": size[1]})
         for segmentation in segmentations:
-            box = {"bbox": [5, 5, 30, 20], "area": 600, "iscrowd": 0, "category_id": 1, "image_id": image_id}
+            box = {"bbox": place(segmentation), "area": 600, "iscrowd": 0, "category_id": 1, "image_id": image_id}
             rows.append(
                 {"id": len(rows) + 1, **box, **({"segmentation": segmentation} if segmentation != "none" else {})}
             )
     form = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "thing"}]}
     (tmp_path / "instances_train.json").write_text(json.dumps(form))
     return tmp_path / "instances_train.json"
+
+
+def place(segmentation):
+    """The bounding box xywh of polygons; a fixed one for anything else or outside of the image."""
+    try:
+        x, y = (np.concatenate([polygon[axis::2] for polygon in segmentation]) for axis in (0, 1))
+        box = [x.min(), y.min(), np.ptp(x), np.ptp(y)]
+    except (TypeError, ValueError, KeyError, IndexError):
+        return [5, 5, 30, 20]
+    return [float(value) for value in box] if all(abs(value) < 150 for value in box) else [5, 5, 30, 20]
 
 
 def opened(tmp_path, annotations, **fields):
@@ -83,7 +93,7 @@ def test_polygons_and_run_lengths_have_the_pixels_of_pycocotools(tmp_path, rng):
         ({"counts": "abc"}, "which must be a list of polygons"),
         ({"size": [80, 60], "counts": "0"}, r"run lengths of size \[80, 60\], and its image has \[60, 80\]"),
         ({"size": [60, 80], "counts": [10, 20]}, "run lengths with the sum 30, which must be 4800"),
-        ({"size": [60, 80], "counts": [-10, 4810]}, "run lengths with the sum 4800|do not cover"),
+        ({"size": [60, 80], "counts": [-10, 4810]}, "run lengths below 0"),
         ({"size": [60, 80], "counts": "\x01\x02"}, "are not COCO's compressed run lengths|which must be"),
         ({"size": [60, 80], "counts": "00"}, "run lengths with the sum 0"),
     ],
@@ -94,6 +104,43 @@ def test_a_mask_that_cannot_be_read_is_named(tmp_path, segmentation, sentence):
     counted = opened(tmp_path, [[segmentation, [[1, 1, 30, 1, 30, 20]]]], strict=False)
     assert sum(counted.faults.errors.values()) == 1
     assert len(counted.objects(0).masks) == len(counted.objects(0).labels) == 1
+
+
+def scaled(polygons, scale):
+    return [(np.array(polygon) * scale).tolist() for polygon in polygons]
+
+
+def test_masks_of_another_unit_than_the_boxes_are_named(tmp_path, rng):
+    """Polygons in 0..1 beside boxes in pixels would train on empty masks."""
+    polygons = [[[10, 10, 50, 12, 48, 50, 11, 40]] for _ in range(6)]
+    file = coco_folder(tmp_path, [polygons])
+    form = json.loads(file.read_text())
+    for one in form["annotations"]:
+        one["segmentation"] = scaled(one["segmentation"], 0.01)
+    file.write_text(json.dumps(form))
+    with pytest.raises(DataError, match="6 of 6 masks lie elsewhere than their boxes"):
+        CocoDataset(tmp_path, file, masks=True)
+    for one in form["annotations"][1:]:
+        one["segmentation"] = scaled(one["segmentation"], 100)
+    file.write_text(json.dumps(form))
+    source = CocoDataset(tmp_path, file, masks=True)
+    assert source.faults.counts["masks that lie elsewhere than their boxes"] == 1
+
+
+def test_crowds_without_a_segmentation_are_dropped(tmp_path):
+    file = coco_folder(tmp_path, [[[[1, 1, 30, 1, 30, 20]], []]])
+    form = json.loads(file.read_text())
+    form["annotations"][1]["iscrowd"] = 1
+    file.write_text(json.dumps(form))
+    source = CocoDataset(tmp_path, file, masks=True)
+    assert source.faults.counts["crowds without a segmentation were dropped"] == 1
+    assert len(source.ground_truth()["annotations"]) == 1
+
+
+def test_polygons_far_outside_of_the_image_are_named(tmp_path):
+    """A mask of this polygon would take gigabytes."""
+    with pytest.raises(DataError, match="annotation 1 of image 1"):
+        opened(tmp_path, [[[[1, 1, 3e9, 1, 30, 20]]]])
 
 
 def test_degenerate_polygons_are_counted(tmp_path):

@@ -48,6 +48,7 @@ def resized_by_definition(size, short_side, limit=None):
     if limit is not None and Fraction(long, short) * short_side > limit:
         short_side = round(Fraction(limit * short, long))
     long_side = int(Fraction(short_side * long, short))
+    short_side, long_side = max(short_side, 1), max(long_side, 1)  # images of one pixel keep one
     return (short_side, long_side) if size[0] < size[1] else (long_side, short_side)
 
 
