@@ -44,13 +44,13 @@ class ImageDetections:
     """[n], the names of the labels, or the labels as text if the checkpoint holds no names."""
     size: tuple[int, int]
     """(height, width) of the original image in pixels."""
+    notes: tuple[str, ...] = ()
+    """Remarks about the image, for example that only the first frame of an animation was used."""
     run_lengths: tuple[dict[str, Any], ...] | None = None
     """[n] the mask of each object in COCO's compressed run lengths: ``size`` and ``counts``, a text. None: masks were
     not asked for. `masks` decodes them."""
     panoptic: ImagePanoptic | None = None
     """The panoptic segments of the image. None: they were not asked for."""
-    notes: tuple[str, ...] = ()
-    """Remarks about the image, for example that only the first frame of an animation was used."""
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -77,8 +77,8 @@ def test_a_field_of_another_data_set_is_refused(dataset, fields, path, kinds):
 def test_a_shared_field_that_a_data_set_ignores_is_refused():
     (sentence,) = source_field_faults(DataConfig(dataset="shapes", val_split="test"))
     assert sentence == (
-        "data.val_split='test' has no effect with data.dataset='shapes', only with 'coco' or 'yolo' or 'voc' or "
-        "'labelme' or 'tfds': remove it."
+        "data.val_split='test' has no effect with data.dataset='shapes', only with 'coco' or 'coco_panoptic' or "
+        "'yolo' or 'voc' or 'labelme' or 'tfds': remove it."
     )
 
 

@@ -113,7 +113,7 @@ def test_a_checkpoint_that_does_not_fit_is_not_called_damaged(checkpoint, monkey
     def fail(*arguments):
         raise ValueError("RESOURCE_EXHAUSTED: Out of memory allocating 3221225472 bytes.")
 
-    monkeypatch.setattr("detr_jax.checkpoints.load_config", lambda path: tiny_config())
+    monkeypatch.setattr("detr_jax.checkpoints._config_of", lambda path: tiny_config())
     monkeypatch.setattr("detr_jax.checkpoints.ocp.load_checkpointables", fail)
     with pytest.raises(OutOfMemoryError, match=r"The model in .* does not fit into memory \(3 GiB in one piece\)"):
         load_model(checkpoint)

@@ -110,6 +110,7 @@ def predict(
     check_fields_named(changes, _FIELDS, f"of its fields, a prediction uses {', '.join(_known(_FIELDS))}.")
     checkpoint = find_checkpoint(checkpoint)
     files, faults = _files(images)
+    keep_freed_memory()  # before reading the checkpoint starts jax
     base = load_config(checkpoint)
     if (masks or panoptic) and base.model.mask_stride is None:
         flag = "--masks" if masks else "--panoptic"
@@ -118,7 +119,6 @@ def predict(
         raise click.ClickException("--panoptic-threshold needs --panoptic.")
     names = _picture_names(files, out) if pictures else None
     segments = PanopticFiles(files, out) if panoptic else None
-    keep_freed_memory()  # before reading the checkpoint starts jax
     config = read_config(None, changes, base=base)
     labels = _labels(classes, checkpoint, config.model.num_classes)
     detector = Detector.from_checkpoint(checkpoint, ema, batch_size=batch_size or _batch_size(), data=config.data)

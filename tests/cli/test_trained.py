@@ -295,8 +295,8 @@ def test_predict_reports_unreadable_files_and_processes_the_others(workdir, odd_
 def test_an_interrupted_predict_keeps_its_results(workdir, tmp_path, rng, monkeypatch):
     files, stream = _save_shapes(tmp_path / "photos", rng, 4), Detector.stream
 
-    def interrupted(*arguments):
-        answers = stream(*arguments)
+    def interrupted(*arguments, **options):
+        answers = stream(*arguments, **options)
         yield from (next(answers), next(answers))
         raise KeyboardInterrupt
 
