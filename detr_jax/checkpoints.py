@@ -345,12 +345,15 @@ def _load(checkpoint: Path, part: str, target: Tree = None) -> Tree:
     Raises:
       CheckpointError: the part is missing or damaged.
     """
+    found = _read(checkpoint, part, target)
+    _verify(checkpoint, part, found)
+    return found
+
+
+def _read(checkpoint: Path, part: str, target: Tree = None) -> Tree:
+    """As `_load`, without comparing checksums."""
     try:
-        found = ocp.load_checkpointables(checkpoint, {part: target})[part]
-        _verify(checkpoint, part, found)
-        return found
-    except CheckpointError:
-        raise
+        return ocp.load_checkpointables(checkpoint, {part: target})[part]
     except Exception as error:  # Orbax and its libraries raise errors of many types
         if is_out_of_memory(error):
             raise
@@ -400,17 +403,17 @@ def _expected(checkpoint: Path) -> dict[str, checksums.Checksums] | None:
       DamagedCheckpointError: the checksums are missing or damaged.
     """
     if not (checkpoint / _CHECKSUMS).is_dir():
-        config = ocp.load_checkpointables(checkpoint, {"config": None})["config"] if _has_config(checkpoint) else {}
+        config = _read(checkpoint, "config") if _has_config(checkpoint) else {}
         if _CHECKSUMS in config:
             raise _damaged(checkpoint, "its 'checksums' are missing")
         return None
+    stored = _read(checkpoint, _CHECKSUMS)
     try:
-        stored = ocp.load_checkpointables(checkpoint, {_CHECKSUMS: None})[_CHECKSUMS]
         text = str(stored["json"])
         if str(checksums.of_text(text)) != str(stored["of_json"]):
             raise ValueError("they differ from their own checksum")
         expected: dict[str, checksums.Checksums] = json.loads(text)
-    except Exception as error:  # Orbax and its libraries raise errors of many types
+    except (KeyError, TypeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise _damaged(checkpoint, f"its 'checksums' cannot be read ({reason})") from error
     return expected

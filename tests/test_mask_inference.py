@@ -98,12 +98,13 @@ def test_masks_are_those_of_each_image_alone(model, batched, rng):
             for old, new in zip(logits.shape[1:], image.shape[:2], strict=True)
         )
         pixels = logits[:, rows][:, :, columns]
-        order = np.argsort([-score for score in all_scores(batched, image)], kind="stable")
+        scores = np.array(all_scores(batched, image))
         masks = found.masks()
         assert masks.shape == (12, *image.shape[:2])
-        for mask, expected in zip(masks, pixels[order], strict=True):
-            sure = np.abs(expected) > 1e-3 * max(1, expected.std())
-            np.testing.assert_array_equal(mask[sure], (expected > 0)[sure])
+        sure = np.abs(pixels) > 1e-3
+        for mask, score in zip(masks, np.sort(scores)[::-1], strict=True):
+            wrong = ((mask != (pixels > 0)) & sure).sum(axis=(1, 2))
+            assert wrong[np.abs(scores - score) < 1e-4].min() == 0, "queries with the same score may change places"
 
 
 def all_scores(detector, image):

@@ -28,14 +28,14 @@ def get_config() -> Config:
     assert isinstance(config.model, DETRConfig)
     return dataclasses.replace(
         config,
-        model=dataclasses.replace(config.model, num_classes=5, num_queries=8, masks=MaskHeadConfig()),
+        model=dataclasses.replace(config.model, num_classes=6, num_queries=10, masks=MaskHeadConfig()),
         data=dataclasses.replace(
             config.data,
             masks=True,
-            sources={"shapes": ShapesConfig(max_objects=3, backgrounds=("plain", "stripes"))},
+            sources={"shapes": ShapesConfig(backgrounds=("plain", "stripes", "checks"))},
         ),
         loss=LossConfig(terms=mask_terms()),
-        training=dataclasses.replace(config.training, batch_size=16, steps=5500),
+        training=dataclasses.replace(config.training, batch_size=16, steps=5700),
         evaluation=EvaluationConfig(
             every_epochs=20,
             batch_size=64,
