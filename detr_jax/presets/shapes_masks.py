@@ -4,8 +4,8 @@ Command::
 
     detr-jax train --config shapes_masks
 
-It took 9 min 51 s on two cores of an AMD EPYC, and ended with a box AP of 0.503, a mask AP of 0.713 and a panoptic quality
-of 0.698.
+It took 9 min 51 s on two cores of an AMD EPYC, and ended with a box AP of 0.503, a mask AP of 0.713 and a panoptic
+quality of 0.698.
 """
 
 import dataclasses
