@@ -131,8 +131,9 @@ class Checkpoints:
         folder = self.folder / str(step)
         try:
             found = self._checkpointer.load_checkpointables(step, targets)
+            expected = _expected(folder)
             for name, tree in found.items():
-                _verify(folder, name, tree)
+                _verify(folder, name, tree, expected)
             return found
         except CheckpointError:
             raise
@@ -346,7 +347,7 @@ def _load(checkpoint: Path, part: str, target: Tree = None) -> Tree:
       CheckpointError: the part is missing or damaged.
     """
     found = _read(checkpoint, part, target)
-    _verify(checkpoint, part, found)
+    _verify(checkpoint, part, found, _expected(checkpoint))
     return found
 
 
@@ -380,8 +381,9 @@ def check_sound(checkpoint: Path) -> None:
     Raises:
       DamagedCheckpointError: a part is missing or damaged, or the checkpoint is of another step than its folder says.
     """
-    for part in _expected(checkpoint) or ("params", "optimizer", "progress", "config"):
-        _load(checkpoint, part)
+    expected = _expected(checkpoint)
+    for part in expected or ("params", "optimizer", "progress", "config"):
+        _verify(checkpoint, part, _read(checkpoint, part), expected)
     check_step(checkpoint)
 
 
@@ -403,7 +405,7 @@ def _expected(checkpoint: Path) -> dict[str, checksums.Checksums] | None:
       DamagedCheckpointError: the checksums are missing or damaged.
     """
     if not (checkpoint / _CHECKSUMS).is_dir():
-        config = _read(checkpoint, "config") if _has_config(checkpoint) else {}
+        config = _read(checkpoint, "config") if (checkpoint / "config").is_dir() else {}
         if _CHECKSUMS in config:
             raise _damaged(checkpoint, "its 'checksums' are missing")
         return None
@@ -419,17 +421,12 @@ def _expected(checkpoint: Path) -> dict[str, checksums.Checksums] | None:
     return expected
 
 
-def _has_config(checkpoint: Path) -> bool:
-    return (checkpoint / "config").is_dir()
-
-
-def _verify(checkpoint: Path, part: str, tree: Tree) -> None:
-    """Compare a part that was read with its checksums.
+def _verify(checkpoint: Path, part: str, tree: Tree, expected: dict[str, checksums.Checksums] | None) -> None:
+    """Compare a part that was read with its checksums, which are those of `_expected`.
 
     Raises:
       DamagedCheckpointError: they differ.
     """
-    expected = _expected(checkpoint)
     if expected is None:
         return
     if part not in expected:

@@ -115,11 +115,15 @@ def check_ids(found: Panoptic, name: str) -> None:
     Raises:
       DataError: an id is missing in one of them, or an area differs.
     """
-    there, listed = set(np.unique(found.ids).tolist()) - {0}, set(found.segment_ids.tolist())
+    ids, counts = np.unique(found.ids, return_counts=True)
+    pixels = dict(zip(ids.tolist(), counts.tolist(), strict=True))
+    there, listed = pixels.keys() - {0}, set(found.segment_ids.tolist())
     if unlisted := sorted(there - listed):
         raise DataError(f"{name} has pixels with the id {unlisted[0]}, which its JSON does not list.")
     if absent := sorted(listed - there):
         raise DataError(f"{name} has no pixel with the id {absent[0]}, which its JSON lists.")
     for segment, area in zip(found.segment_ids.tolist(), found.areas.tolist(), strict=True):
-        if (pixels := int((found.ids == segment).sum())) != area:
-            raise DataError(f"{name} has {pixels} pixels with the id {segment}, and its JSON has the area {area}.")
+        if pixels[segment] != area:
+            raise DataError(
+                f"{name} has {pixels[segment]} pixels with the id {segment}, and its JSON has the area {area}."
+            )
