@@ -8,6 +8,7 @@ import torch
 
 from detr_jax.weights import load_pretrained
 from tests.parity.torch_deformable import VARIANTS, layer_outputs, random_deformable, save_with_every_name
+from tests.parity.torch_models import padded
 
 TOLERANCE = 1e-4
 SIZES = ((187, 300), (224, 203))  # (height, width); neither is a multiple of 64
@@ -47,14 +48,6 @@ def our_outputs(model, images, sizes):
     if found.proposals is not None:
         result |= {"proposed_logits": found.proposals.logits[0], "proposed_boxes": found.proposals.boxes[0]}
     return {name: np.asarray(value) for name, value in result.items()}
-
-
-def padded(images, bucket):
-    """Images [h, w, 3] at the top left of buckets [B, H, W, 3] of zeros."""
-    batch = np.zeros((len(images), *bucket, 3), np.float32)
-    for place, image in zip(batch, images, strict=True):
-        place[: image.shape[0], : image.shape[1]] = image
-    return batch
 
 
 def assert_close(found, expected, where):

@@ -14,7 +14,7 @@ from detr_jax.masks import pack_masks
 from detr_jax.structures import Targets
 from detr_jax.weights import load_pretrained, read_pretrained
 from detr_jax.weights.trees import by_path
-from tests.parity.torch_models import RESNETS, SMALL, SMALL_BASIC, SMALL_TRANSFORMER, random_segmentation
+from tests.parity.torch_models import RESNETS, SMALL, SMALL_BASIC, SMALL_TRANSFORMER, padded, random_segmentation
 
 TOLERANCE = 1e-4
 SIZES = ((187, 300), (221, 203))  # (height, width); not multiples of 4
@@ -38,13 +38,6 @@ def pair(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     model.save_pretrained(folder)
     return model, folder, dc5
-
-
-def padded(images, bucket):
-    batch = np.zeros((len(images), *bucket, 3), np.float32)
-    for place, image in zip(batch, images, strict=True):
-        place[: image.shape[0], : image.shape[1]] = image
-    return batch
 
 
 def torch_inputs(images, sizes):

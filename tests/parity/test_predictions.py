@@ -7,7 +7,15 @@ import pytest
 
 from detr_jax.weights import load_pretrained
 from tests.outputs import model_outputs
-from tests.parity.torch_models import RESNETS, SMALL, SMALL_BASIC, SMALL_TRANSFORMER, random_detr, reference_outputs
+from tests.parity.torch_models import (
+    RESNETS,
+    SMALL,
+    SMALL_BASIC,
+    SMALL_TRANSFORMER,
+    padded,
+    random_detr,
+    reference_outputs,
+)
 
 TOLERANCE = 1e-4  # absolute; the issue's aim of 1e-5 is what the printed figures are compared with
 SIZES = ((187, 300), (224, 203))  # (height, width); neither is a multiple of 32
@@ -36,14 +44,6 @@ def pair(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     model.save_pretrained(folder)
     return model, folder, dc5
-
-
-def padded(images, bucket):
-    """Images [h, w, 3] at the top left of buckets [B, H, W, 3] of zeros."""
-    batch = np.zeros((len(images), *bucket, 3), np.float32)
-    for place, image in zip(batch, images, strict=True):
-        place[: image.shape[0], : image.shape[1]] = image
-    return batch
 
 
 def assert_close(found, expected, where):

@@ -203,3 +203,11 @@ def reference_outputs(model: DetrForObjectDetection, images: np.ndarray, sizes) 
     out = model(pixels, pixel_mask=mask)
     memory = out.encoder_last_hidden_state.numpy().reshape(*features.shape[:3], -1)
     return {"features": features, "memory": memory, "logits": out.logits.numpy(), "boxes": out.pred_boxes.numpy()}
+
+
+def padded(images, bucket):
+    """Images [h, w, 3] at the top left of buckets [B, H, W, 3] of zeros."""
+    batch = np.zeros((len(images), *bucket, 3), np.float32)
+    for place, image in zip(batch, images, strict=True):
+        place[: image.shape[0], : image.shape[1]] = image
+    return batch
