@@ -52,10 +52,13 @@ def model():
     print(f"seed {seed}")
     module = config.model.build(rngs=nnx.Rngs(seed))
     module.class_head.kernel[...] = module.class_head.kernel[...] * 60
-    module.object_queries[...] = module.object_queries[...] * 3
+    module.class_head.bias[...] = module.class_head.bias[...].at[-1].set(-1e3)  # every query is an object
+    module.object_queries[...] = module.object_queries[...] * 100
     for layer in (*module.mask_head.layers, module.mask_head.output):
         layer.bias[...] = jax.random.normal(jax.random.key(seed), layer.bias[...].shape) * 0.3
     module.mask_head.attention.query.kernel[...] = module.mask_head.attention.query.kernel[...] * 12
+    first = module.mask_head.layers[0].kernel
+    first[...] = first[...].at[:, :, module.mask_head.dim :].multiply(8.0)  # what differs by query
     return module, config
 
 
@@ -88,16 +91,19 @@ def by_definition(model, config, image):
     return np.array([interpolated(one, size) for one in np.asarray(logits(model, jnp.asarray(resized[None])))[0]])
 
 
+def original_pixels(logits, size):
+    """Logits [Q, h, w] at the nearest pixels of an image of another size."""
+    rows, columns = (
+        [int(i * old / new + 1e-9) for i in range(new)] for old, new in zip(logits.shape[1:], size, strict=True)
+    )
+    return logits[:, rows][:, :, columns]
+
+
 def test_masks_are_those_of_each_image_alone(model, batched, rng):
     """Of images of several sizes in one bucket, as the original has them in a batch of one."""
     images = images_of(rng, 4)
     for image, found in zip(images, batched.predict(images, 0, masks=True), strict=True):
-        logits = by_definition(*model, image)
-        rows, columns = (
-            [int(i * old / new + 1e-9) for i in range(new)]
-            for old, new in zip(logits.shape[1:], image.shape[:2], strict=True)
-        )
-        pixels = logits[:, rows][:, :, columns]
+        pixels = original_pixels(by_definition(*model, image), image.shape[:2])
         scores = np.array(all_scores(batched, image))
         masks = found.masks()
         assert masks.shape == (12, *image.shape[:2])
@@ -116,17 +122,20 @@ def all_scores(detector, image):
     return np.asarray(jax.nn.softmax(outputs.logits[-1, 0])[:, :-1].max(axis=-1)).round(5)
 
 
-def test_a_batch_of_4_gives_the_segments_of_batches_of_1(detector, batched, rng):
+def test_a_batch_of_4_gives_the_segments_of_batches_of_1(model, detector, batched, rng):
+    """In every pixel, unless the two highest logits there are equal within rounding."""
     images = images_of(rng, 5)
     together = batched.predict(images, 0.9, masks=True, panoptic=True, panoptic_threshold=0.5)
-    number = 0
+    compared = 0
     for image, many in zip(images, together, strict=True):
         one = detector.predict(image, 0.9, masks=True, panoptic=True, panoptic_threshold=0.5)
-        assert len(one.panoptic.segments) == len(many.panoptic.segments)
-        assert (one.panoptic.ids != many.panoptic.ids).mean() < 0.02, "but for logits that are equal within rounding"
+        second, first = np.sort(original_pixels(by_definition(*model, image), image.shape[:2]), axis=0)[-2:]
+        sure = first - second > 1e-2
+        pairs = np.unique([one.panoptic.ids[sure], many.panoptic.ids[sure]], axis=1)
+        assert all(len(np.unique(side)) == len(side) for side in pairs), "the same pixels, whatever their number"
+        compared += sure.sum() if pairs.size and pairs.min() > 0 else 0
         assert (one.masks() != many.masks()).mean() < 2e-3
-        number += len(one.panoptic.segments)
-    assert number, "without a segment the test shows nothing"
+    assert compared > 300, "without segments the test shows nothing"
 
 
 def test_segments_describe_their_pixels(detector, rng):
