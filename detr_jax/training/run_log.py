@@ -74,7 +74,8 @@ class RunLog:
         left = (self.total_steps - step) * seconds / steps if steps else float("nan")
         digits = 0 if rate >= 10 else 2
         losses = "".join(f"  {name.removeprefix('loss_')} {terms[name]:.3f}" for name in last_layer_terms(terms))
-        progress = f"step {step}/{self.total_steps}  loss {terms['loss']:.3f}{losses}"
+        loss = f"{terms['loss']:.3f}" if "loss" in terms else "none"
+        progress = f"step {step}/{self.total_steps}  loss {loss}{losses}"
         line = f"{progress}  {rate:.{digits}f} images/s  {_clock(left)} left"
         end = "\r" if self._on_terminal and step < self.total_steps else "\n"
         print(line.ljust(100) if self._on_terminal else line, end=end, flush=True)
