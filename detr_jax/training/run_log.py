@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import jax
-from tensorboardX import SummaryWriter
 
 from detr_jax.distributed import is_main, wait_for_all
 from detr_jax.evaluation.coco import Metrics
 from detr_jax.log_names import last_layer_terms
+from detr_jax.training.board import Board
 from detr_jax.workdir import METRICS_FILE, read_metrics, replace_text
 
 OnLog = Callable[[int, dict[str, float]], object]
@@ -43,7 +43,7 @@ class RunLog:
             if not path.is_file() or path.read_text() != kept:  # a start changes only what it must
                 replace_text(path, kept)
             self._file = path.open("a")
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step or None)
+            self._board = Board(workdir / "tensorboard", self._kept)
         self._on_terminal = sys.stdout.isatty()
         self._since_step, self._since_time = start_step, time.monotonic()
 
@@ -118,11 +118,9 @@ class RunLog:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
-        defined = {name: value for name, value in values.items() if value is not None}
-        for name, value in defined.items():
-            self._board.add_scalar(name, value, step)
+        self._board.add(step, values)
         if self._on_log is not None:
-            self._on_log(step, defined)
+            self._on_log(step, {name: value for name, value in values.items() if value is not None})
 
 
 def _clock(seconds: float) -> str:
