@@ -11,8 +11,12 @@ A checkpoint is a folder. It is written completely or not at all. It holds these
 * ``classes``: the names of the labels as JSON, if they are known, and which of them are no things.
 """
 
+import contextlib
 import dataclasses
 import json
+import logging
+import re
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +31,7 @@ from detr_jax import checksums
 from detr_jax.config import Config, ConfigError, Precision, from_json, to_json
 from detr_jax.data.labels import TrainedLabels
 from detr_jax.distributed import is_main, wait_for_all
-from detr_jax.memory import arrays_text, fitting, is_out_of_memory
+from detr_jax.memory import arrays_text, fitting, is_out_of_memory, size_text
 from detr_jax.models.detector import abstract_model
 from detr_jax.models.detr import DETR
 
@@ -45,6 +49,10 @@ class DamagedCheckpointError(CheckpointError):
     """A part of a checkpoint is missing or damaged; the message names it."""
 
 
+class CheckpointWriteError(CheckpointError):
+    """A checkpoint could not be written, for example because the disk is full."""
+
+
 _CHECKSUMS = "checksums"
 
 _SAVING = ocp.Context()
@@ -52,16 +60,23 @@ _SAVING.array.saving.min_slice_bytes_for_replica_parallel = 2**20
 """Orbax lets each device write a slice of a replicated array. Below 1 MiB that costs more than it saves."""
 
 
+def _is_for_the_user(record: logging.LogRecord) -> bool:
+    """Whether a record is no traceback that a thread of Orbax logs, beside the error that it raises."""
+    return record.exc_info is None or "orbax" not in record.pathname
+
+
 class Checkpoints:
     """The checkpoints of a run in folders named by step. The newest ``keep`` and the best are kept."""
 
     def __init__(self, folder: Path, keep: int):
+        logging.getLogger("absl").addFilter(_is_for_the_user)
         self.folder = folder.absolute()
         self.best_step: int | None = None
         """Step of the best checkpoint, which is kept at any age."""
         self._keep = keep
         self._checkpointer = self._open()
         self._saving: tuple[int, Any] | None = None
+        self._failed: set[int] = set()
         self.notes: list[str] = []
         """Sentences for the log about checkpoints that were found to be damaged."""
         self.class_names: Mapping[int, str] = {}
@@ -82,7 +97,7 @@ class Checkpoints:
         """Starts to save ``trees`` (parts by name) in the background. The caller may change or donate them afterwards.
 
         Raises:
-          CheckpointError: this save could not start, or the previous one could not be finished.
+          CheckpointWriteError: this save could not start, or the previous one could not be finished.
         """
         self.wait()
         position = {"step": step, "data": {"step": step}}
@@ -96,16 +111,24 @@ class Checkpoints:
         sums = json.dumps({name: checksums.of_tree(tree) for name, tree in parts.items()})
         parts[_CHECKSUMS] = {"json": sums, "of_json": str(checksums.of_text(sums))}
         try:
+            self._check_space(trees)
             with _SAVING:
                 self._saving = step, self._checkpointer.save_checkpointables_async(step, parts)
         except (OSError, ValueError) as error:
             raise self._failure(step, error) from error
 
+    def _check_space(self, trees: dict[str, Tree]) -> None:
+        """Raises an `OSError` if the disk is too full, before threads of Orbax fail one by one."""
+        place = self.folder if self.folder.is_dir() else self.folder.parent
+        needed, free = sum(x.nbytes for x in jax.tree.leaves(trees)), shutil.disk_usage(place).free
+        if free < needed and jax.process_count() == 1:
+            raise OSError(f"it needs {size_text(needed)}, and {size_text(free)} are free")
+
     def wait(self) -> None:
         """Waits until everything is written.
 
         Raises:
-          CheckpointError: the checkpoint could not be written.
+          CheckpointWriteError: the checkpoint could not be written.
         """
         if self._saving is not None:
             (step, response), self._saving = self._saving, None
@@ -114,12 +137,25 @@ class Checkpoints:
             except (OSError, ValueError) as error:
                 raise self._failure(step, error) from error
 
-    def _failure(self, step: int, error: Exception) -> "CheckpointError":
+    def _failure(self, step: int, error: Exception) -> CheckpointWriteError:
+        """The error for a failed save. What was written of it is deleted, as it may fill the disk."""
+        self._failed.add(step)
+        with contextlib.suppress(OSError, ValueError):
+            self._checkpointer.close()
+        self._remove_failed()
+        self._checkpointer = self._open()  # the one before counts the failed checkpoint
         reason = str(error).strip().splitlines()[0]
-        return CheckpointError(
+        if found := re.search(r": ([^:]*) \[os_error_code=", reason):  # TensorStore's messages are long
+            reason = found[1]
+        return CheckpointWriteError(
             f"Checkpoint {step} could not be written to {self.folder} ({reason}): free some space there, or choose "
             "another --workdir. Older checkpoints are intact."
         )
+
+    def _remove_failed(self) -> None:
+        for step in self._failed if is_main() else ():
+            for unfinished in self.folder.glob(f"{step}.*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
 
     def restore(self, step: int, targets: dict[str, Tree]) -> dict[str, Tree]:
         """Reads the parts named in ``targets``, with the dtypes and shardings of the trees there.
@@ -171,6 +207,7 @@ class Checkpoints:
             self.wait()
         finally:
             self._checkpointer.close()
+            self._remove_failed()  # threads of Orbax may have written more after the failure
 
 
 class _NewestAndBest(ocp.training.preservation_policies.PreservationPolicy):
