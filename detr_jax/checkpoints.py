@@ -61,8 +61,9 @@ _SAVING.array.saving.min_slice_bytes_for_replica_parallel = 2**20
 
 
 def _is_for_the_user(record: logging.LogRecord) -> bool:
-    """Whether a record is no traceback that a thread of Orbax logs, beside the error that it raises."""
-    return record.exc_info is None or "orbax" not in record.pathname
+    """Whether a record is neither a traceback that Orbax logs beside the error it raises, nor about its empty parts."""
+    by_orbax = "orbax" in record.pathname
+    return not (by_orbax and (record.exc_info or "Skipping merge of OCDBT" in record.getMessage()))
 
 
 class Checkpoints:

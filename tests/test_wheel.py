@@ -14,19 +14,38 @@ from detr_jax.presets import PRESETS
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """A wheel, built from a copy of the package."""
-    folder = tmp_path_factory.mktemp("wheel")
+def _build(folder, time=1_700_000_000):
+    """A wheel, built in a folder from a copy of the package whose files have this time of change."""
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / "detr_jax", folder / "detr_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in folder.rglob("*"):
+        os.utime(path, (time, time))
     program = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
     built = subprocess.run(
-        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert built.returncode == 0, built.stderr
     return folder / built.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A wheel of the package."""
+    return _build(tmp_path_factory.mktemp("wheel"))
+
+
+def test_the_wheel_can_be_built_again_with_the_same_bytes(wheel, tmp_path):
+    again = _build(tmp_path, time=1_750_000_000)
+    assert again.name == wheel.name
+    assert again.read_bytes() == wheel.read_bytes()
 
 
 def test_the_wheel_holds_every_module_and_the_command(wheel):
@@ -38,11 +57,12 @@ def test_the_wheel_holds_every_module_and_the_command(wheel):
     assert {name for name in names if name.endswith(".py")} == modules
 
 
-def test_the_unpacked_wheel_lists_and_reads_presets_in_an_empty_folder(wheel, tmp_path):
-    unpacked, empty = tmp_path / "unpacked", tmp_path / "empty"
+def test_the_installed_wheel_lists_and_reads_presets_in_an_empty_folder(wheel, tmp_path):
+    unpacked, empty = tmp_path / "installed", tmp_path / "empty"
     empty.mkdir()
-    with zipfile.ZipFile(wheel) as file:
-        file.extractall(unpacked)
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", unpacked, wheel]
+    subprocess.run(command, check=True, timeout=120)
+    assert (unpacked / "bin" / "detr-jax").is_file()
     program = """
 import detr_jax.presets
 from detr_jax.cli import main
