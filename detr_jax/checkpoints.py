@@ -12,7 +12,9 @@ A checkpoint is a folder. It is written completely or not at all. It holds these
 """
 
 import dataclasses
+import functools
 import json
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,9 +26,11 @@ from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
 from detr_jax import checksums
-from detr_jax.config import Config, ConfigError, Precision, from_json, to_json
+from detr_jax.config import Config, ConfigError, Precision, check_model, from_json, to_json
 from detr_jax.data.labels import TrainedLabels
 from detr_jax.distributed import is_main, wait_for_all
+from detr_jax.files import UnusableFileError, check_unpacked, folder_size
+from detr_jax.json_files import parse_object
 from detr_jax.memory import arrays_text, fitting, is_out_of_memory
 from detr_jax.models.detector import abstract_model
 from detr_jax.models.detr import DETR
@@ -129,6 +133,7 @@ class Checkpoints:
           CheckpointError: the checkpoint does not have these parts with these shapes.
         """
         folder = self.folder / str(step)
+        _check_stored(folder)
         try:
             found = self._checkpointer.load_checkpointables(step, targets)
             expected = _expected(folder)
@@ -244,7 +249,9 @@ def load_config(path: str | Path) -> Config:
 
 def _config_of(checkpoint: Path) -> Config:
     try:
-        return from_json(str(_load(checkpoint, "config")["json"]))
+        config = from_json(str(_text_in(checkpoint, "config", "json")))
+        check_model(config.model)
+        return config
     except ConfigError as error:
         raise CheckpointError(f"The configuration inside {checkpoint} cannot be used: {error}") from None
 
@@ -307,8 +314,17 @@ def _load_by_label(path: str | Path, key: str) -> dict[int, Any]:
     def read(checkpoint: Path) -> dict[int, Any]:
         if not has_part(checkpoint, "classes"):
             return {}
-        text = _load(checkpoint, "classes").get(key)
-        return {} if text is None else {int(label): value for label, value in json.loads(str(text)).items()}
+        text = _text_in(checkpoint, "classes", key)
+        if text is None:
+            return {}
+        try:
+            found = {int(label): value for label, value in parse_object(text).items()}
+        except ValueError as error:
+            raise _damaged(checkpoint, f"its 'classes' cannot be read ({error})") from None
+        kind = {"json": str, "ids": int, "stuff": bool}[key]
+        if any(type(value) is not kind for value in found.values()):
+            raise _damaged(checkpoint, f"its 'classes' hold something else than a {kind.__name__} per label")
+        return found
 
     return _read_newest(path, read)
 
@@ -333,7 +349,13 @@ def _model_of(checkpoint: Path, ema: bool, dtype: str | None) -> tuple[DETR, Con
     if dtype is not None:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=Precision(dtype)))
     part = "ema" if ema and has_part(checkpoint, "ema") else "params"
+    if config.model.least_arrays > (stored := _stored_arrays(checkpoint)):
+        raise CheckpointError(
+            f"The checkpoint {checkpoint} is refused: its configuration describes a model of at least "
+            f"{config.model.least_arrays} arrays, and it holds {stored}."
+        )
     graph, abstract = abstract_model(config.model)
+    _check_target(checkpoint, abstract)
     with fitting(f"The model in {checkpoint} ({arrays_text(abstract)})", "Use a machine with more memory."):
         target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract)
         # on the device: numpy arrays would be sent there at every call
@@ -353,6 +375,7 @@ def _load(checkpoint: Path, part: str, target: Tree = None) -> Tree:
 
 def _read(checkpoint: Path, part: str, target: Tree = None) -> Tree:
     """As `_load`, without comparing checksums."""
+    _check_stored(checkpoint)
     try:
         return ocp.load_checkpointables(checkpoint, {part: target})[part]
     except Exception as error:  # Orbax and its libraries raise errors of many types
@@ -360,6 +383,63 @@ def _read(checkpoint: Path, part: str, target: Tree = None) -> Tree:
             raise
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
         raise _damaged(checkpoint, f"its {part!r} cannot be read ({reason})") from error
+
+
+def _text_in(checkpoint: Path, part: str, key: str) -> str | None:
+    """A text of a part. None if the part has no such text.
+
+    Raises:
+      CheckpointError: the part is missing or damaged, or holds something else than texts.
+    """
+    found = _load(checkpoint, part)
+    if not isinstance(found, Mapping) or not isinstance(found.get(key), str | None):
+        raise _damaged(checkpoint, f"its {part!r} holds something else than texts")
+    return found.get(key)
+
+
+def _check_target(checkpoint: Path, abstract: Tree) -> None:
+    """Checks the size of a model, before it is allocated, against the size of its checkpoint on the disk.
+
+    Raises:
+      CheckpointError: the configuration describes a model that cannot be in the checkpoint.
+    """
+    sizes = [math.prod(one.shape) * one.dtype.itemsize for one in jax.tree.leaves(abstract)]
+    try:
+        check_unpacked(folder_size(checkpoint), sizes, "the parameters of its configuration")
+    except UnusableFileError as error:
+        raise CheckpointError(f"The checkpoint {checkpoint} is refused: {error}.") from None
+
+
+def _check_stored(checkpoint: Path) -> None:
+    """Checks the shapes of the stored arrays, before they are read, against the size of the checkpoint on the disk.
+
+    Raises:
+      CheckpointError: they need much more memory than the checkpoint explains.
+    """
+    _stored_arrays(checkpoint)
+
+
+def _stored_arrays(checkpoint: Path) -> int:
+    """The number of arrays in a checkpoint, after the check of `_check_stored`; a large number if it cannot be read."""
+    try:
+        return _check_shapes(checkpoint, checkpoint.stat().st_mtime_ns)
+    except UnusableFileError as error:
+        raise CheckpointError(f"The checkpoint {checkpoint} is refused: {error}.") from None
+    except Exception:  # Orbax raises errors of many types, and reports them again when the part is read
+        return 2**31
+
+
+@functools.lru_cache(maxsize=8)
+def _check_shapes(checkpoint: Path, changed: int) -> int:
+    """The number of stored arrays, as `_check_stored` otherwise.
+
+    ``changed`` is when the checkpoint was written. It is part of the key, so that a checkpoint is checked once.
+    """
+    stored = ocp.checkpointables_metadata(checkpoint).metadata
+    leaves = jax.tree.leaves(stored, is_leaf=lambda one: hasattr(one, "shape") and hasattr(one, "dtype"))
+    sizes = [math.prod(one.shape) * np.dtype(one.dtype).itemsize for one in leaves if getattr(one, "shape", None)]
+    check_unpacked(folder_size(checkpoint), sizes, "its arrays")
+    return len(leaves)
 
 
 def has_part(checkpoint: Path, part: str) -> bool:
@@ -393,7 +473,12 @@ def check_step(checkpoint: Path) -> None:
     Raises:
       DamagedCheckpointError: it is of another step, or does not say of which.
     """
-    step = int(_load(checkpoint, "progress")["step"])
+    try:
+        step = int(_load(checkpoint, "progress")["step"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise _damaged(checkpoint, "its 'progress' holds no step") from None
     if checkpoint.name.isdigit() and step != int(checkpoint.name):
         raise _damaged(checkpoint, f"it is of step {step}")
 
@@ -414,7 +499,9 @@ def _expected(checkpoint: Path) -> dict[str, checksums.Checksums] | None:
         text = str(stored["json"])
         if str(checksums.of_text(text)) != str(stored["of_json"]):
             raise ValueError("they differ from their own checksum")
-        expected: dict[str, checksums.Checksums] = json.loads(text)
+        expected: dict[str, checksums.Checksums] = parse_object(text)
+        if not all(isinstance(sums, dict) for sums in expected.values()):
+            raise ValueError("a part has no list of them")
     except (KeyError, TypeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise _damaged(checkpoint, f"its 'checksums' cannot be read ({reason})") from error

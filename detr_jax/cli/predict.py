@@ -15,6 +15,8 @@ from detr_jax.cli.configuration import ConfigurableCommand, check_fields_named, 
 from detr_jax.cli.output import STOPPED, counted, fail, free_name, write_text
 from detr_jax.cli.panoptic_files import PanopticFiles
 from detr_jax.config import unknown_field
+from detr_jax.files import LARGEST_LIST, read_text
+from detr_jax.json_files import parse_json
 
 if TYPE_CHECKING:  # imported when a prediction begins, so that --help is fast
     from PIL import Image
@@ -301,7 +303,7 @@ def _known(fields: Sequence[str]) -> list[str]:
 def _others(out: Path) -> list[str]:
     """The names of the files in a folder that are not the pictures of an earlier prediction."""
     try:
-        earlier = {entry.get("picture") for entry in json.loads((out / _PREDICTIONS).read_text())}
+        earlier = {entry.get("picture") for entry in parse_json(read_text(out / _PREDICTIONS, LARGEST_LIST))}
     except (OSError, ValueError, AttributeError, TypeError):
         earlier = set()
     return [file.name for file in out.iterdir() if file.name not in earlier] if out.is_dir() else []

@@ -1,8 +1,7 @@
 """`CocoDataset`: a folder of images and an instances JSON (Lin et al., 2014)."""
 
-import gzip
 import itertools
-import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from detr_jax.data.image_paths import ImagePaths, unlisted
 from detr_jax.data.images import ExifRule
 from detr_jax.data.layouts import Layout
 from detr_jax.data.source import DataError, Faults, Source
-
-_GZIP = b"\x1f\x8b"
+from detr_jax.files import LARGEST_ANNOTATIONS, read_unzipped
+from detr_jax.json_files import JsonError, parse_json
 
 
 class CocoDataset(AnnotatedFolder):
@@ -76,7 +75,7 @@ def read_instances(path: Path, faults: Faults, *, masks: bool = False) -> Rows:
     content = read_file(path)
     try:
         return _fast_rows(content, masks)
-    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError):
+    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError):
         # The file is damaged, or some values have another type.
         return rows_of_items(_parsed(content, path), faults, masks=masks)
 
@@ -122,7 +121,7 @@ def _fast_rows(content: bytes, masks: bool) -> Rows:
     """The columns of a file in which every value has the expected type. It is much faster than `rows_of_items`.
 
     Raises:
-      msgspec.DecodeError, UnicodeDecodeError, OverflowError: some value has another type.
+      msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError: some value has another type.
     """
     form: Any = msgspec.json.decode(content, type=_MaskInstances if masks else _Instances)
     images, annotations = form.images, form.annotations
@@ -165,14 +164,13 @@ def read_file(path: Path) -> bytes:
       DataError: the file is missing or cannot be read.
     """
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content.startswith(_GZIP) else content
+        return read_unzipped(path, LARGEST_ANNOTATIONS)
     except FileNotFoundError:
         raise DataError(
             f"The annotation file {path} does not exist: set data.root to the folder of the data set, and "
             "data.sources.coco.train_annotations and data.sources.coco.val_annotations to its instances JSON files."
         ) from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"The annotation file {path} cannot be read ({error}).") from None
 
 
@@ -183,13 +181,8 @@ def _parsed(content: bytes, path: Path) -> dict[str, Any]:
       DataError: the file is not JSON, or lacks a list.
     """
     try:
-        form = json.loads(content)
-    except UnicodeDecodeError as error:
-        byte = content[error.start]
-        raise DataError(
-            f"The annotation file {path} is not text in UTF-8 (byte {byte:#x} at {error.start:,}): save it as UTF-8."
-        ) from None
-    except (ValueError, RecursionError) as error:
+        form = parse_json(content, most_nested=None)
+    except JsonError as error:
         raise DataError(f"The annotation file {path} cannot be read as JSON ({error}).") from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(form, dict) or not isinstance(form.get(key), list):

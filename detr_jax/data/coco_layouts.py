@@ -13,10 +13,10 @@ The recognised layouts are:
 
 import contextlib
 import gzip
-import json
 import ntpath
 import os
 import re
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,7 @@ import msgspec
 from detr_jax.config import CocoFiles
 from detr_jax.data.layouts import WHOLE, Layout, in_order, meaning
 from detr_jax.data.source import DataError
+from detr_jax.files import LARGEST_ANNOTATIONS, open_regular, read_unzipped
 
 _HEAD = 2**16  # bytes at either end of a JSON file that show its kind
 _FOLDERS = ("images", "JPEGImages", "data", "Images", "img", "imgs")
@@ -152,14 +153,14 @@ def _is_instances(file: Path) -> bool:
 def _ends(file: Path) -> tuple[str, str]:
     try:
         if file.name.endswith(".gz"):
-            with gzip.open(file) as stream:
+            with open_regular(file) as packed, gzip.open(packed) as stream:
                 return stream.read(_HEAD).decode(errors="replace"), ""
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             head = stream.read(_HEAD)
             stream.seek(max(0, file.stat().st_size - _HEAD))
             encoding = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
             return head.decode(encoding, errors="replace"), stream.read(_HEAD).decode(errors="replace")
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         return "", ""
 
 
@@ -179,12 +180,19 @@ def _some_file_names(file: Path) -> list[str]:
     head, _ = _ends(file)
     found = re.findall(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', head)
     if found:
-        return [json.loads(text) for text in found[:20]]
+        return [name for text in found[:20] if isinstance(name := _text(text), str)]
     try:
-        content = gzip.decompress(file.read_bytes()) if file.name.endswith(".gz") else file.read_bytes()
+        content = read_unzipped(file, LARGEST_ANNOTATIONS)
         return [image.file_name for image in msgspec.json.decode(content, type=_Listing).images[:20]]
-    except (OSError, EOFError, msgspec.DecodeError):
+    except (OSError, EOFError, zlib.error, msgspec.DecodeError, RecursionError):
         return []
+
+
+def _text(text: str) -> str | None:
+    try:
+        return msgspec.json.decode(text, type=str)
+    except (msgspec.DecodeError, UnicodeError):  # it is damaged, which is reported when the file is read
+        return None
 
 
 class _Named(msgspec.Struct):

@@ -1,5 +1,6 @@
 """`CocoPanopticDataset`: a folder of images, a panoptic JSON and a folder of PNG files (Kirillov et al., 2019)."""
 
+import contextlib
 import functools
 import os
 from pathlib import Path
@@ -19,6 +20,7 @@ from detr_jax.data.layouts import WHOLE, Layout, in_order, meaning
 from detr_jax.data.masks import Masks, encoded
 from detr_jax.data.panoptic_png import Panoptic, SegmentIds, check_ids, read_png
 from detr_jax.data.source import DataError, Faults, Objects
+from detr_jax.files import open_regular
 
 _PREFIX = "panoptic_"
 
@@ -220,7 +222,7 @@ def _read(path: Path) -> _Form:
     """
     try:
         return msgspec.json.decode(read_file(path), type=_Form)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(
             f"The annotation file {path} is not a panoptic JSON ({error}): it must hold images, categories with "
             "isthing, and annotations with image_id, file_name and segments_info."
@@ -304,8 +306,9 @@ def recognise_panoptic(root: Path) -> Layout | None:
 
 def _is_list(file: Path) -> bool:
     """Whether a JSON file holds a list. A panoptic JSON is an object."""
-    with file.open("rb") as opened:
+    with contextlib.suppress(OSError), open_regular(file) as opened:
         return opened.read(1024).lstrip().startswith(b"[")
+    return False
 
 
 def _image_folder(file: Path, root: Path, stem: str) -> Path:

@@ -1,7 +1,6 @@
 """Check the ``segmentation`` of annotations, so that every mask can be computed later."""
 
 import itertools
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from detr_jax.data.annotation_rows import Rows, shown
 from detr_jax.data.run_lengths import counts_of
 from detr_jax.data.source import Faults
+from detr_jax.json_files import parse_json
 
 _CORNERS = 3  # the least of a polygon
 _FAR = 10**5  # pixels outside of the image at which a corner is certainly wrong; a mask of it would take gigabytes
@@ -169,7 +169,7 @@ def _fault_of_form(text: bytes, where: str) -> tuple[str, str]:
             "annotations without a segmentation",
             f"{where} has no segmentation, and data.masks=True needs polygons or run lengths for each object",
         )
-    value: Any = json.loads(text)  # which reads NaN and Infinity too
+    value = parse_json(text, most_nested=None)  # which reads NaN and Infinity too
     if isinstance(value, list) and all(isinstance(polygon, list) for polygon in value):
         numbers = list(itertools.chain.from_iterable(value))
         if all(isinstance(number, int | float) for number in numbers) and not all(map(math.isfinite, numbers)):

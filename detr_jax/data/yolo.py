@@ -15,7 +15,7 @@ from detr_jax.data.image_folders import count_unread
 from detr_jax.data.images import ExifRule, read_size
 from detr_jax.data.layouts import WHOLE, Layout, in_order
 from detr_jax.data.source import DataError, Faults
-from detr_jax.data.text_files import decode_text
+from detr_jax.data.text_files import read_any_text
 from detr_jax.data.yolo_images import split_images
 from detr_jax.data.yolo_labels import LabelFiles
 from detr_jax.data.yolo_layout import YoloLayout, description_file, read_layout
@@ -223,8 +223,7 @@ def _labels(path: str | None, numbers: dict[str, int]) -> Labels | str:
     if path is None:
         return parse_labels("", numbers)
     try:
-        with open(path, "rb") as file:
-            return parse_labels(decode_text(file.read()), numbers)
+        return parse_labels(read_any_text(path), numbers)
     except OSError as error:
         return str(error)
 
@@ -322,7 +321,7 @@ def _annotations(
 def _corners(path: str, numbers: dict[str, int]) -> dict[int, list[float]]:
     """The numbers after the class of each row of a label file, by line."""
     try:
-        return corners_by_line(decode_text(Path(path).read_bytes()), numbers)
+        return corners_by_line(read_any_text(path), numbers)
     except OSError:
         return {}
 
@@ -344,7 +343,7 @@ def _segmentation(
 
 def _line(path: str, number: int) -> str:
     try:
-        return decode_text(Path(path).read_bytes()).splitlines()[number - 1].strip()
+        return read_any_text(path).splitlines()[number - 1].strip()
     except (OSError, IndexError):
         return ""
 

@@ -1,6 +1,5 @@
 """Read the description of a YOLO data set: a ``data.yaml``, Darknet's ``obj.data``, or a list of class names."""
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,9 @@ from detr_jax.data.annotation_rows import shown
 from detr_jax.data.image_folders import subfolder
 from detr_jax.data.layouts import TEST, TRAIN, VALIDATION, WHOLE, split_group
 from detr_jax.data.source import DataError
-from detr_jax.data.text_files import decode_text, posix_path, shortened
+from detr_jax.data.text_files import decode_text, posix_path, read_any_text, shortened
+from detr_jax.json_files import parse_json
+from detr_jax.yaml_files import compose_yaml, construct_yaml, read_yaml
 
 IMAGE_FOLDERS = frozenset(("images", "image", "imgs", "img", "jpegimages"))
 """The usual names of folders of images, in lower case."""
@@ -144,10 +145,9 @@ def _load_yaml(path: Path) -> dict[str, Any]:
       DataError: the file is missing, or is not YAML with fields.
     """
     try:
-        text = decode_text(path.read_bytes())
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
+        node = compose_yaml(decode_text(read_yaml(path)))
         _check_keys(node, path)
-        content = yaml.load(text, Loader=yaml.BaseLoader)  # this loader creates only texts, lists and dictionaries
+        content = construct_yaml(node)
     except FileNotFoundError:
         raise DataError(
             f"The file {path} does not exist: set data.root and data.sources.yolo.file to the data.yaml."
@@ -218,9 +218,9 @@ def _class_names(content: dict[str, Any], path: Path) -> tuple[dict[int, str], l
 def _read_names(path: Path) -> dict[int, str]:
     """The class names in a file with one name per line, or in Label Studio's ``notes.json``."""
     try:
-        text = decode_text(path.read_bytes())
+        text = read_any_text(path)
         if path.suffix.lower() == ".json":
-            categories = json.loads(text)["categories"]
+            categories = parse_json(text)["categories"]
             return {int(one["id"]): str(one["name"]) for one in categories}
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise DataError(f"The file of class names {path} cannot be read ({error}).") from None
@@ -241,7 +241,7 @@ def _read_darknet(path: Path) -> YoloLayout:
     """Reads an ``obj.data`` of Darknet or of CVAT's YOLO 1.1, whose ``names``, ``train`` and ``valid`` are files."""
     fields: dict[str, str] = {}
     try:
-        for line in decode_text(path.read_bytes()).splitlines():
+        for line in read_any_text(path).splitlines():
             name, equals, value = line.partition("=")
             if equals and not name.strip().startswith("#"):
                 fields[name.strip()] = value.strip()

@@ -40,7 +40,7 @@ class RunLog:
         wait_for_all("the workdir was read")
         if self._writes:
             kept = "".join(json.dumps(line) + "\n" for line in self._kept)
-            if not path.is_file() or path.read_text() != kept:  # a start changes only what it must
+            if not path.is_file() or path.read_bytes() != kept.encode():  # a start changes only what it must
                 replace_text(path, kept)
             self._file = path.open("a")
             self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step or None)
