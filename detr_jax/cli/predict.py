@@ -17,6 +17,7 @@ from detr_jax.cli.panoptic_files import PanopticFiles
 from detr_jax.config import unknown_field
 from detr_jax.files import LARGEST_LIST, read_text
 from detr_jax.json_files import parse_json
+from detr_jax.printing import say
 
 if TYPE_CHECKING:  # imported when a prediction begins, so that --help is fast
     from PIL import Image
@@ -154,7 +155,7 @@ def _files(images: Sequence[str]) -> tuple[list[Path], list[str]]:
     files, faults = find_images(images)
     if not files:
         for sentence in faults:
-            click.echo(sentence, err=True)
+            say(sentence, err=True)
         fail("There is no image to predict.")
     return files, faults
 
@@ -250,9 +251,9 @@ class _Results:
     def report(self) -> None:
         """Prints notes, faults, and the number of objects."""
         for kind, count in self._notes.counts.items():
-            click.echo(f"{_some(self._notes.first[kind], count)}: {kind}.", err=True)
+            say(f"{_some(self._notes.first[kind], count)}: {kind}.", err=True)
         for sentence in (*self.faults, *(self.unreadable[index] for index in sorted(self.unreadable))):
-            click.echo(sentence, err=True)
+            say(sentence, err=True)
         objects = counted(sum(map(len, self.found.values())), "object")
         if self._panoptic is not None:
             objects += f" and {counted(self._panoptic.segments, 'panoptic segment')}"
@@ -260,7 +261,7 @@ class _Results:
         written = [_PREDICTIONS] if self._panoptic is None else [_PREDICTIONS, self._panoptic.file.name]
         paths = " and ".join(str(self._out / name) for name in written)
         where = f"; see {paths}" if self.found else "; nothing is written"
-        click.echo(f"{objects} found in {counted(len(self.found), 'image')}{unread}{where}")
+        say(f"{objects} found in {counted(len(self.found), 'image')}{unread}{where}")
 
 
 def find_labels(classes: Sequence[str], names: Mapping[int, str], num_classes: int) -> set[int]:

@@ -75,7 +75,7 @@ class Report(NamedTuple):
         counts = {row.label: row.objects for row in self.classes}
         text += [
             "classes (label, name, objects):",
-            format_classes({row.label: row.name for row in self.classes}, counts),
+            *format_classes({row.label: row.name for row in self.classes}, counts).split("\n"),
         ]
         if self.classes:
             text.append(f"a model for these classes has model.num_classes={self.classes[-1].label + 1} or more")

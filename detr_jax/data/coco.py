@@ -11,7 +11,7 @@ import numpy as np
 
 from detr_jax.data.annotated import AnnotatedFolder
 from detr_jax.data.annotation_checks import check_rows
-from detr_jax.data.annotation_rows import LARGEST, UNUSABLE_TEXT, Rows, rows_of_items
+from detr_jax.data.annotation_rows import LARGEST, LONGEST_NAME, UNUSABLE_TEXT, Rows, rows_of_items
 from detr_jax.data.image_paths import ImagePaths, unlisted
 from detr_jax.data.images import ExifRule
 from detr_jax.data.layouts import Layout
@@ -128,6 +128,8 @@ def _fast_rows(content: bytes, masks: bool) -> Rows:
     texts = itertools.chain((one.file_name for one in images), (one.name for one in form.categories))
     if any(map(UNUSABLE_TEXT.search, texts)):
         raise msgspec.ValidationError("a text with control characters")
+    if any(len(one.name) > LONGEST_NAME for one in form.categories):
+        raise msgspec.ValidationError("a class with a long name")
     number = len(annotations)
 
     def column(values: Any, kind: type, length: int = number) -> np.ndarray:

@@ -14,6 +14,7 @@ from tensorboardX import SummaryWriter
 from detr_jax.distributed import is_main, wait_for_all
 from detr_jax.evaluation.coco import Metrics
 from detr_jax.log_names import last_layer_terms
+from detr_jax.printing import printable
 from detr_jax.workdir import METRICS_FILE, read_metrics, replace_text
 
 OnLog = Callable[[int, dict[str, float]], object]
@@ -97,14 +98,14 @@ class RunLog:
     def say(self, sentence: str) -> None:
         """Prints a sentence on a line of its own, on process 0."""
         if self._writes:
-            print(sentence.ljust(100) if self._on_terminal else sentence, flush=True)
+            print(printable(sentence).ljust(100 if self._on_terminal else 0), flush=True)
 
     def say_anywhere(self, sentence: str) -> None:
         """Prints a sentence of this process. Any process may call this."""
         if self._writes:
             self.say(sentence)
         else:
-            print(f"process {jax.process_index()}: {sentence}", flush=True)
+            print(printable(f"process {jax.process_index()}: {sentence}"), flush=True)
 
     def close(self) -> None:
         """Closes the files."""
