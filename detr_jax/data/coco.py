@@ -34,6 +34,8 @@ class CocoDataset(AnnotatedFolder):
       exif: see `detr_jax.data.images.decode`.
       max_level: see `detr_jax.data.images.decode`.
       masks: also read the ``segmentation`` of every annotation: polygons or run lengths.
+      root: the folder of the data set, which names of images may lead to; by default, only ``image_folder``.
+      allow_outside: accept names that lead out of both folders. By default they are errors.
 
     Raises:
       DataError: a folder or file is missing, the JSON is damaged, or, if ``strict``, an annotation is wrong:
@@ -49,6 +51,8 @@ class CocoDataset(AnnotatedFolder):
         exif: ExifRule = "auto",
         max_level: float = 0,
         masks: bool = False,
+        root: Path | None = None,
+        allow_outside: bool = False,
     ):
         if not Path(image_folder).is_dir():
             raise DataError(
@@ -57,7 +61,7 @@ class CocoDataset(AnnotatedFolder):
             )
         faults = Faults(str(annotation_file))
         rows = read_instances(Path(annotation_file), faults, masks=masks)
-        paths = ImagePaths(Path(image_folder))
+        paths = ImagePaths(Path(image_folder), root, allow_outside=allow_outside)
         rows = rows._replace(file_names=paths.found(rows.file_names, faults))
         instances = check_rows(rows, faults, official=True)
         super().__init__(instances, Path(image_folder), strict=strict, exif=exif, max_level=max_level)

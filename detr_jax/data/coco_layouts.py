@@ -40,6 +40,8 @@ class CocoSplit(NamedTuple):
     """The folder of the images."""
     annotations: Path
     """The instances JSON."""
+    root: Path | None = None
+    """The folder of the data set."""
 
 
 def recognise(root: Path) -> Layout | None:
@@ -61,7 +63,7 @@ def recognise(root: Path) -> Layout | None:
                 f"{root} has two files for the split {name!r}, {splits[name].annotations} and {file}: set "
                 "data.sources.coco.train_annotations and data.sources.coco.val_annotations."
             )
-        splits[name] = CocoSplit(image_folder(file, root), file)
+        splits[name] = CocoSplit(image_folder(file, root), file, root)
     shown = ", ".join(
         f"{name} is {split.annotations.relative_to(root)} with images in {_relative(split.images, root)}"
         for name, split in ((name, splits[name]) for name in in_order(splits))
@@ -97,9 +99,9 @@ def _given_splits(root: Path, given: CocoFiles) -> dict[str, CocoSplit]:
                 raise DataError(
                     f"The annotation file {file} does not exist: correct data.sources.coco.{split}_annotations."
                 )
-            splits[split] = CocoSplit(root / images if images else image_folder(file, root), file)
+            splits[split] = CocoSplit(root / images if images else image_folder(file, root), file, root)
         elif images and (layout := recognise(root)) and (name := layout.find(split, "")):
-            splits[split] = CocoSplit(root / images, layout.splits[name].annotations)
+            splits[split] = CocoSplit(root / images, layout.splits[name].annotations, root)
     return splits
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from detr_jax.data.annotated import AnnotatedFolder
 from detr_jax.data.annotation_checks import check_rows
 from detr_jax.data.annotation_rows import Rows
+from detr_jax.data.boundaries import check_names
 from detr_jax.data.coco import read_file
 from detr_jax.data.coco_layouts import image_folder
 from detr_jax.data.images import ExifRule
@@ -75,6 +76,7 @@ class CocoPanopticDataset(AnnotatedFolder):
         self.reads_masks = masks
         faults = Faults(str(annotation_file))
         form = _read(self.annotation_file)
+        check_names((one.file_name for one in form.images), Path(image_folder), self.annotation_file)
         self._things = frozenset(one.id for one in form.categories if one.isthing)
         self._png_of = {one.image_id: one.file_name for one in form.annotations}
         there = set(os.listdir(segment_folder))
