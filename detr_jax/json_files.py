@@ -62,7 +62,7 @@ def read_object(path: str | os.PathLike[str], limit: int = LARGEST_TEXT) -> dict
 def _check_nesting(value: Any, most: int) -> None:
     """Raises `JsonError` if lists and objects are nested more than ``most`` times. It does not recurse."""
     level = [value]
-    for _ in range(most + 1):
+    for _ in range(most):
         level = [
             inner
             for one in level

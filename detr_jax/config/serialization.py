@@ -36,7 +36,7 @@ def from_json(text: str) -> Config:
     try:
         values = parse_object(text)
     except JsonError as error:
-        raise DamagedConfigError(f"The configuration cannot be read as JSON ({error}).") from None
+        raise DamagedConfigError(f"The configuration is not JSON that can be read ({error}).") from None
     values, renamed = take_renamed(with_old_defaults(values))
     config = from_values(values)
     for path, value in renamed:

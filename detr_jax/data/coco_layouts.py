@@ -118,10 +118,10 @@ def image_folder(file: Path, root: Path) -> Path:
     nested = [folder / one for folder in folders for one in subfolders if one]
     # Two splits may use the same file names, so folders of one split come before shared folders.
     for folder in [*folders[:2], *nested, *folders[2:]]:
-        if any((folder / _slashed(name)).is_file() for name in names):
+        if any(_is_file(folder / _slashed(name)) for name in names):
             return folder
     for folder in [*nested, *folders]:
-        if any((folder / ntpath.basename(name)).is_file() for name in names):
+        if any(_is_file(folder / ntpath.basename(name)) for name in names):
             return folder
     named = f"{names[0]!r}" if names else "no image"
     raise DataError(
@@ -203,6 +203,13 @@ class _Named(msgspec.Struct):
 
 class _Listing(msgspec.Struct):
     images: list[_Named]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long
+        return False
 
 
 def _slashed(name: str) -> str:

@@ -145,7 +145,10 @@ def listed_entries(root: Path, lists: Path, split: str, read: Descriptions, faul
             f"{root} has no split {split!r} ({where} has {', '.join(files) or 'none'}): set data.train_split and "
             "data.val_split."
         )
-    lines = read_lines(files[name])
+    try:
+        lines = read_lines(files[name])
+    except OSError as error:
+        raise DataError(f"The list {files[name]} cannot be read ({error}).") from None
     if not lines:
         raise DataError(f"The list {files[name]} is empty: at least one image is needed.")
     image_folder, xml_folder = subfolder(root, *_IMAGES), subfolder(root, *_DESCRIPTIONS)
