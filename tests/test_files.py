@@ -37,7 +37,9 @@ def test_what_is_not_a_regular_file_is_refused_and_never_waited_for(tmp_path):
     with socket.socket(socket.AF_UNIX) as opened:
         opened.bind(str(place))
         paths = [pipe, link, folder, place, "/dev/zero", "/dev/stdin"]
-        ended = subprocess.run([sys.executable, "-c", READ, *map(str, paths)], capture_output=True, text=True, timeout=60)
+        ended = subprocess.run(
+            [sys.executable, "-c", READ, *map(str, paths)], capture_output=True, text=True, timeout=60
+        )
     kinds = ["a named pipe", "a named pipe", "a folder", "a socket", "a device"]
     assert ended.stdout.splitlines()[:5] == [f"it is {kind}, not a regular file" for kind in kinds], ended.stderr
     assert not ended.stderr

@@ -112,6 +112,7 @@ def image_folder(file: Path, root: Path) -> Path:
       DataError: no folder has one of the images.
     """
     names = _some_file_names(file)
+    names = [name for name in names if not Path(_slashed(name)).is_absolute()] or names  # any folder fits these
     stem = file.stem.removesuffix(".json").removeprefix("instances_")
     subfolders = dict.fromkeys([stem, file.parent.name, meaning(stem) or "", "val" if "val" in stem else ""])
     folders = [file.parent, root, root.parent, *(base / one for base in (root, file.parent) for one in _FOLDERS)]

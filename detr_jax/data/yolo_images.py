@@ -79,6 +79,11 @@ def _entry_path(layout: YoloLayout, split: str, entry: str, faults: Faults) -> P
             "file."
         )
     path_of_entry, elsewhere = found
+    if layout.root and layout.inside and root.is_dir() and not is_inside(root, layout.inside):
+        faults.add(
+            "paths that lead out of the data set were ignored (data.sources.yolo.allow_outside=True follows them)",
+            f"path: {layout.root}, {split}: {entry} is read from {path_of_entry}",
+        )
     if elsewhere or (layout.root.startswith("/") and not root.is_dir()):
         faults.add(
             "folders or lists that do not exist at the given path were found near the file",

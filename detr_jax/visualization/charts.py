@@ -14,7 +14,7 @@ Curve = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
 """The x and y values of a line."""
 
 
-_LONGEST = 100  # characters of a text in a chart
+_LONGEST = 60  # characters of a text in a chart
 
 
 class MissingMatplotlib(ImportError):
