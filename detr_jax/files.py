@@ -91,7 +91,7 @@ def read_text(path: str | os.PathLike[str], limit: int = LARGEST_TEXT) -> str:
     try:
         return read_bytes(path, limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UnusableFileError(f"it is not text in UTF-8 (at byte {error.start:,})") from None
+        raise UnusableFileError(f"it is not text in UTF-8 at byte {error.start:,}: save it as UTF-8") from None
 
 
 def read_unzipped(path: str | os.PathLike[str], limit: int) -> bytes:

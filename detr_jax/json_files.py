@@ -29,7 +29,7 @@ def parse_json(text: str | bytes, *, most_nested: int | None = MOST_NESTED) -> A
     except RecursionError:
         raise JsonError("its lists and objects are nested too deeply") from None
     except UnicodeDecodeError as error:
-        raise JsonError(f"it is not text in UTF-8 (at byte {error.start:,})") from None
+        raise JsonError(f"it is not text in UTF-8 at byte {error.start:,}: save it as UTF-8") from None
     except ValueError as error:  # also for numbers of too many digits
         raise JsonError(str(error)) from None
     if most_nested is not None:

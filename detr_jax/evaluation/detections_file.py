@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def read_detections(path: Path, category_ids: Mapping[int, int] = NO_IDS) -> Sto
       DataError: the file is missing or damaged.
     """
     try:
-        arrays = read_arrays(path, [field.name for field in fields(StoredDetections)])
+        arrays: dict[str, Any] = read_arrays(path, [field.name for field in fields(StoredDetections)])
         found = StoredDetections(**{**arrays, "step": int(arrays["step"])})
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: a validation writes it.") from None
