@@ -24,7 +24,7 @@ from detr_jax.data.labelme import LabelmeDataset
 from detr_jax.data.voc import VocDataset
 from detr_jax.data.yolo import YoloDataset
 from tests.cli.command import run
-from tests.test_files import bomb
+from tests.test_reading_files import bomb
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 240  # for a process with several commands, which takes a few of them

@@ -30,7 +30,7 @@ from detr_jax.weights.detectron2 import _read_yaml
 from detr_jax.weights.files import read_file
 from detr_jax.workdir import read_metrics, read_run_config
 from tests.cli.command import run
-from tests.test_files import bomb
+from tests.test_reading_files import bomb
 
 MUCH = 2**31 - 1
 SECONDS = 240
