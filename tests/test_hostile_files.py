@@ -194,15 +194,45 @@ def test_a_gzip_file_that_unpacks_to_gigabytes_is_refused(tmp_path):
 
 def test_an_image_of_more_pixels_than_the_limit_is_never_decoded(tmp_path, rng, monkeypatch):
     picture(rng, tmp_path / "a.png", (200, 300))
+    (tmp_path / "labelme").mkdir()
+    picture(rng, tmp_path / "labelme" / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 59_999)
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(DataError, match="200 x 300 pixels, which is more than the limit of 59999 pixels"):
         decode(tmp_path / "a.png")
     content = base64.b64encode((tmp_path / "a.png").read_bytes()).decode()
     shape = {"label": "a", "points": [[0, 0], [9, 9]], "shape_type": "mask", "mask": content}
-    (tmp_path / "a.json").write_text(json.dumps({"shapes": [shape], "imagePath": "a.png"}))
-    with pytest.raises(DataError, match="a mask that is not a PNG file"):
-        LabelmeDataset(tmp_path, "all", masks=True)
+    (tmp_path / "labelme" / "a.json").write_text(json.dumps({"shapes": [shape], "imagePath": "a.png"}))
+    with pytest.raises(DataError, match=r"a mask that is not a PNG file \(It has 200 x 300 pixels"):
+        LabelmeDataset(tmp_path / "labelme", "all", masks=True)
+
+
+def test_masks_of_an_image_with_too_many_pixels_are_dropped(tmp_path, rng):
+    images, file = coco(rng, tmp_path / "data", ["a.png", "b.png"])
+    form = json.loads(file.read_text())
+    form["images"][0] |= {"height": 10**5, "width": 10**5}
+    for one, pixels in zip(form["annotations"], (10**10, 600), strict=True):
+        size = [10**5, 10**5] if pixels > 600 else [20, 30]
+        one["segmentation"] = {"size": size, "counts": [0, pixels]}
+    file.write_text(json.dumps(form))
+    source = CocoDataset(images, file, masks=True)
+    assert [len(source.objects(i).labels) for i in range(2)] == [0, 1]
+    assert "masks of images that have more pixels than can be decoded were dropped: 1" in source.faults.sentences()[0]
+
+
+def test_a_header_of_too_many_pixels_is_refused_where_sizes_are_read(tmp_path, rng, monkeypatch):
+    root = yolo(rng, tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 599)
+    with pytest.raises(DataError, match="20 x 30 pixels, which is more than the limit of 599 pixels"):
+        YoloDataset(root / "data.yaml", "train")
+
+
+@pytest.mark.parametrize("text", ["nc: 999999999", f"nc: {'9' * 5000}", f"names: {{{'9' * 1000}: a}}"])
+def test_a_huge_number_of_classes_is_a_sentence(tmp_path, rng, text):
+    root = yolo(rng, tmp_path)
+    (root / "data.yaml").write_text(f"train: images/train\nval: images/val\n{text}\n")
+    with pytest.raises(DataError, match=r"data\.yaml has (nc|names)=.* must be"):
+        YoloDataset(root / "data.yaml", "train")
 
 
 def test_a_file_with_the_content_of_another_format_starts_no_other_program(tmp_path, rng, monkeypatch):

@@ -184,11 +184,14 @@ def read_size(file: Path | bytes, name: str | None = None, *, rotate: bool = Fal
       rotate: whether to apply the EXIF orientation.
 
     Raises:
-      DataError: the file is missing, or its header cannot be read.
+      DataError: the file is missing, its header cannot be read, or it has more pixels than `decode` accepts.
     """
     try:
         with open_picture(file) as picture:
+            check_pixels(picture, name or f"The image file {file!s}")
             return _displayed_size(picture) if rotate else (picture.height, picture.width)
+    except DataError:
+        raise
     except UnidentifiedImageError:
         empty = not (len(file) if isinstance(file, bytes) else check_regular(file))
         reason = "it is empty" if empty else "the image format is not recognised"

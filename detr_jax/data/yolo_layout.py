@@ -20,6 +20,7 @@ IMAGE_FOLDERS = frozenset(("images", "image", "imgs", "img", "jpegimages"))
 """The usual names of folders of images, in lower case."""
 
 _NAME_FILES = ("classes.txt", "obj.names", "notes.json", "classes.names")
+_MOST_CLASSES = 10**5
 _NOTHING = ("", "null", "~", "None")
 
 
@@ -125,7 +126,7 @@ def _read_data_yaml(path: Path, inside: tuple[Path, ...]) -> YoloLayout:
         splits[split] = entries
     points = content.get("kpt_shape")
     if points is not None:
-        numbers = [int(one) for one in points if str(one).isdecimal()] if isinstance(points, list) else []
+        numbers = [int(one) for one in points if _is_whole(one)] if isinstance(points, list) else []
         if len(numbers) != 2 or numbers[1] not in (2, 3):
             raise DataError(
                 f"{path} has kpt_shape={shown(points)}: it must be the number of key points, and 2 or 3 numbers for "
@@ -193,9 +194,11 @@ def _class_names(
 ) -> tuple[dict[int, str], list[tuple[str, str]]]:
     names, notes = content.get("names"), list[tuple[str, str]]()
     given = str(content.get("nc", ""))
-    count = int(given) if given.isdecimal() else None
-    if count is None and given not in _NOTHING:
-        raise DataError(f"{path} has nc={shown(content['nc'])}: it must be the number of classes.")
+    count = int(given) if _is_whole(given) else None
+    if (count is None and given not in _NOTHING) or (count or 0) > _MOST_CLASSES:
+        raise DataError(
+            f"{path} has nc={shown(content['nc'])}: it must be the number of classes, at most {_MOST_CLASSES}."
+        )
     if (names is None or names in _NOTHING) and count:
         notes.append(("data files without names: the classes are named by their numbers", f"{path}, nc: {count}"))
         names = [str(label) for label in range(count)]
@@ -204,12 +207,12 @@ def _class_names(
         return _read_names(path.parent / names), notes
     if isinstance(names, list):
         names = {str(label): name for label, name in enumerate(names)}
-    if isinstance(names, dict) and not all(str(label).isdecimal() for label in names):
+    if isinstance(names, dict) and not all(map(_is_whole, names)):
         inverted = {str(label): name for name, label in names.items()}
-        if len(inverted) == len(names) and all(label.isdecimal() for label in inverted):
+        if len(inverted) == len(names) and all(map(_is_whole, inverted)):
             notes.append(("data files that map names to numbers instead of numbers to names", str(path)))
             names = inverted
-    if not isinstance(names, dict) or not names or not all(str(label).isdecimal() for label in names):
+    if not isinstance(names, dict) or not names or not all(map(_is_whole, names)):
         raise DataError(
             f"{path} has names={shown(names)}: they must be a list of class names, such as [cat, dog], or map "
             "numbers to names (0: person)."
@@ -223,6 +226,11 @@ def _class_names(
     if count is not None and count not in (len(by_label), max(by_label) + 1):
         raise DataError(f"{path} has nc={count}, but {len(names)} names: correct the one that is wrong.")
     return by_label, notes
+
+
+def _is_whole(text: Any) -> bool:
+    """Whether a text is a whole number below a billion."""
+    return str(text).isdecimal() and len(str(text)) < 10
 
 
 def _read_names(path: Path) -> dict[int, str]:
