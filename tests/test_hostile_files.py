@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from detr_jax.config import CocoFiles, Config, DataConfig, YoloFiles
 from detr_jax.data import CocoDataset, DataError, open_source
@@ -197,7 +197,7 @@ def test_an_image_of_more_pixels_than_the_limit_is_never_decoded(tmp_path, rng, 
     (tmp_path / "labelme").mkdir()
     picture(rng, tmp_path / "labelme" / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 59_999)
-    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(DataError, match="200 x 300 pixels, which is more than the limit of 59999 pixels"):
         decode(tmp_path / "a.png")
     content = base64.b64encode((tmp_path / "a.png").read_bytes()).decode()
