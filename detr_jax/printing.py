@@ -11,11 +11,11 @@ _UNPRINTABLE = re.compile(
 )
 """Control characters except tab and line feed, those that reorder text, and halves of characters."""
 
-_LONGEST = 20_000
+_LONGEST = 500_000
 
 
 def printable(text: object) -> str:
-    r"""The text with control characters as escapes such as ``\x1b``, and with at most 20,000 characters.
+    r"""The text with control characters as escapes such as ``\x1b``, and with at most 500,000 characters.
 
     Bytes of file names that are not UTF-8 become escapes such as ``\xff`` too.
     """
