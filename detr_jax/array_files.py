@@ -11,8 +11,8 @@ import numpy as np
 from detr_jax.files import UnusableFileError, check_unpacked, open_regular
 
 
-def read_arrays(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Arrays of a ``.npz`` file by name. Python objects are never read, because that can run code.
+def read_arrays(path: str | os.PathLike[str], names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of a ``.npz`` file by name, by default all. Python objects are never read, because that can run code.
 
     Raises:
       UnusableFileError: the arrays need much more memory than the size of the file explains (`check_unpacked`), or
@@ -23,7 +23,7 @@ def read_arrays(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str,
     with open_regular(path) as file:
         _check_sizes(file)
         with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names}
+            return {name: arrays[name] for name in (arrays.files if names is None else names)}
 
 
 def _check_sizes(file: BinaryIO) -> None:

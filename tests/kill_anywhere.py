@@ -9,7 +9,7 @@ moment that is drawn evenly from the length of the undisturbed run, so that it h
 validations and the end. Nothing is repaired by hand in between. At the end
 
 * parameters, EMA and optimizer state are equal bit for bit,
-* metrics.jsonl has the same lines, none of them twice, torn or missing,
+* metrics.jsonl has the same lines, none of them twice, torn or missing, and TensorBoard shows the same points,
 * no process of the run is left, nothing is left in /dev/shm, and the next start finds no stale lock.
 
 The last line is one JSON object with the figures. The exit code is 1 if anything differs.
@@ -143,6 +143,10 @@ def run_variant(name: str, kills: int, folder: Path, rng: np.random.Generator) -
         faults.append(f"{len(different)} of {len(expected)} arrays differ, such as {different[0]}")
     if lines_of(struck) != lines_of(calm):
         faults.append("metrics.jsonl differs")
+    from detr_jax.training.board import points
+
+    if points(struck / "tensorboard") != points(calm / "tensorboard"):
+        faults.append("the TensorBoard files have other points")
     if odd := [path.name for path in struck.rglob("*.new")]:
         faults.append(f"unfinished files are left: {odd}")
     return {"variant": name, "kills": done, "starts": starts, "arrays": len(expected), "faults": faults}

@@ -24,6 +24,7 @@ _ERRORS = {
     "detr_jax.export": "ExportError",
     "detr_jax.inference.attention": "AttentionError",
     "detr_jax.memory": "OutOfMemoryError",
+    "detr_jax.training.error": "TrainingError",
     "detr_jax.visualization.charts": "MissingMatplotlib",
     "detr_jax.weights.files": "WeightsError",
 }
@@ -122,6 +123,7 @@ for _command in (
     _Subcommand("import-weights", "weights", "import_weights", "A checkpoint from PyTorch weights or a listed name."),
     _Subcommand("check-data", "data", "check_data_command", "Check a data set."),
     _Subcommand("make-shapes", "data", "make_shapes", "Write a COCO folder of drawn shapes."),
+    _Subcommand("replay", "replay", "replay_command", "Repeat a step that was not finite."),
     _Subcommand("plot", "plot", "plot", "Report, animation, attention."),
 ):
     main.add_command(_command)

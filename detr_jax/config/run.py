@@ -18,6 +18,13 @@ class Schedule(Choice):
     CONSTANT = "constant"
 
 
+class OnNonfinite(Choice):
+    """What a training does after a loss or a gradient that is not finite."""
+
+    STOP = "stop"
+    SKIP = "skip"
+
+
 @dataclass(kw_only=True)
 class OptimizerConfig:
     """AdamW and its schedule (DETR, section 4 and appendix A.4)."""
@@ -95,6 +102,12 @@ class TrainingConfig:
     """Optimizer steps between two checkpoints. There is always one at the end."""
     keep_checkpoints: int = 3
     """Number of newest checkpoints to keep. The one of the best validation is kept in addition."""
+    on_nonfinite: OnNonfinite = OnNonfinite.STOP
+    """What to do after a loss or a gradient that is not finite. "stop", the default: end the run. "skip": leave the
+    parameters, optimizer state and EMA as they were, and go on with the next batch. The batch is written to
+    ``WORKDIR/nonfinite`` in both cases, for ``detr-jax replay``."""
+    max_skipped_updates: int = ranged(10, least=0)
+    """Updates that `on_nonfinite` "skip" may skip until the run stops, counted from each start of the run."""
     early_stop: int = ranged(0, least=0)
     """Validations in a row without a better `evaluation.best` after which the run stops. 0, the default: never."""
 

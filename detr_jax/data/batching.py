@@ -255,6 +255,23 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def create_loader(
+    plan: TrainPlan | ValPlan, source: Source, batch_size: int, config: DataConfig, *, rows: Sequence[int] | None = None
+) -> BatchLoader:
+    """The loader of a plan's batches. `batches` describes the arguments."""
+    training = isinstance(plan, TrainPlan)
+    return BatchLoader(
+        source,
+        batch_size,
+        num_threads=num_threads(config),
+        scaled_decoding=training and config.scaled_decoding,
+        skip=training and config.on_error == "skip",
+        masks=training and config.masks,
+        augmentation=config.augmentation if training else None,
+        rows=rows,
+    )
+
+
 def batches(
     plan: TrainPlan | ValPlan,
     source: Source,
@@ -278,17 +295,7 @@ def batches(
 
     if not flags.FLAGS.is_parsed():  # grain reads absl flags, and only absl.app parses them
         flags.FLAGS.mark_as_parsed()
-    training = isinstance(plan, TrainPlan)
-    loader = BatchLoader(
-        source,
-        batch_size,
-        num_threads=num_threads(config),
-        scaled_decoding=training and config.scaled_decoding,
-        skip=training and config.on_error == "skip",
-        masks=training and config.masks,
-        augmentation=config.augmentation if training else None,
-        rows=rows,
-    )
+    loader = create_loader(plan, source, batch_size, config, rows=rows)
     dataset = grain.MapDataset.source(plan).map(loader)[start:]
     # The threads of the loader already share the images of one batch. A second batch keeps them busy in between.
     options = grain.ReadOptions(num_threads=min(2, config.prefetch), prefetch_buffer_size=config.prefetch)

@@ -2,7 +2,7 @@
 
 A pixel holds the id ``R + 256 G + 65536 B`` of its segment. 0 is void: the pixel belongs to none.
 
-Dimensions: ``H, W`` pixels, ``s`` segments.
+Dimensions: ``H, W`` pixels, ``s`` segments, ``r`` runs.
 """
 
 import functools
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from detr_jax.data.images import UNREADABLE, check_pixels, open_picture
-from detr_jax.data.masks import Part, cropped
+from detr_jax.data.masks import Part
 from detr_jax.data.source import DataError
 
 _LARGEST_ID = 2**24
@@ -54,6 +54,11 @@ class SegmentIds:
         """[H, W] int32."""
         return self.read()
 
+    @functools.cached_property
+    def runs(self) -> "Runs":
+        """The runs of equal ids in the rows."""
+        return Runs.of(self.ids)
+
     def __len__(self) -> int:
         return len(self.segment_ids)
 
@@ -64,10 +69,42 @@ class SegmentIds:
           DataError: the file cannot be read, or has no pixel of the segment.
         """
         wanted = int(self.segment_ids[index])
-        found = cropped(self.ids == wanted)
-        if not found.bitmap.size:
+        top, bottom, left, right = self.runs.bounds(wanted)
+        if top == bottom:
             raise DataError(f"{self.name} has no pixel with the id {wanted}, which its JSON lists.")
-        return found
+        return Part(top, left, self.ids[top:bottom, left:right] == wanted)
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Pixels of equal ids that follow one another in a row. A photo has a hundredth as many runs as pixels."""
+
+    ids: np.ndarray
+    """[r] int32, the id of each run, in the order of the pixels."""
+    rows: np.ndarray
+    """[r] int64, the row of each run."""
+    starts: np.ndarray
+    """[r] int64, the first column of each run."""
+    ends: np.ndarray
+    """[r] int64, the column behind each run."""
+
+    @classmethod
+    def of(cls, ids: np.ndarray) -> "Runs":
+        """The runs of an image, for its ids [H, W] int32."""
+        begins = np.ones(ids.shape, bool)
+        np.not_equal(ids[:, 1:], ids[:, :-1], out=begins[:, 1:])
+        first = np.flatnonzero(begins)
+        rows, starts = np.divmod(first, ids.shape[1])
+        ends = np.append(first[1:], ids.size) - rows * ids.shape[1]
+        return cls(ids.ravel()[first], rows, starts, ends)
+
+    def bounds(self, wanted: int) -> tuple[int, int, int, int]:
+        """The first row of an id, the row behind its last, and the same for its columns; zeros if it has no pixel."""
+        which = np.flatnonzero(self.ids == wanted)
+        if not len(which):
+            return 0, 0, 0, 0
+        rows = self.rows[which]
+        return int(rows[0]), int(rows[-1]) + 1, int(self.starts[which].min()), int(self.ends[which].max())
 
 
 def read_png(path: Path, size: tuple[int, int]) -> np.ndarray:
@@ -94,14 +131,15 @@ def read_png(path: Path, size: tuple[int, int]) -> np.ndarray:
                     f"The panoptic file {path} has {kind}: it must be an RGB image whose pixels hold the id "
                     "R + 256 G + 65536 B of their segment."
                 )
-            pixels = np.asarray(picture.convert("RGBA"))  # four bytes, so that a pixel is one number
+            # four bytes, so that a pixel is one number
+            pixels = picture.tobytes("raw", "RGBX" if picture.mode == "RGB" else "RGBA")
     except FileNotFoundError:
         raise DataError(f"The panoptic file {path} does not exist, although the annotations list it.") from None
-    except (UnidentifiedImageError, MemoryError, *UNREADABLE) as error:
+    except (MemoryError, *UNREADABLE) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"The panoptic file {path} cannot be decoded ({error}): replace it.") from None
-    return pixels.view("<i4")[..., 0] & 0xFFFFFF
+    return np.frombuffer(pixels, "<i4").reshape(size) & 0xFFFFFF
 
 
 def write_png(path: Path, ids: np.ndarray) -> None:

@@ -1,12 +1,17 @@
 """Pretrained weights that a run starts from (``training.init_from``): they are read and put into the model."""
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from detr_jax.config import Config
-from detr_jax.training.state import PartitionedModel
+from detr_jax.training.state import PartitionedModel, abstract_model
 from detr_jax.weights import ImportedWeights, merge_pretrained, outcome_table, read_pretrained
+
+if TYPE_CHECKING:
+    from detr_jax.training.resolve import Resolved
 
 
 def read_initial_weights(config: Config) -> ImportedWeights:
@@ -22,6 +27,23 @@ def read_initial_weights(config: Config) -> ImportedWeights:
         mask_padding=model.mask_padding,
         num_heads=None if config.training.follow_checkpoint else getattr(model, "num_heads", None),
     )
+
+
+def initial_model(resolved: "Resolved", *, is_new: bool) -> tuple[PartitionedModel, str]:
+    """The abstract model of a run, with the weights of ``training.init_from`` if the run is new.
+
+    Returns:
+      The model, and a table of what was loaded, for the log; empty if nothing was.
+
+    Raises:
+      WeightsError: the weights cannot be read, or belong to another architecture.
+    """
+    config = resolved.config
+    model = abstract_model(config)
+    if not config.training.init_from or not is_new:
+        return model, ""
+    weights = resolved.weights or read_initial_weights(config)
+    return load_initial_weights(model, weights, config, resolved.train_source.categories)
 
 
 def load_initial_weights(

@@ -29,8 +29,8 @@ from detr_jax.training.best_checkpoint import BestCheckpoint
 from detr_jax.training.checkpointing import restore_or_initialize, save
 from detr_jax.training.compiled_step import CompiledStep
 from detr_jax.training.error import TrainingError
-from detr_jax.training.finiteness import check_state, finite_means
-from detr_jax.training.initial_weights import load_initial_weights, read_initial_weights
+from detr_jax.training.finiteness import TermsCheck, check_state
+from detr_jax.training.initial_weights import initial_model
 from detr_jax.training.memory import TO_NEED_LESS, device_memory
 from detr_jax.training.optimizer import create_optimizer, learning_rates
 from detr_jax.training.prefetch import Prefetch
@@ -38,7 +38,7 @@ from detr_jax.training.process_checks import check_same_config, check_same_data,
 from detr_jax.training.resolve import Resolved, resolve
 from detr_jax.training.run_log import OnLog, RunLog
 from detr_jax.training.signals import STEPS_AHEAD, Interrupted, StopSignals
-from detr_jax.training.state import PartitionedModel, TrainState, abstract_batch, abstract_model
+from detr_jax.training.state import PartitionedModel, TrainState, abstract_batch
 from detr_jax.training.step import create_train_step
 from detr_jax.training.summary import log_summary
 from detr_jax.training.throughput import Throughput
@@ -87,7 +87,7 @@ def train(
         with fitting("The start of the run", "Use a machine with more memory, or a smaller model."):
             resolved = _resolve(config, workdir, mesh)
             config, total_steps = resolved.config, resolved.total_steps
-            model, loaded = _initial_model(resolved, workdir)
+            model, loaded = initial_model(resolved, is_new=newest_checkpoint(workdir) is None)
             optimizer = create_optimizer(config.optimizer, total_steps, resolved.plan.steps_per_epoch)
             validator = _create_validator(resolved, model, mesh)
 
@@ -114,9 +114,14 @@ def train(
             stream = _training_batches(resolved, mesh, start_step)
             cleanup.callback(stream.close)
             prefetch = Prefetch(stream, mesh, resolved.train_source, config.data, log.say_anywhere)
+            throughput = Throughput(config.training.batch_size, config.data)
+            terms_check = TermsCheck(resolved, workdir, own_rows(mesh, config.training.batch_size), log.say)
+            log_line = partial(_log_line, log, resolved, terms_check, prefetch, train_step, throughput)
         save_state = partial(_save_finite, partial(save, checkpoints, model, frozen, config))
         with StopSignals(mesh) as stop:
-            metrics = _train_steps(resolved, state, train_step, prefetch, validation, best, save_state, log, stop)
+            metrics = _train_steps(
+                resolved, state, train_step, prefetch, throughput, validation, best, log_line, save_state, log, stop
+            )
         if len(train_step):
             log.say(train_step.sentence())
         log.say(best.sentence())
@@ -129,8 +134,10 @@ def _train_steps(
     state: TrainState,
     train_step: CompiledStep,
     prefetch: Prefetch,
+    throughput: Throughput,
     validation: Validation,
     best: BestCheckpoint,
+    log_line: Callable[[int, list[Terms]], None],
     save_state: Callable[[TrainState], None],
     log: RunLog,
     stop: StopSignals,
@@ -141,7 +148,6 @@ def _train_steps(
       The metrics of the last validation.
     """
     config, step, metrics = resolved.config, int(state.step), {}
-    throughput = Throughput(config.training.batch_size, config.data)
     pending: list[Terms] = []  # terms of the steps since the last log line, on the devices
     try:
         while True:
@@ -169,7 +175,7 @@ def _train_steps(
             stopping = stop.after_step()
             saves = stopping or resolved.validates(step) or step % config.training.checkpoint_every == 0
             if saves or step % config.training.log_every == 0:
-                _log_line(log, resolved, step, pending, prefetch, train_step, throughput)
+                log_line(step, pending)
             if saves:
                 save_state(state)
             if stopping:
@@ -177,7 +183,7 @@ def _train_steps(
         validation.draw(state, step, stop)
     except (DataError, LoaderError):
         if pending and jax.process_count() == 1:  # the steps before the missing batch are saved
-            _log_line(log, resolved, step, pending, prefetch, train_step, throughput)
+            log_line(step, pending)
             save_state(state)
         raise
     finally:
@@ -216,11 +222,12 @@ def _stops_early(config: Config, best: BestCheckpoint, step: int, log: RunLog) -
 def _log_line(
     log: RunLog,
     resolved: Resolved,
-    step: int,
-    pending: list[Terms],
+    terms_check: TermsCheck,
     prefetch: Prefetch,
     train_step: CompiledStep,
     throughput: Throughput,
+    step: int,
+    pending: list[Terms],
 ) -> None:
     """Logs the mean terms of the pending steps, and clears them.
 
@@ -229,7 +236,7 @@ def _log_line(
     """
     config = resolved.config
     with fitting(f"Step {step}", TO_NEED_LESS):
-        numbers = finite_means(on_host(pending), step, resolved)
+        numbers = terms_check.means(on_host(pending), step)
     pending.clear()
     if config.data.on_error == "skip":
         numbers["skipped_images"] = prefetch.skipped_by_all()
@@ -246,16 +253,6 @@ def _resolve(config: Config, workdir: Path, mesh: Mesh) -> Resolved:
     resolved = resolve(config, workdir, mesh)
     check_same_data(resolved)
     return resolved
-
-
-def _initial_model(resolved: Resolved, workdir: Path) -> tuple[PartitionedModel, str]:
-    """The abstract model, with the weights of ``training.init_from`` if the run is new, and a text about them."""
-    config = resolved.config
-    model = abstract_model(config)
-    if not config.training.init_from or newest_checkpoint(workdir) is not None:
-        return model, ""
-    weights = resolved.weights or read_initial_weights(config)
-    return load_initial_weights(model, weights, config, resolved.train_source.categories)
 
 
 def _create_validator(resolved: Resolved, model: PartitionedModel, mesh: Mesh) -> Validator:

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import jax
-from tensorboardX import SummaryWriter
 
 from detr_jax.distributed import is_main, wait_for_all
 from detr_jax.evaluation.coco import Metrics
 from detr_jax.log_names import last_layer_terms
 from detr_jax.printing import printable
+from detr_jax.training.board import Board
 from detr_jax.workdir import METRICS_FILE, read_metrics, replace_text
 
 OnLog = Callable[[int, dict[str, float]], object]
@@ -44,7 +44,7 @@ class RunLog:
             if not path.is_file() or path.read_bytes() != kept.encode():  # a start changes only what it must
                 replace_text(path, kept)
             self._file = path.open("a")
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step or None)
+            self._board = Board(workdir / "tensorboard", self._kept)
         self._on_terminal = sys.stdout.isatty()
         self._since_step, self._since_time = start_step, time.monotonic()
 
@@ -75,7 +75,8 @@ class RunLog:
         left = (self.total_steps - step) * seconds / steps if steps else float("nan")
         digits = 0 if rate >= 10 else 2
         losses = "".join(f"  {name.removeprefix('loss_')} {terms[name]:.3f}" for name in last_layer_terms(terms))
-        progress = f"step {step}/{self.total_steps}  loss {terms['loss']:.3f}{losses}"
+        loss = f"{terms['loss']:.3f}" if "loss" in terms else "none"
+        progress = f"step {step}/{self.total_steps}  loss {loss}{losses}"
         line = f"{progress}  {rate:.{digits}f} images/s  {_clock(left)} left"
         end = "\r" if self._on_terminal and step < self.total_steps else "\n"
         print(line.ljust(100) if self._on_terminal else line, end=end, flush=True)
@@ -118,11 +119,9 @@ class RunLog:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
-        defined = {name: value for name, value in values.items() if value is not None}
-        for name, value in defined.items():
-            self._board.add_scalar(name, value, step)
+        self._board.add(step, values)
         if self._on_log is not None:
-            self._on_log(step, defined)
+            self._on_log(step, {name: value for name, value in values.items() if value is not None})
 
 
 def _clock(seconds: float) -> str:

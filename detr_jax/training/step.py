@@ -1,6 +1,8 @@
 """The training step: a pure function that is compiled for a mesh of devices."""
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +10,16 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Int
 
-from detr_jax.config import Config
+from detr_jax.config import Config, OnNonfinite
 from detr_jax.losses import set_loss
 from detr_jax.sharding import Tree, batch_sharding, replicated, state_shardings
-from detr_jax.structures import BatchInputs
+from detr_jax.structures import Array, BatchInputs
 from detr_jax.training.state import PartitionedModel, TrainState, train_state_shardings
+
+SKIPPED = "skipped_updates"
+"""The term that says whether an update was skipped; the log has the number since the line before."""
 
 TrainStep = Callable[[TrainState, Tree, BatchInputs], tuple[TrainState, dict[str, jax.Array]]]
 
@@ -26,12 +32,15 @@ def create_train_step(
     The batch is sharded along the mesh's axis "data". The state is sharded by `train_state_shardings`, and donated.
     Dropout depends only on the seed and the number of the step. ``terms`` holds the terms of `set_loss`, the ``loss``,
     and the ``gradient_norm`` before clipping, each [] float32.
+
+    If ``training.on_nonfinite`` is "skip", a step whose loss, gradient or update is not finite only counts up the step,
+    and ``terms`` holds `SKIPPED`, which is 1 for such a step and 0 for the others.
     """
     shardings = train_state_shardings(model, optimizer, config, mesh)
-    gradients = _create_gradients(model, config, mesh)
+    gradients = create_gradients(model, config, mesh)
 
     def step(state: TrainState, frozen: Tree, batch: BatchInputs) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(config.training.seed), state.step)
+        key = dropout_key(config, state.step)
         (loss, terms), gradient = gradients(state.params, frozen, batch, key)
         if config.training.fsdp:
             gradient = jax.lax.with_sharding_constraint(gradient, shardings.params)
@@ -42,7 +51,12 @@ def create_train_step(
             decay = config.training.ema_decay
             ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
         terms = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(gradient)}
-        return TrainState(state.step + 1, params, opt_state, ema), terms
+        found = TrainState(state.step + 1, params, opt_state, ema)
+        if config.training.on_nonfinite == OnNonfinite.SKIP:
+            sound = jnp.isfinite(jnp.stack([loss, terms["gradient_norm"], optax.tree.norm(updates)])).all()
+            found = jax.tree.map(partial(jnp.where, sound), found, dataclasses.replace(state, step=found.step))
+            terms[SKIPPED] = 1.0 - sound.astype(jnp.float32)
+        return found, terms
 
     frozen_shardings = state_shardings(model.frozen, mesh, config.training.fsdp)
     return jax.jit(
@@ -53,11 +67,16 @@ def create_train_step(
     )
 
 
+def dropout_key(config: Config, step: Int[Array, ""]) -> jax.Array:
+    """The key of the dropout after ``step`` finished steps."""
+    return jax.random.fold_in(jax.random.key(config.training.seed), step)
+
+
 LossAndGradient = tuple[tuple[jax.Array, dict[str, jax.Array]], Tree]
 """The loss [] with its terms, and the gradient."""
 
 
-def _create_gradients(
+def create_gradients(
     model: PartitionedModel, config: Config, mesh: Mesh
 ) -> Callable[[Tree, Tree, BatchInputs, jax.Array], LossAndGradient]:
     """Builds ``gradients(params, frozen, batch, key) -> ((loss, terms), gradient)``.

@@ -12,6 +12,7 @@ from detr_jax.config import BACKGROUND_KINDS, Config, DataConfig, ShapesConfig
 from detr_jax.data import CocoPanopticDataset, DataError, ShapesDataset, open_source
 from detr_jax.data.checking import check_source
 from detr_jax.data.opening import open_to_check
+from detr_jax.data.panoptic_png import SegmentIds, read_png
 from detr_jax.data.shapes import write_coco
 
 SHAPES = ShapesConfig(train_images=6, val_images=3, max_objects=4, backgrounds=BACKGROUND_KINDS)
@@ -140,6 +141,27 @@ def test_a_png_that_cannot_be_used_is_named(folder, damage, sentence):
     config = Config(data=DataConfig(dataset="coco_panoptic", root=str(folder), masks=True))
     report = check_source(open_to_check(config, ["train"])["train"], 100)
     assert report.faults.errors["masks that cannot be read"] == 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_ids_are_red_then_green_then_blue(tmp_path, rng, mode):
+    pixels = rng.integers(0, 256, (*rng.integers(1, 40, 2), len(mode)), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    red, green, blue = pixels[..., :3].astype(np.int64).transpose(2, 0, 1)
+    np.testing.assert_array_equal(read_png(tmp_path / "x.png", pixels.shape[:2]), red + 256 * green + 65536 * blue)
+
+
+def test_the_part_of_a_segment_is_its_smallest_box(rng):
+    ids = rng.choice([0, 1, 5, 300, 70000], (*rng.integers(1, 30, 2),), p=[0.4, 0.3, 0.2, 0.05, 0.05]).astype(np.int32)
+    there = np.setdiff1d(np.unique(ids), [0])
+    source = SegmentIds(lambda: ids, ids.shape, there, "it")
+    for index, wanted in enumerate(there.tolist()):
+        top, left, bitmap = source.part(index)
+        rows, columns = np.nonzero(ids == wanted)
+        assert (top, left) == (rows.min(), columns.min())
+        np.testing.assert_array_equal(
+            bitmap, (ids == wanted)[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        )
 
 
 def test_a_missing_png_is_named_at_opening(folder):
