@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from flax import nnx
+from PIL import Image
 
 from detr_jax.checkpoints import CheckpointError, Checkpoints, check_sound, load_class_names, load_config, load_model
 from detr_jax.config import ConfigError, DamagedConfigError
@@ -270,6 +271,24 @@ def test_weights_that_are_a_pipe_are_refused(tmp_path):
         command = [sys.executable, "-c", program, str(tmp_path / name), str(tmp_path / "out")]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
         assert "it is a named pipe, not a regular file" in ended.stdout or "PyTorch is not installed" in ended.stdout
+
+
+ESCAPE = "\x1b[2J\x1b]0;title\x07\x9b31m"
+
+
+def test_a_prediction_prints_no_escape_sequence_of_a_file_or_a_class(save, tmp_path, rng):
+    checkpoint = save(classes={"json": json.dumps({str(label): f"cat{label}{ESCAPE}" for label in range(5)})})
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.fromarray(rng.integers(256, size=(40, 50, 3), dtype=np.uint8)).save(photos / f"good{ESCAPE}.png")
+    (photos / f"bad{ESCAPE}.png").write_bytes(b"no image")
+    for more in (["--threshold", 0], ["--classes", "dog"]):
+        result = run("predict", checkpoint, photos, "--out", tmp_path / f"out{ESCAPE}", *more)
+        assert result.exit_code == 1, result.output
+        assert not set(result.output) & set("\x1b\x07\x9b"), result.output
+        assert (r"bad\x1b[2J" if "--threshold" in more else r"cat0\x1b[2J") in result.output
+    found = json.loads((tmp_path / f"out{ESCAPE}" / "predictions.json").read_text())
+    assert found[0]["detections"][0]["name"].endswith(ESCAPE)
 
 
 NAMES = ["$\\frac{$", "$", "a$_b$", "\x1b[31m", "\ud800", "_x", "two\nlines", "x" * 5000, "{x:g}", "%s", "\\", "<b>"]
