@@ -11,11 +11,13 @@ A checkpoint is a folder. It is written completely or not at all. It holds these
 * ``classes``: the names of the labels as JSON, if they are known, and which of them are no things.
 """
 
+import contextlib
 import dataclasses
-import functools
 import json
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+import logging
+import re
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,13 +27,13 @@ import numpy as np
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
-from detr_jax import checksums
+from detr_jax import checkpoint_sizes, checksums
 from detr_jax.config import Config, ConfigError, Precision, check_model, from_json, to_json
 from detr_jax.data.labels import TrainedLabels
 from detr_jax.distributed import is_main, wait_for_all
-from detr_jax.files import UnusableFileError, check_unpacked, folder_size
+from detr_jax.files import UnusableFileError
 from detr_jax.json_files import parse_object
-from detr_jax.memory import arrays_text, fitting, is_out_of_memory
+from detr_jax.memory import arrays_text, fitting, is_out_of_memory, size_text
 from detr_jax.models.detector import abstract_model
 from detr_jax.models.detr import DETR
 
@@ -49,6 +51,10 @@ class DamagedCheckpointError(CheckpointError):
     """A part of a checkpoint is missing or damaged; the message names it."""
 
 
+class CheckpointWriteError(CheckpointError):
+    """A checkpoint could not be written, for example because the disk is full."""
+
+
 _CHECKSUMS = "checksums"
 
 _SAVING = ocp.Context()
@@ -56,16 +62,23 @@ _SAVING.array.saving.min_slice_bytes_for_replica_parallel = 2**20
 """Orbax lets each device write a slice of a replicated array. Below 1 MiB that costs more than it saves."""
 
 
+def _is_for_the_user(record: logging.LogRecord) -> bool:
+    """Whether a record is no traceback that a thread of Orbax logs, beside the error that it raises."""
+    return record.exc_info is None or "orbax" not in record.pathname
+
+
 class Checkpoints:
     """The checkpoints of a run in folders named by step. The newest ``keep`` and the best are kept."""
 
     def __init__(self, folder: Path, keep: int):
+        logging.getLogger("absl").addFilter(_is_for_the_user)
         self.folder = folder.absolute()
         self.best_step: int | None = None
         """Step of the best checkpoint, which is kept at any age."""
         self._keep = keep
         self._checkpointer = self._open()
         self._saving: tuple[int, Any] | None = None
+        self._failed: set[int] = set()
         self.notes: list[str] = []
         """Sentences for the log about checkpoints that were found to be damaged."""
         self.class_names: Mapping[int, str] = {}
@@ -86,7 +99,7 @@ class Checkpoints:
         """Starts to save ``trees`` (parts by name) in the background. The caller may change or donate them afterwards.
 
         Raises:
-          CheckpointError: this save could not start, or the previous one could not be finished.
+          CheckpointWriteError: this save could not start, or the previous one could not be finished.
         """
         self.wait()
         position = {"step": step, "data": {"step": step}}
@@ -100,16 +113,24 @@ class Checkpoints:
         sums = json.dumps({name: checksums.of_tree(tree) for name, tree in parts.items()})
         parts[_CHECKSUMS] = {"json": sums, "of_json": str(checksums.of_text(sums))}
         try:
+            self._check_space(trees)
             with _SAVING:
                 self._saving = step, self._checkpointer.save_checkpointables_async(step, parts)
         except (OSError, ValueError) as error:
             raise self._failure(step, error) from error
 
+    def _check_space(self, trees: dict[str, Tree]) -> None:
+        """Raises an `OSError` if the disk is too full, before threads of Orbax fail one by one."""
+        place = self.folder if self.folder.is_dir() else self.folder.parent
+        needed, free = sum(x.nbytes for x in jax.tree.leaves(trees)), shutil.disk_usage(place).free
+        if free < needed and jax.process_count() == 1:
+            raise OSError(f"it needs {size_text(needed)}, and {size_text(free)} are free")
+
     def wait(self) -> None:
         """Waits until everything is written.
 
         Raises:
-          CheckpointError: the checkpoint could not be written.
+          CheckpointWriteError: the checkpoint could not be written.
         """
         if self._saving is not None:
             (step, response), self._saving = self._saving, None
@@ -118,12 +139,25 @@ class Checkpoints:
             except (OSError, ValueError) as error:
                 raise self._failure(step, error) from error
 
-    def _failure(self, step: int, error: Exception) -> "CheckpointError":
+    def _failure(self, step: int, error: Exception) -> CheckpointWriteError:
+        """The error for a failed save. What was written of it is deleted, as it may fill the disk."""
+        self._failed.add(step)
+        with contextlib.suppress(OSError, ValueError):
+            self._checkpointer.close()
+        self._remove_failed()
+        self._checkpointer = self._open()  # the one before counts the failed checkpoint
         reason = str(error).strip().splitlines()[0]
-        return CheckpointError(
+        if found := re.search(r": ([^:]*) \[os_error_code=", reason):  # TensorStore's messages are long
+            reason = found[1]
+        return CheckpointWriteError(
             f"Checkpoint {step} could not be written to {self.folder} ({reason}): free some space there, or choose "
             "another --workdir. Older checkpoints are intact."
         )
+
+    def _remove_failed(self) -> None:
+        for step in self._failed if is_main() else ():
+            for unfinished in self.folder.glob(f"{step}.*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
 
     def restore(self, step: int, targets: dict[str, Tree]) -> dict[str, Tree]:
         """Reads the parts named in ``targets``, with the dtypes and shardings of the trees there.
@@ -133,7 +167,8 @@ class Checkpoints:
           CheckpointError: the checkpoint does not have these parts with these shapes.
         """
         folder = self.folder / str(step)
-        _check_stored(folder)
+        with _size_errors(folder):
+            checkpoint_sizes.check_stored(folder)
         try:
             found = self._checkpointer.load_checkpointables(step, targets)
             expected = _expected(folder)
@@ -176,6 +211,7 @@ class Checkpoints:
             self.wait()
         finally:
             self._checkpointer.close()
+            self._remove_failed()  # threads of Orbax may have written more after the failure
 
 
 class _NewestAndBest(ocp.training.preservation_policies.PreservationPolicy):
@@ -349,13 +385,10 @@ def _model_of(checkpoint: Path, ema: bool, dtype: str | None) -> tuple[DETR, Con
     if dtype is not None:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=Precision(dtype)))
     part = "ema" if ema and has_part(checkpoint, "ema") else "params"
-    if config.model.least_arrays > (stored := _stored_arrays(checkpoint)):
-        raise CheckpointError(
-            f"The checkpoint {checkpoint} is refused: its configuration describes a model of at least "
-            f"{config.model.least_arrays} arrays, and it holds {stored}."
-        )
-    graph, abstract = abstract_model(config.model)
-    _check_target(checkpoint, abstract)
+    with _size_errors(checkpoint):
+        checkpoint_sizes.check_depth(checkpoint, config.model)
+        graph, abstract = abstract_model(config.model)
+        checkpoint_sizes.check_model(checkpoint, abstract)
     with fitting(f"The model in {checkpoint} ({arrays_text(abstract)})", "Use a machine with more memory."):
         target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract)
         # on the device: numpy arrays would be sent there at every call
@@ -375,7 +408,8 @@ def _load(checkpoint: Path, part: str, target: Tree = None) -> Tree:
 
 def _read(checkpoint: Path, part: str, target: Tree = None) -> Tree:
     """As `_load`, without comparing checksums."""
-    _check_stored(checkpoint)
+    with _size_errors(checkpoint):
+        checkpoint_sizes.check_stored(checkpoint)
     try:
         return ocp.load_checkpointables(checkpoint, {part: target})[part]
     except Exception as error:  # Orbax and its libraries raise errors of many types
@@ -397,49 +431,13 @@ def _text_in(checkpoint: Path, part: str, key: str) -> str | None:
     return found.get(key)
 
 
-def _check_target(checkpoint: Path, abstract: Tree) -> None:
-    """Checks the size of a model, before it is allocated, against the size of its checkpoint on the disk.
-
-    Raises:
-      CheckpointError: the configuration describes a model that cannot be in the checkpoint.
-    """
-    sizes = [math.prod(one.shape) * one.dtype.itemsize for one in jax.tree.leaves(abstract)]
+@contextlib.contextmanager
+def _size_errors(checkpoint: Path) -> Iterator[None]:
+    """The errors of `checkpoint_sizes` as a `CheckpointError`."""
     try:
-        check_unpacked(folder_size(checkpoint), sizes, "the parameters of its configuration")
+        yield
     except UnusableFileError as error:
         raise CheckpointError(f"The checkpoint {checkpoint} is refused: {error}.") from None
-
-
-def _check_stored(checkpoint: Path) -> None:
-    """Checks the shapes of the stored arrays, before they are read, against the size of the checkpoint on the disk.
-
-    Raises:
-      CheckpointError: they need much more memory than the checkpoint explains.
-    """
-    _stored_arrays(checkpoint)
-
-
-def _stored_arrays(checkpoint: Path) -> int:
-    """The number of arrays in a checkpoint, after the check of `_check_stored`; a large number if it cannot be read."""
-    try:
-        return _check_shapes(checkpoint, checkpoint.stat().st_mtime_ns)
-    except UnusableFileError as error:
-        raise CheckpointError(f"The checkpoint {checkpoint} is refused: {error}.") from None
-    except Exception:  # Orbax raises errors of many types, and reports them again when the part is read
-        return 2**31
-
-
-@functools.lru_cache(maxsize=8)
-def _check_shapes(checkpoint: Path, changed: int) -> int:
-    """The number of stored arrays, as `_check_stored` otherwise.
-
-    ``changed`` is when the checkpoint was written. It is part of the key, so that a checkpoint is checked once.
-    """
-    stored = ocp.checkpointables_metadata(checkpoint).metadata
-    leaves = jax.tree.leaves(stored, is_leaf=lambda one: hasattr(one, "shape") and hasattr(one, "dtype"))
-    sizes = [math.prod(one.shape) * np.dtype(one.dtype).itemsize for one in leaves if getattr(one, "shape", None)]
-    check_unpacked(folder_size(checkpoint), sizes, "its arrays")
-    return len(leaves)
 
 
 def has_part(checkpoint: Path, part: str) -> bool:

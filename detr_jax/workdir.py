@@ -19,18 +19,44 @@ METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = "lock"
 
 
+class WorkdirError(OSError):
+    """A file of a workdir cannot be written; the message names it."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises a `WorkdirError` with a sentence for an error of the file system."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise WorkdirError(
+            f"{path} cannot be written ({reason}): free some space there, or allow to write to it. Then the same "
+            "command resumes the run."
+        ) from error
+
+
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file or link under a temporary name and renames it, so that ``path`` is complete at any time.
 
     A file that a kill left under the temporary name is overwritten by the next call.
+
+    Raises:
+      WorkdirError: it cannot be written. The file is as it was before.
     """
     temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    write(temporary)
-    if temporary.is_file() and not temporary.is_symlink():
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with writing(path):
+        try:
+            temporary.unlink(missing_ok=True)
+            write(temporary)
+            if temporary.is_file() and not temporary.is_symlink():
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -106,7 +106,7 @@ def run_variant(name: str, kills: int, folder: Path, rng: np.random.Generator) -
       The figures, with a list ``faults`` of sentences, which is empty if all is as it should be.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config, calm, struck = folder / f"{name}.py", folder / f"{name}_calm", folder / f"{name}_struck"
+    config, calm, struck = folder / f"{name}_config.py", folder / f"{name}_calm", folder / f"{name}_struck"
     config.write_text(_CONFIG.format(change=_CHANGES[name]))
     before = shared_memory()
     for workdir in (folder / f"{name}_first", calm):  # the second run finds compiled programs, as a restart does

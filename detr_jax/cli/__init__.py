@@ -27,6 +27,7 @@ _ERRORS = {
     "detr_jax.training.error": "TrainingError",
     "detr_jax.visualization.charts": "MissingMatplotlib",
     "detr_jax.weights.files": "WeightsError",
+    "detr_jax.workdir": "WorkdirError",
 }
 """Errors whose message is a sentence for the user, by module. The modules are not imported here: only a module that is
 imported already can have raised its error."""

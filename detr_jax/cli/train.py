@@ -27,13 +27,14 @@ def run_training(config: Config, workdir: str | Path, *, strict: bool = False) -
     from detr_jax.training.loop import train
     from detr_jax.training.signals import Interrupted
     from detr_jax.weights import WeightsError
+    from detr_jax.workdir import WorkdirError
 
     logging.set_verbosity(logging.ERROR)
     try:
         train(config, workdir, strict=strict)
     except Interrupted as stopped:
         fail(stopped, 128 + stopped.signal_number)
-    except (ConfigError, DataError, CheckpointError, TrainingError, WeightsError) as error:
+    except (ConfigError, DataError, CheckpointError, TrainingError, WeightsError, WorkdirError) as error:
         _end_others(error)
         fail(error)
     except BaseException as error:

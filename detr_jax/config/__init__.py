@@ -80,6 +80,7 @@ from detr_jax.config.renamed import current_path as current_path
 from detr_jax.config.run import Config as Config
 from detr_jax.config.run import EvaluationConfig as EvaluationConfig
 from detr_jax.config.run import OnNonfinite as OnNonfinite
+from detr_jax.config.run import OnWriteError as OnWriteError
 from detr_jax.config.run import OptimizerConfig as OptimizerConfig
 from detr_jax.config.run import Schedule as Schedule
 from detr_jax.config.run import TrainingConfig as TrainingConfig

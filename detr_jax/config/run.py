@@ -25,6 +25,13 @@ class OnNonfinite(Choice):
     SKIP = "skip"
 
 
+class OnWriteError(Choice):
+    """What a training does if a checkpoint or a line of its log cannot be written."""
+
+    STOP = "stop"
+    CONTINUE = "continue"
+
+
 @dataclass(kw_only=True)
 class OptimizerConfig:
     """AdamW and its schedule (DETR, section 4 and appendix A.4)."""
@@ -108,6 +115,10 @@ class TrainingConfig:
     ``WORKDIR/nonfinite`` in both cases, for ``detr-jax replay``."""
     max_skipped_updates: int = ranged(10, least=0)
     """Updates that `on_nonfinite` "skip" may skip until the run stops, counted from each start of the run."""
+    on_write_error: OnWriteError = OnWriteError.STOP
+    """What to do if a checkpoint or a line of the log cannot be written, for example because the disk is full. "stop",
+    the default: end the run. "continue": log it, go on, and try again at the next checkpoint or line. The last
+    checkpoint must be written in both cases."""
     early_stop: int = ranged(0, least=0)
     """Validations in a row without a better `evaluation.best` after which the run stops. 0, the default: never."""
 

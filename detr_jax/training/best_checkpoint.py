@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from detr_jax.checkpoints import Checkpoints
+from detr_jax.checkpoints import CheckpointError, Checkpoints
 from detr_jax.distributed import is_main
 from detr_jax.json_files import read_object
 from detr_jax.workdir import replace_file, replace_text
@@ -47,8 +47,11 @@ class BestCheckpoint:
         """Counts the validation of the checkpoint at ``step``. A validation that was counted before is ignored.
 
         ``value``, the metric, is None if the validation has no objects. Then it does not count.
+
+        Raises:
+          CheckpointError: the checkpoint could not be written. The validation does not count.
         """
-        record = self._record
+        record = dict(self._record)
         if step <= record["last"]:
             return
         if value is None:
@@ -58,11 +61,16 @@ class BestCheckpoint:
             return
         if record[self.metric] is None or value > record[self.metric]:
             record |= {"step": step, self.metric: value, "since": 0}
-            self._checkpoints.best_step = step
         else:
             record["since"] += 1
         record["last"] = step
-        self._checkpoints.wait()  # the files must name a checkpoint that is complete
+        self._checkpoints.best_step = record["step"]
+        try:
+            self._checkpoints.wait()  # the files must name a checkpoint that is complete
+        except CheckpointError:
+            self._checkpoints.best_step = self._record["step"]
+            raise
+        self._record = record
         if not is_main():
             return
         replace_text(self._path, json.dumps(record))

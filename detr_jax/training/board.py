@@ -1,6 +1,7 @@
 """The TensorBoard files of a run. They have every point of ``metrics.jsonl``, also if the run was killed."""
 
 import os
+import socket
 import struct
 import time
 from collections import defaultdict
@@ -8,18 +9,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import masked_crc32c
+
+from detr_jax.training.appended_file import AppendedFile
 
 
 class Board:
-    """Writes scalars for TensorBoard.
-
-    The writer buffers points, so that a killed run loses its last ones. The next start writes them again.
-    """
+    """Writes scalars for TensorBoard. Points that were lost, for example in a crash, are written at the next start."""
 
     def __init__(self, folder: Path, lines: Sequence[Mapping[str, Any]]):
-        """Opens a new file.
+        """Opens a new file, and writes the points that are missing.
 
         Args:
           folder: the folder of the files.
@@ -32,21 +33,37 @@ class Board:
         wrong |= {line["step"] for line in lines if any(line["step"] not in there[name] for name, _ in _scalars(line))}
         first = min(wrong, default=None)
         # TensorBoard drops the points from this step on that earlier files have
-        suffix = f".{time.time_ns()}"  # another start in the same second has another file
-        self._writer = SummaryWriter(str(folder), purge_step=first, filename_suffix=suffix)
+        now = time.time_ns()  # the name must be new, and come after those of earlier files
+        self._file = AppendedFile(folder / f"events.out.tfevents.{now // 10**9:010d}.{now}.{socket.gethostname()}")
+        self._add(Event(file_version="brain.Event:2"))
         if first is not None:
+            self._add(Event(session_log=SessionLog(status=SessionLog.START), step=first))
             for line in lines:
                 if line["step"] >= first:
                     self.add(line["step"], line)
 
     def add(self, step: int, values: Mapping[str, Any]) -> None:
-        """Adds the points of a step. Values that are None are left out."""
-        for name, value in _scalars(values):
-            self._writer.add_scalar(name, value, step)
+        """Adds the points of a step. Values that are None are left out.
+
+        Raises:
+          WorkdirError: they cannot be written. The next call tries it again.
+        """
+        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in _scalars(values)])
+        self._add(Event(summary=summary, step=step))
 
     def close(self) -> None:
-        """Writes the buffered points and closes the file."""
-        self._writer.close()
+        """Closes the file."""
+        self._file.close()
+
+    def _add(self, event: Event) -> None:
+        event.wall_time = time.time()
+        content = event.SerializeToString()
+        length = struct.pack("<Q", len(content))
+        self._file.append(length + _checksum(length) + content + _checksum(content))
+
+
+def _checksum(content: bytes) -> bytes:
+    return struct.pack("<I", masked_crc32c(content))
 
 
 def points(folder: Path) -> defaultdict[str, set[int]]:

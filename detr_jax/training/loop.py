@@ -29,7 +29,7 @@ from detr_jax.training.best_checkpoint import BestCheckpoint
 from detr_jax.training.checkpointing import restore_or_initialize, save
 from detr_jax.training.compiled_step import CompiledStep
 from detr_jax.training.error import TrainingError
-from detr_jax.training.finiteness import TermsCheck, check_state
+from detr_jax.training.finiteness import TermsCheck
 from detr_jax.training.initial_weights import initial_model
 from detr_jax.training.memory import TO_NEED_LESS, device_memory
 from detr_jax.training.optimizer import create_optimizer, learning_rates
@@ -37,6 +37,7 @@ from detr_jax.training.prefetch import Prefetch
 from detr_jax.training.process_checks import check_same_config, check_same_data, create_shared_workdir
 from detr_jax.training.resolve import Resolved, resolve
 from detr_jax.training.run_log import OnLog, RunLog
+from detr_jax.training.saving import StateSaver
 from detr_jax.training.signals import STEPS_AHEAD, Interrupted, StopSignals
 from detr_jax.training.state import PartitionedModel, TrainState, abstract_batch
 from detr_jax.training.step import create_train_step
@@ -78,6 +79,7 @@ def train(
     Raises:
       ConfigError, DataError, CheckpointError, WeightsError: the configuration, data, checkpoint or weights are wrong.
       TrainingError: the loss is not finite, a data worker was killed, or something does not fit into memory.
+      WorkdirError: a file of the workdir cannot be written.
       Interrupted: SIGINT or SIGTERM came. Everything is saved.
     """
     keep_compiled_programs()
@@ -100,7 +102,7 @@ def train(
             model = model.abstract  # frees the memory of the initial weights
             start_step = _check_start(int(state.step), total_steps, workdir)
 
-            log = RunLog(workdir, start_step, total_steps, config.training.batch_size, on_log)
+            log = RunLog(workdir, start_step, total_steps, config.training, on_log)
             cleanup.callback(log.close)
             _write_start(resolved, workdir, start_step)
             log_summary(log.say, resolved, model, mesh, start_step, loaded)
@@ -117,7 +119,9 @@ def train(
             throughput = Throughput(config.training.batch_size, config.data)
             terms_check = TermsCheck(resolved, workdir, own_rows(mesh, config.training.batch_size), log.say)
             log_line = partial(_log_line, log, resolved, terms_check, prefetch, train_step, throughput)
-        save_state = partial(_save_finite, partial(save, checkpoints, model, frozen, config))
+        save_state = StateSaver(
+            checkpoints, partial(save, checkpoints, model, frozen, config), config.training.on_write_error, log.say
+        )
         with StopSignals(mesh) as stop:
             metrics = _train_steps(
                 resolved, state, train_step, prefetch, throughput, validation, best, log_line, save_state, log, stop
@@ -138,7 +142,7 @@ def _train_steps(
     validation: Validation,
     best: BestCheckpoint,
     log_line: Callable[[int, list[Terms]], None],
-    save_state: Callable[[TrainState], None],
+    save_state: StateSaver,
     log: RunLog,
     stop: StopSignals,
 ) -> Metrics:
@@ -154,7 +158,8 @@ def _train_steps(
             validation.take_snapshot(state, step)
             if resolved.validates(step):
                 metrics = validation.evaluate(state, step, stop)
-                best.add(step, metrics[config.evaluation.best])
+                with save_state.tolerant():
+                    best.add(step, metrics[config.evaluation.best])
             if step == resolved.total_steps or _stops_early(config, best, step, log):
                 break
             with fitting(f"Step {step + 1}", TO_NEED_LESS):
@@ -181,6 +186,7 @@ def _train_steps(
             if stopping:
                 raise Interrupted(step, stopping)
         validation.draw(state, step, stop)
+        save_state.finish(state)
     except (DataError, LoaderError):
         if pending and jax.process_count() == 1:  # the steps before the missing batch are saved
             log_line(step, pending)
@@ -190,16 +196,6 @@ def _train_steps(
         with suppress(RuntimeError):  # a failed step leaves deleted arrays
             jax.block_until_ready(state)  # the interpreter would crash if it ended during a host callback
     return metrics
-
-
-def _save_finite(save_state: Callable[[TrainState], None], state: TrainState) -> None:
-    """Saves the state, unless a parameter is not finite.
-
-    Raises:
-      TrainingError: a parameter, or a value of the optimizer or the EMA, is not finite. Nothing is saved.
-    """
-    check_state(state)
-    save_state(state)
 
 
 def _wait_for_devices(terms: Terms, pending: list[Terms], received: float, throughput: Throughput) -> None:

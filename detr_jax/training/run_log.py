@@ -1,5 +1,6 @@
 """The log of a run: ``metrics.jsonl``, TensorBoard files, a progress line on the terminal, and a callback."""
 
+import errno
 import json
 import math
 import sys
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import jax
 
+from detr_jax.config import OnWriteError, TrainingConfig
 from detr_jax.distributed import is_main, wait_for_all
 from detr_jax.evaluation.coco import Metrics
 from detr_jax.log_names import last_layer_terms
 from detr_jax.printing import printable
+from detr_jax.training.appended_file import AppendedFile
 from detr_jax.training.board import Board
-from detr_jax.workdir import METRICS_FILE, read_metrics, replace_text
+from detr_jax.workdir import METRICS_FILE, WorkdirError, read_metrics, replace_text
 
 OnLog = Callable[[int, dict[str, float]], object]
 """Receives a step and the numbers that were logged there."""
@@ -27,13 +30,24 @@ class RunLog:
     Each line of ``metrics.jsonl`` holds one JSON object with ``step``. With several processes only process 0 writes.
     """
 
-    def __init__(self, workdir: Path, start_step: int, total_steps: int, batch_size: int, on_log: OnLog | None = None):
+    def __init__(
+        self,
+        workdir: Path,
+        start_step: int,
+        total_steps: int,
+        config: TrainingConfig,
+        on_log: OnLog | None = None,
+    ):
         """Opens the files. Lines of steps after ``start_step`` are dropped, as a resumed run does these steps again.
 
         ``on_log`` is called on process 0 after each new line.
+
+        Raises:
+          WorkdirError: a file cannot be written.
         """
         self.total_steps = total_steps
-        self.batch_size = batch_size
+        self.batch_size = config.batch_size
+        self._policy = config.on_write_error
         self._on_log = on_log
         path = workdir / METRICS_FILE
         self._kept = [line for line in read_metrics(workdir) if line["step"] <= start_step]
@@ -43,7 +57,7 @@ class RunLog:
             kept = "".join(json.dumps(line) + "\n" for line in self._kept)
             if not path.is_file() or path.read_bytes() != kept.encode():  # a start changes only what it must
                 replace_text(path, kept)
-            self._file = path.open("a")
+            self._lines = AppendedFile(path)
             self._board = Board(workdir / "tensorboard", self._kept)
         self._on_terminal = sys.stdout.isatty()
         self._since_step, self._since_time = start_step, time.monotonic()
@@ -79,7 +93,7 @@ class RunLog:
         progress = f"step {step}/{self.total_steps}  loss {loss}{losses}"
         line = f"{progress}  {rate:.{digits}f} images/s  {_clock(left)} left"
         end = "\r" if self._on_terminal and step < self.total_steps else "\n"
-        print(line.ljust(100) if self._on_terminal else line, end=end, flush=True)
+        _print(line.ljust(100) if self._on_terminal else line, end)
         self._since_step, self._since_time = step, now
         self._write(step, {**{f"train/{name}": value for name, value in terms.items()}, "train/images_per_s": rate})
 
@@ -99,29 +113,43 @@ class RunLog:
     def say(self, sentence: str) -> None:
         """Prints a sentence on a line of its own, on process 0."""
         if self._writes:
-            print(printable(sentence).ljust(100 if self._on_terminal else 0), flush=True)
+            _print(sentence.ljust(100) if self._on_terminal else sentence)
 
     def say_anywhere(self, sentence: str) -> None:
         """Prints a sentence of this process. Any process may call this."""
         if self._writes:
             self.say(sentence)
         else:
-            print(printable(f"process {jax.process_index()}: {sentence}"), flush=True)
+            _print(f"process {jax.process_index()}: {sentence}")
 
     def close(self) -> None:
         """Closes the files."""
         if self._writes:
-            self._file.close()
+            self._lines.close()
             self._board.close()
 
     def _write(self, step: int, values: Mapping[str, float | None]) -> None:
         if not self._writes:
             return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        self._board.add(step, values)
+        line = json.dumps({"step": step, **values}) + "\n"
+        for write in (lambda: self._lines.append(line.encode()), lambda: self._board.add(step, values)):
+            try:
+                write()
+            except WorkdirError as error:
+                if self._policy == OnWriteError.STOP:
+                    raise
+                self.say(f"{error} The run goes on, and tries it again with the next line.")
         if self._on_log is not None:
             self._on_log(step, {name: value for name, value in values.items() if value is not None})
+
+
+def _print(text: str, end: str = "\n") -> None:
+    """Prints a text, also if the output goes to a file on a full disk. Then it is printed with the next one."""
+    try:
+        print(printable(text), end=end, flush=True)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise
 
 
 def _clock(seconds: float) -> str:

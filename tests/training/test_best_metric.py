@@ -43,6 +43,6 @@ def test_the_best_checkpoint_and_the_log_follow_a_metric_from_outside(tmp_path, 
     assert best["step"] == max(logged, key=logged.get)
     assert best["score_mean"] == max(logged.values())
     assert f"best score_mean {best['score_mean']:.3f} at step {best['step']}" in capsys.readouterr().out
-    log = RunLog(tmp_path, 12, 12, config.training.batch_size)
+    log = RunLog(tmp_path, 12, 12, config.training)
     assert log.validation_at(12) == metrics, "a resumed run reads its last validation from the log"
     log.close()
