@@ -17,7 +17,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,10 +27,12 @@ import numpy as np
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
-from detr_jax import checksums
-from detr_jax.config import Config, ConfigError, Precision, from_json, to_json
+from detr_jax import checkpoint_sizes, checksums
+from detr_jax.config import Config, ConfigError, Precision, check_model, from_json, to_json
 from detr_jax.data.labels import TrainedLabels
 from detr_jax.distributed import is_main, wait_for_all
+from detr_jax.files import UnusableFileError
+from detr_jax.json_files import parse_object
 from detr_jax.memory import arrays_text, fitting, is_out_of_memory, size_text
 from detr_jax.models.detector import abstract_model
 from detr_jax.models.detr import DETR
@@ -166,6 +168,8 @@ class Checkpoints:
           CheckpointError: the checkpoint does not have these parts with these shapes.
         """
         folder = self.folder / str(step)
+        with _size_errors(folder):
+            checkpoint_sizes.check_stored(folder)
         try:
             found = self._checkpointer.load_checkpointables(step, targets)
             expected = _expected(folder)
@@ -282,7 +286,9 @@ def load_config(path: str | Path) -> Config:
 
 def _config_of(checkpoint: Path) -> Config:
     try:
-        return from_json(str(_load(checkpoint, "config")["json"]))
+        config = from_json(str(_text_in(checkpoint, "config", "json")))
+        check_model(config.model)
+        return config
     except ConfigError as error:
         raise CheckpointError(f"The configuration inside {checkpoint} cannot be used: {error}") from None
 
@@ -345,8 +351,17 @@ def _load_by_label(path: str | Path, key: str) -> dict[int, Any]:
     def read(checkpoint: Path) -> dict[int, Any]:
         if not has_part(checkpoint, "classes"):
             return {}
-        text = _load(checkpoint, "classes").get(key)
-        return {} if text is None else {int(label): value for label, value in json.loads(str(text)).items()}
+        text = _text_in(checkpoint, "classes", key)
+        if text is None:
+            return {}
+        try:
+            found = {int(label): value for label, value in parse_object(text).items()}
+        except ValueError as error:
+            raise _damaged(checkpoint, f"its 'classes' cannot be read ({error})") from None
+        kind = {"json": str, "ids": int, "stuff": bool}[key]
+        if any(type(value) is not kind for value in found.values()):
+            raise _damaged(checkpoint, f"its 'classes' hold something else than a {kind.__name__} per label")
+        return found
 
     return _read_newest(path, read)
 
@@ -371,7 +386,10 @@ def _model_of(checkpoint: Path, ema: bool, dtype: str | None) -> tuple[DETR, Con
     if dtype is not None:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=Precision(dtype)))
     part = "ema" if ema and has_part(checkpoint, "ema") else "params"
-    graph, abstract = abstract_model(config.model)
+    with _size_errors(checkpoint):
+        checkpoint_sizes.check_depth(checkpoint, config.model)
+        graph, abstract = abstract_model(config.model)
+        checkpoint_sizes.check_model(checkpoint, abstract)
     with fitting(f"The model in {checkpoint} ({arrays_text(abstract)})", "Use a machine with more memory."):
         target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract)
         # on the device: numpy arrays would be sent there at every call
@@ -391,6 +409,8 @@ def _load(checkpoint: Path, part: str, target: Tree = None) -> Tree:
 
 def _read(checkpoint: Path, part: str, target: Tree = None) -> Tree:
     """As `_load`, without comparing checksums."""
+    with _size_errors(checkpoint):
+        checkpoint_sizes.check_stored(checkpoint)
     try:
         return ocp.load_checkpointables(checkpoint, {part: target})[part]
     except Exception as error:  # Orbax and its libraries raise errors of many types
@@ -398,6 +418,27 @@ def _read(checkpoint: Path, part: str, target: Tree = None) -> Tree:
             raise
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
         raise _damaged(checkpoint, f"its {part!r} cannot be read ({reason})") from error
+
+
+def _text_in(checkpoint: Path, part: str, key: str) -> str | None:
+    """A text of a part. None if the part has no such text.
+
+    Raises:
+      CheckpointError: the part is missing or damaged, or holds something else than texts.
+    """
+    found = _load(checkpoint, part)
+    if not isinstance(found, Mapping) or not isinstance(found.get(key), str | None):
+        raise _damaged(checkpoint, f"its {part!r} holds something else than texts")
+    return found.get(key)
+
+
+@contextlib.contextmanager
+def _size_errors(checkpoint: Path) -> Iterator[None]:
+    """The errors of `checkpoint_sizes` as a `CheckpointError`."""
+    try:
+        yield
+    except UnusableFileError as error:
+        raise CheckpointError(f"The checkpoint {checkpoint} is refused: {error}.") from None
 
 
 def has_part(checkpoint: Path, part: str) -> bool:
@@ -431,7 +472,12 @@ def check_step(checkpoint: Path) -> None:
     Raises:
       DamagedCheckpointError: it is of another step, or does not say of which.
     """
-    step = int(_load(checkpoint, "progress")["step"])
+    try:
+        step = int(_load(checkpoint, "progress")["step"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise _damaged(checkpoint, "its 'progress' holds no step") from None
     if checkpoint.name.isdigit() and step != int(checkpoint.name):
         raise _damaged(checkpoint, f"it is of step {step}")
 
@@ -452,7 +498,9 @@ def _expected(checkpoint: Path) -> dict[str, checksums.Checksums] | None:
         text = str(stored["json"])
         if str(checksums.of_text(text)) != str(stored["of_json"]):
             raise ValueError("they differ from their own checksum")
-        expected: dict[str, checksums.Checksums] = json.loads(text)
+        expected: dict[str, checksums.Checksums] = parse_object(text)
+        if not all(isinstance(sums, dict) for sums in expected.values()):
+            raise ValueError("a part has no list of them")
     except (KeyError, TypeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise _damaged(checkpoint, f"its 'checksums' cannot be read ({reason})") from error

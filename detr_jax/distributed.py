@@ -18,6 +18,8 @@ import numpy as np
 from jax._src import distributed as runtime  # jax has no public name for the key-value store of its processes
 from jax.experimental import multihost_utils
 
+from detr_jax.printing import printable
+
 CONNECT_SECONDS = 300
 """Seconds that processes wait for each other at the start."""
 
@@ -161,7 +163,7 @@ def end_all(sentence: str, code: int, shown: str = "") -> NoReturn:
       shown: text that this process prints instead of ``sentence``.
     """
     _ending.acquire()  # never released: errors that follow while the processes end are of no interest
-    print(shown or sentence, file=sys.stderr, flush=True)
+    print(printable(shown or sentence), file=sys.stderr, flush=True)
     if (client := runtime.global_state.client) is not None:
         with suppress(RuntimeError):  # another process was faster
             client.key_value_set(_FAILURE, f"{code} {jax.process_index()} {sentence}")
@@ -181,7 +183,7 @@ def _watch() -> None:
             continue
         time.sleep(_POLL_SECONDS)  # if this process fails as well, its own error is printed
         _ending.acquire()
-        print(f"Ended with process {process}: {sentence}", file=sys.stderr, flush=True)
+        print(printable(f"Ended with process {process}: {sentence}"), file=sys.stderr, flush=True)
         _linger()
         os._exit(int(code))
 

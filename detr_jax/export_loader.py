@@ -56,8 +56,10 @@ class Detector:
         self._category_ids = np.arange(self.description["num_classes"], dtype=np.int64 if ids else np.int32)
         self._category_ids[[int(output) for output in ids]] = list(ids.values())
         self._weights: tuple[Any, ...] = ()
-        if self.description["weights"]:
-            with np.load(self.folder / self.description["weights"]) as arrays:
+        if weights := self.description["weights"]:
+            if Path(weights).name != weights:
+                raise ValueError(f"export.json names the weights {weights!r}: they must be in its folder.")
+            with np.load(self.folder / weights, allow_pickle=False) as arrays:
                 self._weights = (jax.device_put([arrays[f"arr_{i}"] for i in range(len(arrays.files))]),)
 
     def __call__(self, images: np.ndarray, sizes: np.ndarray, original_sizes: np.ndarray) -> Detections:

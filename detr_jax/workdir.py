@@ -4,7 +4,6 @@ Every file is written under another name, flushed to the disk, and renamed. So a
 """
 
 import contextlib
-import json
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from detr_jax.config import Config, ConfigError, DamagedConfigError, from_json
+from detr_jax.files import LARGEST_LIST, UnusableFileError, read_bytes, read_text
+from detr_jax.json_files import JsonError, parse_json
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
@@ -102,12 +103,12 @@ def read_run_config(workdir: Path) -> Config | None:
       ConfigError: the file cannot be used, for example because a module with its classes is not imported.
     """
     path = workdir / CONFIG_FILE
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        return from_json(path.read_text())
-    except (DamagedConfigError, UnicodeDecodeError) as error:
-        raise DamagedConfigError(f"{path} is damaged: {error}") from None
+        return from_json(read_text(path))
+    except (DamagedConfigError, UnusableFileError) as error:
+        raise DamagedConfigError(f"{path} is damaged: {str(error).rstrip('.')}.") from None
     except ConfigError as error:
         raise ConfigError(f"{path} cannot be used: {error}") from None
 
@@ -115,13 +116,37 @@ def read_run_config(workdir: Path) -> Config | None:
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl``, one dictionary with ``step`` per line. Empty if there is no such file.
 
-    A line that a crash has cut off is ignored.
+    A line that a crash has cut off, so that it is not JSON, is ignored.
+
+    Raises:
+      ConfigError: the file cannot be read, or a line holds something else than a step and numbers.
     """
     path = workdir / METRICS_FILE
+    if not path.exists():
+        return []
+    try:
+        content = read_bytes(path, LARGEST_LIST).decode(errors="replace")
+    except UnusableFileError as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from None
     lines = []
-    for text in path.read_text().splitlines() if path.is_file() else ():
+    for number, text in enumerate(content.split("\n"), start=1):
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
+            line = parse_json(text)
+        except JsonError:
             continue
+        if not _is_metrics(line):
+            raise ConfigError(
+                f"{path} is damaged: line {number} must be a JSON object with a step and numbers. Delete the line."
+            )
+        lines.append(line)
     return lines
+
+
+def _is_metrics(line: Any) -> bool:
+    """Whether a line of ``metrics.jsonl`` has a step, and nothing but numbers and null."""
+    if not isinstance(line, dict) or type(line.get("step")) is not int or not 0 <= line["step"] < 2**63:
+        return False
+    return all(
+        value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+        for value in line.values()
+    )

@@ -4,14 +4,17 @@ Each group of subcommands has one file, which is imported when a subcommand of i
 modules inside of the functions that need them. So --help and mistyped commands answer at once.
 """
 
+import contextlib
 import importlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 import detr_jax
 from detr_jax.cli.output import STOPPED
+from detr_jax.printing import printable, say
 
 _ERRORS = {
     "detr_jax.checkpoints": "CheckpointError",
@@ -51,14 +54,32 @@ class _Subcommand(click.Command):
 class _Sentences(click.Group):
     """A group whose commands end with a sentence if their input cannot be used (exit code 1), or after Ctrl-C."""
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _printable_errors():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
+        with _printable_errors():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except Exception as error:
             raise click.ClickException(_sentence(error, ctx.invoked_subcommand)) from None
         except KeyboardInterrupt:
-            click.echo("Stopped.", err=True)
+            say("Stopped.", err=True)
             ctx.exit(STOPPED)
+
+
+@contextlib.contextmanager
+def _printable_errors() -> Iterator[None]:
+    """Errors that click prints, with control characters as escapes."""
+    try:
+        yield
+    except click.ClickException as error:
+        vars(error)["message"] = printable(error.message)
+        raise
 
 
 def _sentence(error: Exception, subcommand: str | None) -> str:

@@ -15,6 +15,7 @@ from detr_jax.config import Config, check_buckets
 from detr_jax.data import TrainPlan, ValPlan, open_source
 from detr_jax.data.bucket_counts import images_trained, images_validated
 from detr_jax.data.buckets import Bucket, train_sizes, useful_share, val_sizes
+from detr_jax.printing import say
 from detr_jax.training.resolve import resolve_buckets, resolve_from_data, resolve_model
 from detr_jax.wording import counted
 
@@ -94,11 +95,11 @@ def buckets(
     _print_buckets(f"training, {len(train)} images", plan.buckets, train_sizes(train, config.data))
     if config.data.num_train_buckets < limits.num_train_buckets:
         _explain_fewer(limits.num_train_buckets, "num_train_buckets", images_trained(config, len(train)))
-    click.echo()
+    say()
     _print_buckets(f"validation, {len(val)} images", val_plan.buckets, val_sizes(val, config.data))
     if config.data.num_val_buckets < limits.num_val_buckets:
         _explain_fewer(limits.num_val_buckets, "num_val_buckets", images_validated(config, len(val), len(train)))
-    click.echo()
+    say()
     if memory or largest_batch:
         keep_compiled_programs()
         _print_memory(config, plan, train.max_objects, memory, largest_batch, device_memory)
@@ -130,14 +131,14 @@ def _print_memory_of_buckets(config: Config, buckets: list[Bucket], max_objects:
     from detr_jax.memory import fitting
     from detr_jax.training import memory
 
-    click.echo(
+    say(
         f"memory of the training step on each of {mesh.size} {mesh.devices.flat[0].platform} device(s), for batches of "
         f"{config.training.batch_size} images, as compiled here:"
     )
     for bucket in buckets:
         with fitting(f"The step on the bucket {bucket[0]} x {bucket[1]}", memory.TO_NEED_LESS):
             found = memory.step_memory(config, bucket, max_objects, mesh)
-        click.echo(
+        say(
             f"{bucket[0]:6} x {bucket[1]:<6} {found.total / 2**20:10.0f} MiB: {found.state / 2**20:.0f} of "
             f"state and batch, {found.temporary / 2**20:.0f} within the step"
         )
@@ -157,11 +158,11 @@ def _print_largest_batch(
             f"The memory of {platform} devices is not known: give it, for example as --device-memory 80GiB."
         )
     bucket = max(plan.buckets, key=math.prod)
-    click.echo(
+    say(
         f"largest batch on the bucket {bucket[0]} x {bucket[1]} within {limit / 2**30:.3g} GiB on each of "
         f"{mesh.size} {platform} device(s), in multiples of {unit}; each row is one compilation:"
     )
-    click.echo(" batch       GiB  fits  compiled in")
+    say(" batch       GiB  fits  compiled in")
 
     def needed(units: int) -> float:
         """The memory of a step with ``units * unit`` images in bytes, infinite if the compiler refuses it."""
@@ -176,7 +177,7 @@ def _print_largest_batch(
                 raise
             total = math.inf  # some compilers know their device's memory and refuse
         fits = "yes" if total <= limit else "no"
-        click.echo(f"{units * unit:6} {total / 2**30:9.4g}  {fits:4}  {time.monotonic() - started:.0f} s")
+        say(f"{units * unit:6} {total / 2**30:9.4g}  {fits:4}  {time.monotonic() - started:.0f} s")
         return total
 
     largest = memory.largest_that_fits(needed, limit, max(1, len(plan.source) // unit)) * unit
@@ -184,24 +185,24 @@ def _print_largest_batch(
         raise click.ClickException(
             f"Not even {unit} images fit: set model.remat=all or model.dtype=bfloat16, or smaller buckets."
         )
-    click.echo(f"the largest batch that fits: --config.training.batch_size={largest}")
+    say(f"the largest batch that fits: --config.training.batch_size={largest}")
 
 
 def _print_buckets(title: str, buckets: list[Bucket], sizes: np.ndarray) -> None:
     """Prints each bucket with its share of the images and of useful pixels. ``sizes`` is [n, 2] int in pixels."""
     holds = (np.array(buckets) >= sizes[:, None]).all(axis=-1)
     taken = np.where(holds, np.prod(buckets, axis=1), np.inf).argmin(axis=1)
-    click.echo(f"{title}: {useful_share(sizes, buckets):.1%} useful in {counted(len(buckets), 'bucket')}")
-    click.echo("  height x width     images  useful")
+    say(f"{title}: {useful_share(sizes, buckets):.1%} useful in {counted(len(buckets), 'bucket')}")
+    say("  height x width     images  useful")
     for number, bucket in enumerate(buckets):
         own = sizes[taken == number]
         useful = f"{useful_share(own, [bucket]):7.1%}" if len(own) else "      -"
-        click.echo(f"{bucket[0]:8} x {bucket[1]:<8} {len(own) / len(sizes):6.1%} {useful}")
+        say(f"{bucket[0]:8} x {bucket[1]:<8} {len(own) / len(sizes):6.1%} {useful}")
 
 
 def _explain_fewer(limit: int, field: str, images: int) -> None:
     """Prints why there are fewer buckets than the configuration allows."""
-    click.echo(
+    say(
         f"fewer than data.{field}={limit}: over the {images:,} images of the run, one more bucket would save less "
         "padding than its compilation costs"
     )

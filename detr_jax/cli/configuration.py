@@ -20,6 +20,7 @@ from detr_jax.config import Config, current_path, unknown_field
 from detr_jax.config.fields import alternatives, type_in_words
 from detr_jax.config.paths import children
 from detr_jax.presets import PRESETS
+from detr_jax.printing import say
 
 config_option = click.option(
     "--config", "config_name", metavar="NAME|FILE", help="A preset, or a Python file with get_config()."
@@ -140,7 +141,7 @@ def _checked(changes: Sequence[str], config: Config) -> list[str]:
             raise click.ClickException(f"{change!r} is not understood: see --help.")
         name, equals, value = change.removeprefix("--config.").partition("=")
         if (now := current_path(name)) != name:
-            click.echo(f"Warning: --config.{name} is called --config.{now} now.", err=True)
+            say(f"Warning: --config.{name} is called --config.{now} now.", err=True)
         if sentence := unknown_field(now, config) or _section_fault(now, config):
             raise click.ClickException(sentence)
         found.append(f"--config.{now}{equals}{value}")

@@ -17,6 +17,7 @@ from detr_jax.data.buckets import train_buckets, train_sizes, useful_share, val_
 from detr_jax.data.checking import Progress, Report, check_source, fault_of_image, note_leaks
 from detr_jax.data.opening import open_to_check
 from detr_jax.data.shapes import write_coco
+from detr_jax.printing import say
 from detr_jax.visualization import LabelledBoxes, sample_sheet
 from detr_jax.wording import image_name
 
@@ -74,12 +75,12 @@ def check_data_command(
     categories: dict[int, str] = {}
     splits = [split] if split else ["train", "val"]
     if layout := find_layout(config.data):
-        click.echo(f"{layout.sentence}.")
+        say(f"{layout.sentence}.")
     for name, source in open_to_check(config, splits).items():
         if name != splits[0]:
-            click.echo()
+            say()
         if isinstance(source, DataError):
-            click.echo(f"{name}: {source}", err=True)
+            say(f"{name}: {source}", err=True)
             fine = False
             continue
         fine &= _check_split(source, name, config, reports, threads, pixels, model_given)
@@ -87,7 +88,7 @@ def check_data_command(
         categories |= source.categories
     if picture and samples:
         _draw_samples(picture, samples, categories)
-    click.echo("The data can be trained on." if fine else "The data cannot be trained on: correct the errors above.")
+    say("The data can be trained on." if fine else "The data cannot be trained on: correct the errors above.")
     raise SystemExit(0 if fine else 1)
 
 
@@ -117,14 +118,15 @@ def _check_split(
         note_leaks(reports["train"], report)
     reports[name] = report
     train_images = len(reports["train"].sizes) if "train" in reports else len(source)
-    click.echo(f"{name}: " + "\n".join(report.lines()))
+    first, *others = report.lines()
+    say(f"{name}: {first}", *others)
     try:
         if len(source):
-            click.echo(_buckets(source, name, config, train_images))
+            say(_buckets(source, name, config, train_images))
         if model_given and config.model.num_classes:
             check_classes(source, config.model.num_classes)
     except DataError as error:
-        click.echo(f"{name}: {error}", err=True)
+        say(f"{name}: {error}", err=True)
         return False
     return not report.faults.errors
 
@@ -136,7 +138,7 @@ def _draw_samples(path: Path, samples: list[tuple[str, np.ndarray, LabelledBoxes
         sample_sheet(path, titles, images, boxes, categories)
     except (OSError, ValueError) as error:
         raise click.ClickException(f"The picture {path} cannot be written ({error}).") from None
-    click.echo(f"{counted(len(samples), 'image')} drawn into {path}")
+    say(f"{counted(len(samples), 'image')} drawn into {path}")
 
 
 def _buckets(source: Source, split: str, config: Config, train_images: int) -> str:
@@ -265,4 +267,4 @@ def make_shapes(
         if isinstance(error, OSError):
             raise click.ClickException(f"{folder} cannot be written ({error.strerror}): choose another one.") from None
         raise
-    click.echo(f"{train} training and {val} validation images written to {folder}")
+    say(f"{train} training and {val} validation images written to {folder}")

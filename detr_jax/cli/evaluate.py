@@ -13,6 +13,7 @@ from detr_jax.cli.configuration import check_fields_named, read_config
 from detr_jax.cli.output import check_writable, counted, write_text
 from detr_jax.config import Config, DataConfig, check, check_buckets, current_path
 from detr_jax.config.effects import without_source
+from detr_jax.printing import say
 
 if TYPE_CHECKING:
     from detr_jax.evaluation.metrics import Metrics
@@ -107,15 +108,13 @@ def _metrics(checkpoint: Path, config: Config, ema: bool) -> "Metrics":
     trained = load_labels(checkpoint)
     source = open_source(config, "val", trained=trained)
     if isinstance(source, AnnotatedDataset) and source.origin:
-        click.echo(f"{source.origin}.", err=True)
+        say(f"{source.origin}.", err=True)
     for sentence in (*source.faults.sentences(), *source.faults.note_sentences()):
-        click.echo(f"Data: {sentence}", err=True)
+        say(f"Data: {sentence}", err=True)
     if note := unknown_classes(source, trained):
-        click.echo(note, err=True)
+        say(note, err=True)
     which = "EMA" if ema and (checkpoint / "ema").is_dir() else "parameters"
-    click.echo(
-        f"{which} of {checkpoint}, {counted(len(source), 'validation image')} of {source.faults.where}", err=True
-    )
+    say(f"{which} of {checkpoint}, {counted(len(source), 'validation image')} of {source.faults.where}", err=True)
     model, _ = load_model(checkpoint, ema=ema)
     graph, values = nnx.split(model)
     validator = Validator(config, source, graph, mesh_for_batch(config.evaluation.batch_size))
@@ -130,17 +129,17 @@ def _print_metrics(metrics: "Metrics") -> None:
     overall = {name: value for name, value in metrics.items() if "/" not in name}
     width = max(6, *map(len, overall))
     for name, value in overall.items():
-        click.echo(f"{name:<{width}} {_number(value)}")
+        say(f"{name:<{width}} {_number(value)}")
     by_number: dict[str, dict[str, float | None]] = {}
     for name, value in metrics.items():
         number, slash, category = name.partition("/")
         if slash:
             by_number.setdefault(number, {})[category] = value
     for number, classes in by_number.items():
-        click.echo(f"{number} of each class:")
+        say(f"{number} of each class:")
         width = max(map(len, classes))
         for category, value in classes.items():
-            click.echo(f"  {category:<{width}}  {_number(value)}")
+            say(f"  {category:<{width}}  {_number(value)}")
 
 
 def _with_metrics(config: Config, entries: Sequence[str]) -> Config:

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from detr_jax.checkpoints import load_category_ids, load_class_names, load_model
+from detr_jax.printing import say
 
 
 class _Bucket(click.ParamType):
@@ -84,4 +85,4 @@ def export_command(
     except OSError as error:
         raise click.ClickException(f"{out} cannot be written ({error.strerror}): choose another folder.") from None
     for file in files:
-        click.echo(f"{file.stat().st_size / 2**20:9.2f} MiB  {file}")
+        say(f"{file.stat().st_size / 2**20:9.2f} MiB  {file}")

@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import click
 
+from detr_jax.printing import printable
 from detr_jax.wording import counted as counted
 
 STOPPED = 130
@@ -57,5 +58,5 @@ def free_name(stem: str, suffix: str, taken: set[str]) -> str:
 
 def fail(message: object, code: int = 1) -> NoReturn:
     """Prints a message and ends the process."""
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
     sys.exit(code)

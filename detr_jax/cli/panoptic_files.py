@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from detr_jax.cli.output import free_name, write_text
+from detr_jax.files import LARGEST_ANNOTATIONS
+from detr_jax.json_files import read_object
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -130,8 +132,9 @@ def _earlier(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        form: dict[str, Any] = json.loads(path.read_text())
-        if form["info"]["description"] == _AUTHOR:
+        form: dict[str, Any] = read_object(path, LARGEST_ANNOTATIONS)
+        entries = [*form.get("annotations", []), *form.get("images", [])]
+        if form["info"]["description"] == _AUTHOR and all(isinstance(one, dict) for one in entries):
             return form
     except (OSError, ValueError, KeyError, TypeError):
         pass

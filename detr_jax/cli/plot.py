@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from detr_jax.cli.output import check_writable
+from detr_jax.printing import say
 
 
 @click.command("plot", short_help="Report, animation, attention.")
@@ -88,12 +89,12 @@ def plot(
             from detr_jax.workdir import METRICS_FILE
 
             if not (path / METRICS_FILE).is_file():
-                click.echo(f"{path} has no {METRICS_FILE}: the report will have no charts of the training.", err=True)
-            click.echo("evaluating the detections of the last validation ...", err=True)
+                say(f"{path} has no {METRICS_FILE}: the report will have no charts of the training.", err=True)
+            say("evaluating the detections of the last validation ...", err=True)
             written = write_report(path, out or path / "report", root)
     except OSError as error:
         raise click.ClickException(f"{error.filename or path} cannot be written ({error.strerror}).") from None
-    click.echo(f"written to {written}")
+    say(f"written to {written}")
 
 
 def _draw_attention(

@@ -15,6 +15,9 @@ from detr_jax.cli.configuration import ConfigurableCommand, check_fields_named, 
 from detr_jax.cli.output import STOPPED, counted, fail, free_name, write_text
 from detr_jax.cli.panoptic_files import PanopticFiles
 from detr_jax.config import unknown_field
+from detr_jax.files import LARGEST_LIST, read_text
+from detr_jax.json_files import parse_json
+from detr_jax.printing import say
 
 if TYPE_CHECKING:  # imported when a prediction begins, so that --help is fast
     from PIL import Image
@@ -152,7 +155,7 @@ def _files(images: Sequence[str]) -> tuple[list[Path], list[str]]:
     files, faults = find_images(images)
     if not files:
         for sentence in faults:
-            click.echo(sentence, err=True)
+            say(sentence, err=True)
         fail("There is no image to predict.")
     return files, faults
 
@@ -248,9 +251,9 @@ class _Results:
     def report(self) -> None:
         """Prints notes, faults, and the number of objects."""
         for kind, count in self._notes.counts.items():
-            click.echo(f"{_some(self._notes.first[kind], count)}: {kind}.", err=True)
+            say(f"{_some(self._notes.first[kind], count)}: {kind}.", err=True)
         for sentence in (*self.faults, *(self.unreadable[index] for index in sorted(self.unreadable))):
-            click.echo(sentence, err=True)
+            say(sentence, err=True)
         objects = counted(sum(map(len, self.found.values())), "object")
         if self._panoptic is not None:
             objects += f" and {counted(self._panoptic.segments, 'panoptic segment')}"
@@ -258,7 +261,7 @@ class _Results:
         written = [_PREDICTIONS] if self._panoptic is None else [_PREDICTIONS, self._panoptic.file.name]
         paths = " and ".join(str(self._out / name) for name in written)
         where = f"; see {paths}" if self.found else "; nothing is written"
-        click.echo(f"{objects} found in {counted(len(self.found), 'image')}{unread}{where}")
+        say(f"{objects} found in {counted(len(self.found), 'image')}{unread}{where}")
 
 
 def find_labels(classes: Sequence[str], names: Mapping[int, str], num_classes: int) -> set[int]:
@@ -301,7 +304,7 @@ def _known(fields: Sequence[str]) -> list[str]:
 def _others(out: Path) -> list[str]:
     """The names of the files in a folder that are not the pictures of an earlier prediction."""
     try:
-        earlier = {entry.get("picture") for entry in json.loads((out / _PREDICTIONS).read_text())}
+        earlier = {entry.get("picture") for entry in parse_json(read_text(out / _PREDICTIONS, LARGEST_LIST))}
     except (OSError, ValueError, AttributeError, TypeError):
         earlier = set()
     return [file.name for file in out.iterdir() if file.name not in earlier] if out.is_dir() else []

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from detr_jax.printing import say
+
 if TYPE_CHECKING:
     from detr_jax.training.replay import Replay
 
@@ -31,8 +33,8 @@ def replay_command(batch: Path, dtype: str | None) -> None:
     """
     from detr_jax.training.replay import replay
 
-    for line in _lines(replay(batch, dtype=dtype, say=click.echo)):
-        click.echo(line)
+    for line in _lines(replay(batch, dtype=dtype, say=say)):
+        say(line)
 
 
 def _lines(found: "Replay") -> Iterator[str]:

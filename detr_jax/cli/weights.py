@@ -11,6 +11,7 @@ from detr_jax.checkpoints import Checkpoints
 from detr_jax.config import Config, to_json
 from detr_jax.memory import fitting
 from detr_jax.models.detector import abstract_model
+from detr_jax.printing import say
 from detr_jax.weights.downloads import download, weights_folder
 from detr_jax.weights.files import TORCH_SUFFIXES, WeightsError
 from detr_jax.weights.official import OFFICIAL, Official, find
@@ -22,7 +23,7 @@ def _list_all(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
         for weights in OFFICIAL:
             size = f"{weights.megabytes} MiB" if weights.megabytes else "?"
-            click.echo(f"{weights.name:44} {size:>8}  {weights.licence:13} {weights.about}\n{'':55}{weights.address}")
+            say(f"{weights.name:44} {size:>8}  {weights.licence:13} {weights.about}", f"{'':55}{weights.address}")
         ctx.exit()
 
 
@@ -69,8 +70,8 @@ def import_weights(
         listed = _listed(source)
         path = str(_download(listed))
         if out is None or listed.backbone:
-            click.echo(path)
-            click.echo(_what_next(listed, path), err=True)
+            say(path)
+            say(_what_next(listed, path), err=True)
             return
         dilation = dilation or listed.dilation
     assert out is not None
@@ -106,7 +107,7 @@ def _download(listed: Official) -> Path:
     """The file of listed weights, with a progress bar on a terminal."""
     kept = (weights_folder() / listed.file).is_file()
     if not kept:
-        click.echo(f"downloading {listed.address} ({listed.licence}) to {weights_folder()}", err=True)
+        say(f"downloading {listed.address} ({listed.licence}) to {weights_folder()}", err=True)
     expected = None if listed.megabytes is None else listed.megabytes * 2**20
     with click.progressbar(length=expected or 1, label=listed.file, file=sys.stderr, hidden=kept) as bar:
 
@@ -144,12 +145,12 @@ def _write(weights: ImportedWeights, out: Path) -> None:
     (out / "config.json").write_text(to_json(config))
 
     for note in weights.notes:
-        click.echo(note)
+        say(note)
     if weights.class_names:
         names = ", ".join(f"{label} {name}" for label, name in sorted(weights.class_names.items())[:5])
-        click.echo(f"classes: {names}{' ...' if len(weights.class_names) > 5 else ''}")
+        say(f"classes: {names}{' ...' if len(weights.class_names) > 5 else ''}")
     no_object = ' and "no object"' if weights.config.num_logits > weights.config.num_classes else ""
-    click.echo(
+    say(
         f"{len(weights.params)} tensors of a {weights.kind} checkpoint, {weights.config.num_classes} classes"
         f"{no_object}, written to {out}"
     )

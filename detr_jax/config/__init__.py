@@ -13,6 +13,7 @@ from detr_jax.config.checks import check as check
 from detr_jax.config.checks import check_buckets as check_buckets
 from detr_jax.config.checks import check_data as check_data
 from detr_jax.config.checks import check_fields as check_fields
+from detr_jax.config.checks import check_model as check_model
 from detr_jax.config.checks import check_prediction as check_prediction
 from detr_jax.config.data import IMAGE_SIZES as IMAGE_SIZES
 from detr_jax.config.data import DataConfig as DataConfig

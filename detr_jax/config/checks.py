@@ -31,6 +31,15 @@ def check(config: Config) -> Config:
     return config
 
 
+def check_model(model: DetectorConfig) -> None:
+    """Checks the fields of ``model``, and the relations between them.
+
+    Raises:
+      ConfigError: the model cannot be built; one sentence per fault.
+    """
+    _raise(list(field_faults(model, "model.")) or own_faults(model, "model."))
+
+
 def check_data(data: DataConfig) -> None:
     """Check the fields of ``data``, and that they say where a data set is.
 

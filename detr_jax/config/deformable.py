@@ -44,7 +44,7 @@ class DeformableDETRConfig(TransformerConfig):
     """Hidden channels of the feed-forward networks (the paper's)."""
     backbone_levels: int = 3
     """Levels of the backbone that the transformer reads, the coarsest ones (the paper's 3: C3 to C5)."""
-    extra_levels: int = ranged(1, least=0)
+    extra_levels: int = ranged(1, least=0, most=8)
     """Levels beyond the backbone's, each with half the resolution of the one before (the paper's 1). Each doubles the
     number that the sides of buckets are multiples of."""
     num_points: int = 4

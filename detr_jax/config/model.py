@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from detr_jax.models.detector import DetectorModule
 
+MOST_LAYERS = 200
+"""Layers of an encoder or a decoder, and blocks of a backbone's stage. More is a mistake, or takes hours to build."""
 LEARNED_CELLS = 50  # rows and columns in the original's tables of learned positions
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -178,7 +180,9 @@ class ResNetConfig(BackboneBase):
     def faults(self, path: str) -> Iterator[str]:
         """Fields that contradict one another."""
         if not 1 <= len(self.blocks) <= 4:
-            yield f"{path}blocks={self.blocks} must hold one to four positive numbers, one per stage."
+            yield f"{path}blocks={self.blocks[:5]} must hold one to four positive numbers, one per stage."
+        if max(self.blocks, default=0) > MOST_LAYERS:
+            yield f"{path}blocks={self.blocks} must hold at most {MOST_LAYERS} blocks per stage."
         if self.dilation and (self.block == "basic" or len(self.blocks) < 2):
             yield f"{path}dilation=True needs bottleneck blocks and two stages or more: use a ResNet-50 or 101."
         if self.norm == "group" and self.width % 4:
@@ -296,6 +300,14 @@ class DetectorConfig:
         """Build the detector with initial values."""
         raise NotImplementedError(f"{type(self).__name__} must define build(self, *, rngs).")
 
+    @property
+    def least_arrays(self) -> int:
+        """The least number of arrays of parameters that the detector has, one per layer. 0: not known.
+
+        A checkpoint with fewer arrays cannot hold the detector, which is then not built.
+        """
+        return 0
+
     def faults(self, path: str) -> Iterator[str]:
         """Fields that contradict one another."""
         if min(self.pixel_std) <= 0:
@@ -314,9 +326,9 @@ class TransformerConfig(DetectorConfig):
     """Channels of the transformer, a multiple of 4 and of `num_heads` (the paper's)."""
     num_heads: int = 8
     """Heads of an attention (the paper's: 8 of 32 channels)."""
-    encoder_layers: int = ranged(6, least=0)
+    encoder_layers: int = ranged(6, least=0, most=MOST_LAYERS)
     """Layers of the encoder (the paper's 6); 0: none."""
-    decoder_layers: int = 6
+    decoder_layers: int = ranged(6, least=1, most=MOST_LAYERS)
     """Layers of the decoder (the paper's)."""
     feedforward_dim: int = 2048
     """Hidden channels of the feed-forward networks (the paper's)."""
@@ -326,6 +338,12 @@ class TransformerConfig(DetectorConfig):
     """Layer norm before each sublayer instead of after it. Off by default, as in the paper."""
     masks: MaskHeadConfig | None = None
     """The mask head, which predicts a mask for each object. None, the default: boxes only."""
+
+    @property
+    def least_arrays(self) -> int:
+        """One for each layer of the encoder and the decoder, and for each block of a `ResNetConfig`."""
+        blocks = sum(self.backbone.blocks) if isinstance(self.backbone, ResNetConfig) else 0
+        return self.encoder_layers + self.decoder_layers + blocks
 
     @property
     def num_adapters(self) -> int:

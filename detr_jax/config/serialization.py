@@ -10,6 +10,7 @@ from detr_jax.config.json_values import from_values, read_value, to_values
 from detr_jax.config.paths import unknown_field
 from detr_jax.config.renamed import take_renamed, with_old_defaults
 from detr_jax.config.run import Config
+from detr_jax.json_files import JsonError, parse_object
 
 
 def to_json(config: Any) -> str:
@@ -33,11 +34,9 @@ def from_json(text: str) -> Config:
         not there.
     """
     try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DamagedConfigError(f"The configuration is not JSON: {error}.") from None
-    if not isinstance(values, dict):
-        raise DamagedConfigError(f"The configuration must be a JSON object, not {values!r}.")
+        values = parse_object(text)
+    except JsonError as error:
+        raise DamagedConfigError(f"The configuration is not JSON that can be read ({error}).") from None
     values, renamed = take_renamed(with_old_defaults(values))
     config = from_values(values)
     for path, value in renamed:

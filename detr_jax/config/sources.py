@@ -121,6 +121,9 @@ class CocoFiles(FolderConfig):
     val_annotations: str = ""
     """Instances JSON of the validation images, relative to ``data.root`` unless absolute. Empty, the default: found in
     it."""
+    allow_outside: bool = False
+    """Accept names of images that lead out of ``data.root`` and of the image folder, by ``..`` or as absolute paths.
+    Off by default, because annotations of a stranger could name any file of the computer. Links may lead anywhere."""
 
     def recognise(self, root: Path) -> "Layout | None":
         """COCO's layout, or the splits whose files are given."""
@@ -133,7 +136,8 @@ class CocoFiles(FolderConfig):
         from detr_jax.data.coco import CocoDataset
 
         reading.pop("skip")  # sizes are in the JSON, so no image is opened here
-        return CocoDataset(place.images, place.annotations, **reading)
+        inside = {"root": place.root, "allow_outside": self.allow_outside}
+        return CocoDataset(place.images, place.annotations, **inside, **reading)
 
     def note_unlisted(self, layout: "Layout", opened: Sequence["Source"]) -> None:
         """Note images in the folders of the splits that no annotations list."""
@@ -203,25 +207,29 @@ class YoloFiles(FolderConfig):
     rows: YoloRows = YoloRows.AUTO
     """What a row of a label file holds after its class: "box" (four numbers, whatever follows), "polygon" (corners),
     "pose" (box and key points) or "auto", the default: what data.yaml and all rows together say."""
+    allow_outside: bool = False
+    """Accept folders, lists and images outside of ``data.root`` and of the folder of `file`, which data.yaml or a list
+    names. Off by default, because files of a stranger could name any file of the computer. Links may lead anywhere."""
 
     def recognise(self, root: Path) -> "Layout | None":
         """The layout that data.yaml, or the names of the files, describe."""
         from detr_jax.data.yolo import recognise_yolo
 
-        return recognise_yolo(root, self.file)
+        return recognise_yolo(root, self.file, allow_outside=self.allow_outside)
 
     def read(self, place: Any, **reading: Any) -> "AnnotatedDataset":
         """The `detr_jax.data.YoloDataset` of a split."""
         from detr_jax.data.yolo import YoloDataset
 
-        return YoloDataset(*place, rows=self.rows, **reading)
+        return YoloDataset(*place, rows=self.rows, allow_outside=self.allow_outside, **reading)
 
     def raise_reason(self, root: Path) -> None:
         """Raise what is wrong with data.yaml."""
+        from detr_jax.data.yolo_images import raise_outside
         from detr_jax.data.yolo_layout import description_file, read_layout
 
         if self.file or description_file(root):
-            read_layout(root / self.file)
+            raise_outside(read_layout(root / self.file, root, allow_outside=self.allow_outside))
 
 
 class FirstPixel(Choice):

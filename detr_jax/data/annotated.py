@@ -12,6 +12,7 @@ from detr_jax.data.images import ExifRule, decode
 from detr_jax.data.instances import Instances, MaskColumns, PackedBytes, PackedTexts, Truth
 from detr_jax.data.shared_arrays import SharedArray
 from detr_jax.data.source import DataError, Faults, Objects, Sample
+from detr_jax.files import LARGEST_IMAGE, read_bytes
 
 _SHARED = ("image_ids", "sizes", "starts", "boxes", "labels")
 
@@ -217,10 +218,10 @@ class AnnotatedFolder(AnnotatedDataset):
         """
         path = self.path(index)
         try:
-            return path.read_bytes()
+            return read_bytes(path, LARGEST_IMAGE)
         except FileNotFoundError:
             raise DataError(f"The image file {path} does not exist, although the annotations list it.") from None
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise DataError(f"The image file {path} cannot be read ({error}).") from None
 
     def path(self, index: int) -> Path:

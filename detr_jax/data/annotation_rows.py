@@ -20,6 +20,8 @@ from detr_jax.wording import with_article
 
 LARGEST = 2**31
 """The exclusive limit of sizes and coordinates in pixels."""
+LONGEST_NAME = 1000
+"""The most characters of the name of a class, which every row of a table of classes has room for."""
 UNUSABLE_TEXT = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # control characters and lone surrogates
 
 _LARGEST_ID = 2**63
@@ -127,8 +129,8 @@ def _category(item: Any, faults: Faults) -> tuple[int, str]:
     name = item.get("name")
     if name is None or isinstance(name, int | float):  # the name is a number or missing
         name = str(category_id if name is None else name)
-    elif not _is_text(name):
-        raise _wrong_type(item, "name", "category", "plain text")
+    elif not _is_text(name) or len(name) > LONGEST_NAME:
+        raise _wrong_type(item, "name", "category", f"plain text of at most {LONGEST_NAME} characters")
     return category_id, name
 
 

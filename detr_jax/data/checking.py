@@ -1,7 +1,6 @@
 """Check a data set: read every image and annotation, count the faults and describe the content."""
 
 import hashlib
-import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -9,12 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from detr_jax.data.annotated import AnnotatedDataset
 from detr_jax.data.class_table import ClassRow, class_table, format_classes
 from detr_jax.data.coco_panoptic import CocoPanopticDataset
-from detr_jax.data.images import level_range, orientation_matters
+from detr_jax.data.images import level_range, open_picture, orientation_matters
 from detr_jax.data.own_sources import all_usable, check_image, usable_objects
 from detr_jax.data.source import DataError, Faults, SizeMismatch, Source
 from detr_jax.wording import counted
@@ -77,7 +75,7 @@ class Report(NamedTuple):
         counts = {row.label: row.objects for row in self.classes}
         text += [
             "classes (label, name, objects):",
-            format_classes({row.label: row.name for row in self.classes}, counts),
+            *format_classes({row.label: row.name for row in self.classes}, counts).split("\n"),
         ]
         if self.classes:
             text.append(f"a model for these classes has model.num_classes={self.classes[-1].label + 1} or more")
@@ -280,7 +278,8 @@ def _kind_of_fault(source: Source, index: int) -> str:
     except DataError:
         return "images that are missing"
     try:
-        Image.open(io.BytesIO(content)).close()
+        with open_picture(content):
+            pass
     except Exception:
         return "files that are not images, or images of an unknown format"
     return "images that are truncated or damaged"

@@ -1,8 +1,7 @@
 """`CocoDataset`: a folder of images and an instances JSON (Lin et al., 2014)."""
 
-import gzip
 import itertools
-import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ import numpy as np
 
 from detr_jax.data.annotated import AnnotatedFolder
 from detr_jax.data.annotation_checks import check_rows
-from detr_jax.data.annotation_rows import LARGEST, UNUSABLE_TEXT, Rows, rows_of_items
+from detr_jax.data.annotation_rows import LARGEST, LONGEST_NAME, UNUSABLE_TEXT, Rows, rows_of_items
 from detr_jax.data.image_paths import ImagePaths, unlisted
 from detr_jax.data.images import ExifRule
 from detr_jax.data.layouts import Layout
 from detr_jax.data.source import DataError, Faults, Source
-
-_GZIP = b"\x1f\x8b"
+from detr_jax.files import LARGEST_ANNOTATIONS, read_unzipped
+from detr_jax.json_files import JsonError, parse_json
 
 
 class CocoDataset(AnnotatedFolder):
@@ -35,6 +34,8 @@ class CocoDataset(AnnotatedFolder):
       exif: see `detr_jax.data.images.decode`.
       max_level: see `detr_jax.data.images.decode`.
       masks: also read the ``segmentation`` of every annotation: polygons or run lengths.
+      root: the folder of the data set, which names of images may lead to; by default, only ``image_folder``.
+      allow_outside: accept names that lead out of both folders. By default they are errors.
 
     Raises:
       DataError: a folder or file is missing, the JSON is damaged, or, if ``strict``, an annotation is wrong:
@@ -50,6 +51,8 @@ class CocoDataset(AnnotatedFolder):
         exif: ExifRule = "auto",
         max_level: float = 0,
         masks: bool = False,
+        root: Path | None = None,
+        allow_outside: bool = False,
     ):
         if not Path(image_folder).is_dir():
             raise DataError(
@@ -58,7 +61,7 @@ class CocoDataset(AnnotatedFolder):
             )
         faults = Faults(str(annotation_file))
         rows = read_instances(Path(annotation_file), faults, masks=masks)
-        paths = ImagePaths(Path(image_folder))
+        paths = ImagePaths(Path(image_folder), root, allow_outside=allow_outside)
         rows = rows._replace(file_names=paths.found(rows.file_names, faults))
         instances = check_rows(rows, faults, official=True)
         super().__init__(instances, Path(image_folder), strict=strict, exif=exif, max_level=max_level)
@@ -76,7 +79,7 @@ def read_instances(path: Path, faults: Faults, *, masks: bool = False) -> Rows:
     content = read_file(path)
     try:
         return _fast_rows(content, masks)
-    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError):
+    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError):
         # The file is damaged, or some values have another type.
         return rows_of_items(_parsed(content, path), faults, masks=masks)
 
@@ -122,13 +125,15 @@ def _fast_rows(content: bytes, masks: bool) -> Rows:
     """The columns of a file in which every value has the expected type. It is much faster than `rows_of_items`.
 
     Raises:
-      msgspec.DecodeError, UnicodeDecodeError, OverflowError: some value has another type.
+      msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError: some value has another type.
     """
     form: Any = msgspec.json.decode(content, type=_MaskInstances if masks else _Instances)
     images, annotations = form.images, form.annotations
     texts = itertools.chain((one.file_name for one in images), (one.name for one in form.categories))
     if any(map(UNUSABLE_TEXT.search, texts)):
         raise msgspec.ValidationError("a text with control characters")
+    if any(len(one.name) > LONGEST_NAME for one in form.categories):
+        raise msgspec.ValidationError("a class with a long name")
     number = len(annotations)
 
     def column(values: Any, kind: type, length: int = number) -> np.ndarray:
@@ -165,14 +170,13 @@ def read_file(path: Path) -> bytes:
       DataError: the file is missing or cannot be read.
     """
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content.startswith(_GZIP) else content
+        return read_unzipped(path, LARGEST_ANNOTATIONS)
     except FileNotFoundError:
         raise DataError(
             f"The annotation file {path} does not exist: set data.root to the folder of the data set, and "
             "data.sources.coco.train_annotations and data.sources.coco.val_annotations to its instances JSON files."
         ) from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"The annotation file {path} cannot be read ({error}).") from None
 
 
@@ -183,13 +187,8 @@ def _parsed(content: bytes, path: Path) -> dict[str, Any]:
       DataError: the file is not JSON, or lacks a list.
     """
     try:
-        form = json.loads(content)
-    except UnicodeDecodeError as error:
-        byte = content[error.start]
-        raise DataError(
-            f"The annotation file {path} is not text in UTF-8 (byte {byte:#x} at {error.start:,}): save it as UTF-8."
-        ) from None
-    except (ValueError, RecursionError) as error:
+        form = parse_json(content, most_nested=None)
+    except JsonError as error:
         raise DataError(f"The annotation file {path} cannot be read as JSON ({error}).") from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(form, dict) or not isinstance(form.get(key), list):

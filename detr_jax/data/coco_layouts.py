@@ -13,10 +13,10 @@ The recognised layouts are:
 
 import contextlib
 import gzip
-import json
 import ntpath
 import os
 import re
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,7 @@ import msgspec
 from detr_jax.config import CocoFiles
 from detr_jax.data.layouts import WHOLE, Layout, in_order, meaning
 from detr_jax.data.source import DataError
+from detr_jax.files import LARGEST_ANNOTATIONS, open_regular, read_unzipped
 
 _HEAD = 2**16  # bytes at either end of a JSON file that show its kind
 _FOLDERS = ("images", "JPEGImages", "data", "Images", "img", "imgs")
@@ -39,6 +40,8 @@ class CocoSplit(NamedTuple):
     """The folder of the images."""
     annotations: Path
     """The instances JSON."""
+    root: Path | None = None
+    """The folder of the data set."""
 
 
 def recognise(root: Path) -> Layout | None:
@@ -60,7 +63,7 @@ def recognise(root: Path) -> Layout | None:
                 f"{root} has two files for the split {name!r}, {splits[name].annotations} and {file}: set "
                 "data.sources.coco.train_annotations and data.sources.coco.val_annotations."
             )
-        splits[name] = CocoSplit(image_folder(file, root), file)
+        splits[name] = CocoSplit(image_folder(file, root), file, root)
     shown = ", ".join(
         f"{name} is {split.annotations.relative_to(root)} with images in {_relative(split.images, root)}"
         for name, split in ((name, splits[name]) for name in in_order(splits))
@@ -96,9 +99,9 @@ def _given_splits(root: Path, given: CocoFiles) -> dict[str, CocoSplit]:
                 raise DataError(
                     f"The annotation file {file} does not exist: correct data.sources.coco.{split}_annotations."
                 )
-            splits[split] = CocoSplit(root / images if images else image_folder(file, root), file)
+            splits[split] = CocoSplit(root / images if images else image_folder(file, root), file, root)
         elif images and (layout := recognise(root)) and (name := layout.find(split, "")):
-            splits[split] = CocoSplit(root / images, layout.splits[name].annotations)
+            splits[split] = CocoSplit(root / images, layout.splits[name].annotations, root)
     return splits
 
 
@@ -109,16 +112,17 @@ def image_folder(file: Path, root: Path) -> Path:
       DataError: no folder has one of the images.
     """
     names = _some_file_names(file)
+    names = [name for name in names if not Path(_slashed(name)).is_absolute()] or names  # any folder fits these
     stem = file.stem.removesuffix(".json").removeprefix("instances_")
     subfolders = dict.fromkeys([stem, file.parent.name, meaning(stem) or "", "val" if "val" in stem else ""])
     folders = [file.parent, root, root.parent, *(base / one for base in (root, file.parent) for one in _FOLDERS)]
     nested = [folder / one for folder in folders for one in subfolders if one]
     # Two splits may use the same file names, so folders of one split come before shared folders.
     for folder in [*folders[:2], *nested, *folders[2:]]:
-        if any((folder / _slashed(name)).is_file() for name in names):
+        if any(_is_file(folder / _slashed(name)) for name in names):
             return folder
     for folder in [*nested, *folders]:
-        if any((folder / ntpath.basename(name)).is_file() for name in names):
+        if any(_is_file(folder / ntpath.basename(name)) for name in names):
             return folder
     named = f"{names[0]!r}" if names else "no image"
     raise DataError(
@@ -152,14 +156,14 @@ def _is_instances(file: Path) -> bool:
 def _ends(file: Path) -> tuple[str, str]:
     try:
         if file.name.endswith(".gz"):
-            with gzip.open(file) as stream:
+            with open_regular(file) as packed, gzip.open(packed) as stream:
                 return stream.read(_HEAD).decode(errors="replace"), ""
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             head = stream.read(_HEAD)
             stream.seek(max(0, file.stat().st_size - _HEAD))
             encoding = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
             return head.decode(encoding, errors="replace"), stream.read(_HEAD).decode(errors="replace")
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         return "", ""
 
 
@@ -179,12 +183,19 @@ def _some_file_names(file: Path) -> list[str]:
     head, _ = _ends(file)
     found = re.findall(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', head)
     if found:
-        return [json.loads(text) for text in found[:20]]
+        return [name for text in found[:20] if isinstance(name := _text(text), str)]
     try:
-        content = gzip.decompress(file.read_bytes()) if file.name.endswith(".gz") else file.read_bytes()
+        content = read_unzipped(file, LARGEST_ANNOTATIONS)
         return [image.file_name for image in msgspec.json.decode(content, type=_Listing).images[:20]]
-    except (OSError, EOFError, msgspec.DecodeError):
+    except (OSError, EOFError, zlib.error, msgspec.DecodeError, RecursionError):
         return []
+
+
+def _text(text: str) -> str | None:
+    try:
+        return msgspec.json.decode(text, type=str)
+    except (msgspec.DecodeError, UnicodeError):  # it is damaged, which is reported when the file is read
+        return None
 
 
 class _Named(msgspec.Struct):
@@ -193,6 +204,13 @@ class _Named(msgspec.Struct):
 
 class _Listing(msgspec.Struct):
     images: list[_Named]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long
+        return False
 
 
 def _slashed(name: str) -> str:

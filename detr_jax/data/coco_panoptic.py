@@ -1,5 +1,6 @@
 """`CocoPanopticDataset`: a folder of images, a panoptic JSON and a folder of PNG files (Kirillov et al., 2019)."""
 
+import contextlib
 import functools
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from detr_jax.data.annotated import AnnotatedFolder
 from detr_jax.data.annotation_checks import check_rows
 from detr_jax.data.annotation_rows import Rows
+from detr_jax.data.boundaries import check_names
 from detr_jax.data.coco import read_file
 from detr_jax.data.coco_layouts import image_folder
 from detr_jax.data.images import ExifRule
@@ -19,6 +21,7 @@ from detr_jax.data.layouts import WHOLE, Layout, in_order, meaning
 from detr_jax.data.masks import Masks, encoded
 from detr_jax.data.panoptic_png import Panoptic, SegmentIds, check_ids, read_png
 from detr_jax.data.source import DataError, Faults, Objects
+from detr_jax.files import open_regular
 
 _PREFIX = "panoptic_"
 
@@ -73,6 +76,7 @@ class CocoPanopticDataset(AnnotatedFolder):
         self.reads_masks = masks
         faults = Faults(str(annotation_file))
         form = _read(self.annotation_file)
+        check_names((one.file_name for one in form.images), Path(image_folder), self.annotation_file)
         self._things = frozenset(one.id for one in form.categories if one.isthing)
         self._png_of = {one.image_id: one.file_name for one in form.annotations}
         there = set(os.listdir(segment_folder))
@@ -220,7 +224,7 @@ def _read(path: Path) -> _Form:
     """
     try:
         return msgspec.json.decode(read_file(path), type=_Form)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(
             f"The annotation file {path} is not a panoptic JSON ({error}): it must hold images, categories with "
             "isthing, and annotations with image_id, file_name and segments_info."
@@ -304,8 +308,9 @@ def recognise_panoptic(root: Path) -> Layout | None:
 
 def _is_list(file: Path) -> bool:
     """Whether a JSON file holds a list. A panoptic JSON is an object."""
-    with file.open("rb") as opened:
+    with contextlib.suppress(OSError), open_regular(file) as opened:
         return opened.read(1024).lstrip().startswith(b"[")
+    return False
 
 
 def _image_folder(file: Path, root: Path, stem: str) -> Path:

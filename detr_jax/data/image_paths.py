@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from detr_jax.data.annotation_rows import shown
+from detr_jax.data.boundaries import is_inside, may_leave
 from detr_jax.data.image_folders import images_in, list_folder
 from detr_jax.data.source import Faults
 
@@ -19,22 +21,28 @@ class ImagePaths:
 
     Args:
       folder: the folder of the images.
+      root: the folder of the data set, which names may also lead to; by default, only the folder of the images.
+      allow_outside: accept names that lead out of both folders.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, root: Path | None = None, *, allow_outside: bool = False):
         self.folder = folder
+        self.allow_outside = allow_outside
+        self._inside = [folder] if root is None else [root, folder]
 
     def found(self, names: Sequence[str], faults: Faults) -> Sequence[str]:
         """Changes each name to the path of an existing file below the folder, and counts the changes.
 
-        A name whose file is not found stays unchanged.
+        A name whose file is not found stays unchanged. A name that leads out of the data set is an error, unless it is
+        found in the folder after a change.
         """
+        leaving = {name for name in names if self._leaves(name)}
         probes = names[:: max(1, len(names) // _PROBES)]
-        if all(self._exists(name) for name in probes) and not any("\\" in name for name in probes):
+        if not leaving and all(self._exists(name) for name in probes) and not any("\\" in name for name in probes):
             return names
         below = self._below()
         candidates = (change(name) for name in probes for change in _CHANGES.values())
-        if not any(name in below or self._exists(name) for name in candidates):
+        if not leaving and not any(name in below or self._exists(name) for name in candidates):
             return names  # no change would help
         found = []
         for name in names:
@@ -45,12 +53,21 @@ class ImagePaths:
                     found.append(changed)
                     break
             else:
-                found.append(name)
+                if name in leaving:
+                    faults.error(
+                        "images outside of the data set",
+                        f"the image {shown(name)} is outside of {self._inside[0]}: move it there, or set "
+                        "data.sources.coco.allow_outside=True if you trust the annotations",
+                    )
+                found.append(ntpath.basename(name) if name in leaving else name)
         return found
+
+    def _leaves(self, name: str) -> bool:
+        return not self.allow_outside and may_leave(name) and not is_inside(self.folder / name, self._inside)
 
     def _exists(self, name: str) -> bool:
         try:
-            return bool(name) and (self.folder / name).is_file()
+            return bool(name) and not self._leaves(name) and (self.folder / name).is_file()
         except (OSError, ValueError):
             return False
 

@@ -1,10 +1,11 @@
 """Decode image files to RGB, and read their sizes, orientations and levels."""
 
+import contextlib
 import io
 import math
 import os
-import stat
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from detr_jax.config import DataConfig
 from detr_jax.data.levels import has_levels, stated_level, to_rgb
 from detr_jax.data.source import DataError, SizeMismatch
+from detr_jax.files import LARGEST_IMAGE, UnusableFileError, check_regular, open_regular
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 """An image: the path of a file, a PIL image, or a uint8 array [H, W, 3] (RGB), [H, W] or [H, W, 1] (grey)."""
@@ -31,11 +33,13 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_UNREADABLE = (
+UNREADABLE = (
     *(UnidentifiedImageError, OSError, ValueError, TypeError, SyntaxError, EOFError, IndexError, KeyError),
     *(OverflowError, ZeroDivisionError, RuntimeError, Image.DecompressionBombError),
 )
 """The exceptions that Pillow raises for damaged files."""
+_REFUSED_FORMATS = frozenset(("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"))
+"""Formats that Pillow hands to other programs, or cannot decode by itself."""
 
 
 def ignore_pillow_warnings() -> None:
@@ -49,6 +53,41 @@ def ignore_pillow_warnings() -> None:
 
 
 ignore_pillow_warnings()
+
+
+@contextlib.contextmanager
+def open_picture(file: Path | bytes) -> Iterator[Image.Image]:
+    """Opens an image file of at most `LARGEST_IMAGE` bytes with Pillow, which reads its header.
+
+    Formats whose decoders start other programs, such as EPS with Ghostscript, are not recognised.
+
+    Raises:
+      OSError: it is not a regular file, or not an image.
+      Exception: other exceptions of Pillow for damaged files (`UNREADABLE`).
+    """
+    with io.BytesIO(file) if isinstance(file, bytes) else open_regular(file) as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        if size > LARGEST_IMAGE:
+            raise UnusableFileError(f"it has {size:,} bytes, and the limit is {LARGEST_IMAGE:,}")
+        Image.preinit()  # the usual formats are tried first
+        Image.init()
+        with Image.open(stream, formats=[kind for kind in Image.ID if kind not in _REFUSED_FORMATS]) as picture:
+            yield picture
+
+
+def check_pixels(picture: Image.Image, name: str) -> None:
+    """Checks the pixels of an opened picture before they are decoded.
+
+    Raises:
+      DataError: it has more than ``PIL.Image.MAX_IMAGE_PIXELS``.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit and picture.height * picture.width > limit:
+        raise DataError(
+            f"{name} has {picture.height} x {picture.width} pixels, which is more than the limit of {limit} pixels: "
+            "make it smaller, or cut it into parts."
+        )
 
 
 def decode(
@@ -85,7 +124,7 @@ def decode(
     """
     name = name or (f"The image file {file}" if isinstance(file, Path) else "An image")
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
+        with open_picture(file) as picture:
             turned = is_turned(picture, size, exif)
             # The header is enough for these checks, so that a wrong image costs neither time nor memory.
             _check_header(picture, name, size, size_source, turned, max_level)
@@ -104,7 +143,7 @@ def decode(
         ) from None
     except MemoryError:
         raise DataError(f"{name} does not fit into memory when it is decoded: make it smaller.") from None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise DataError(f"{name} cannot be decoded ({error}): replace or remove it.") from None
 
 
@@ -122,13 +161,8 @@ def _check_header(
       SizeMismatch: the image has another size than annotated.
       DataError: it has too many pixels, or colours of a depth that is not supported.
     """
+    check_pixels(picture, name)
     stored = (picture.height, picture.width)
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit and picture.height * picture.width > limit:
-        raise DataError(
-            f"{name} has {stored[0]} x {stored[1]} pixels, which is more than the limit of {limit} pixels: make it "
-            "smaller, or cut it into parts."
-        )
     if size is not None and size != (_displayed_size(picture) if turned else stored):
         raise SizeMismatch(
             f"{name} has {stored[0]} x {stored[1]} pixels (height x width), but {size_source} says "
@@ -150,16 +184,19 @@ def read_size(file: Path | bytes, name: str | None = None, *, rotate: bool = Fal
       rotate: whether to apply the EXIF orientation.
 
     Raises:
-      DataError: the file is missing, or its header cannot be read.
+      DataError: the file is missing, its header cannot be read, or it has more pixels than `decode` accepts.
     """
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
+        with open_picture(file) as picture:
+            check_pixels(picture, name or f"The image file {file!s}")
             return _displayed_size(picture) if rotate else (picture.height, picture.width)
+    except DataError:
+        raise
     except UnidentifiedImageError:
-        empty = not (len(file) if isinstance(file, bytes) else file.stat().st_size)
+        empty = not (len(file) if isinstance(file, bytes) else check_regular(file))
         reason = "it is empty" if empty else "the image format is not recognised"
         raise DataError(f"{name or f'The image file {file!s}'} cannot be opened ({reason}).") from None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise DataError(f"{name or f'The image file {file!s}'} cannot be opened ({error}).") from None
 
 
@@ -192,11 +229,11 @@ def orientation_matters(file: Path | bytes, size: tuple[int, int]) -> str | None
       orientation or the file cannot be opened.
     """
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
+        with open_picture(file) as picture:
             if _orientation(picture) == 1:
                 return None
             stored, displayed = (picture.height, picture.width), _displayed_size(picture)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
     if stored == displayed:
         return "open"
@@ -210,11 +247,12 @@ def level_range(file: Path | bytes) -> tuple[float, float] | None:
     decoded.
     """
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
+        with open_picture(file) as picture:
             if not has_levels(picture):
                 return None
+            check_pixels(picture, "The image")  # a DataError is a ValueError, which is caught here
             return float(np.asarray(picture).max()), stated_level(picture)
-    except (*_UNREADABLE, MemoryError):
+    except (*UNREADABLE, MemoryError):
         return None
 
 
@@ -258,9 +296,9 @@ def has_more_frames(file: Path | bytes) -> bool:
     The further pictures in a camera's JPEG (MPO) do not count. A file that cannot be opened has no more frames.
     """
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
+        with open_picture(file) as picture:
             return picture.format != "MPO" and getattr(picture, "is_animated", False)
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
 
 
@@ -304,14 +342,11 @@ def open_image(
 
 
 def _check_regular(path: Path) -> None:
-    """Raises a `DataError` if a path is not a regular file. Opening a pipe, for example, would wait forever."""
+    """Raises a `DataError` if a path is not a regular file."""
     try:
-        mode = path.stat().st_mode
+        check_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path} does not exist.") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be opened ({getattr(error, 'strerror', None) or error}).") from None
-    if stat.S_ISDIR(mode):
-        raise DataError(f"{path} is a folder: give the images in it.")
-    if not stat.S_ISREG(mode):
-        raise DataError(f"{path} is not a regular file: give the file of an image.")
+    except OSError as error:
+        hint = f"{error}: give the file of an image" if isinstance(error, UnusableFileError) else error.strerror
+        raise DataError(f"{path} cannot be opened ({hint}).") from None

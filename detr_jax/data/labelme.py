@@ -1,7 +1,6 @@
 """`LabelmeDataset`: images with JSON files of labelme (https://github.com/wkentaro/labelme)."""
 
 import base64
-import io
 import math
 import os
 from collections.abc import Iterator
@@ -10,17 +9,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from PIL import Image
 
 from detr_jax.data.annotated import AnnotatedFolder
 from detr_jax.data.annotation_checks import check_instances
 from detr_jax.data.annotation_rows import shown
 from detr_jax.data.image_folders import count_unread, images_in, list_folder, stem_of, suffix_of
-from detr_jax.data.images import ExifRule, read_size
+from detr_jax.data.images import UNREADABLE, ExifRule, check_pixels, open_picture, read_size
 from detr_jax.data.layouts import WHOLE, Layout, in_order, meaning
 from detr_jax.data.masks import as_text, encoded
 from detr_jax.data.source import DataError, Faults
-from detr_jax.data.text_files import decode_text, posix_path
+from detr_jax.data.text_files import posix_path, read_any_text
+from detr_jax.files import LARGEST_ANNOTATIONS, open_regular
 from detr_jax.wording import counted
 
 _PROBES = 3  # JSON files that are read to recognise a folder
@@ -144,12 +143,11 @@ def _json_files(root: Path) -> list[str]:
 def _read(path: str, faults: Faults) -> _File | None:
     """The shapes of a JSON file, or None for a JSON file of another kind. A damaged file is counted as an error."""
     try:
-        with open(path, "rb") as file:
-            head = file.read(_HEAD)
-            if b'"shapes"' not in head.replace(b"\0", b""):  # without null bytes, UTF-16 matches too
+        with open_regular(path) as file:
+            if b'"shapes"' not in file.read(_HEAD).replace(b"\0", b""):  # without null bytes, UTF-16 matches too
                 return None
-            return msgspec.json.decode(decode_text(head + file.read()), type=_File)
-    except (OSError, ValueError, msgspec.DecodeError) as error:
+        return msgspec.json.decode(read_any_text(path, LARGEST_ANNOTATIONS), type=_File)
+    except (OSError, ValueError, RecursionError, msgspec.DecodeError) as error:
         faults.error("JSON files that cannot be read", f"{path} is not a labelme file ({error})")
         return None
 
@@ -210,9 +208,10 @@ def _pixels(shape: _Shape, size: tuple[int, int], where: str, faults: Faults) ->
     """The run lengths of labelme's mask, a PNG file of the pixels within its box."""
     assert shape.mask is not None
     try:
-        with Image.open(io.BytesIO(base64.b64decode(shape.mask))) as picture:
+        with open_picture(base64.b64decode(shape.mask)) as picture:
+            check_pixels(picture, "It")
             inside = np.asarray(picture.convert("L")) > 0
-    except (OSError, ValueError, SyntaxError) as error:
+    except UNREADABLE as error:
         faults.error("masks that cannot be read", f"{where} has a mask that is not a PNG file ({error})")
         return {}
     left, top = (math.floor(min(values)) for values in zip(*shape.points, strict=True))

@@ -1,17 +1,18 @@
 """Check the ``segmentation`` of annotations, so that every mask can be computed later."""
 
 import itertools
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
+from PIL import Image
 
 from detr_jax.data.annotation_rows import Rows, shown
 from detr_jax.data.run_lengths import counts_of
 from detr_jax.data.source import Faults
+from detr_jax.json_files import parse_json
 
 _CORNERS = 3  # the least of a polygon
 _FAR = 10**5  # pixels outside of the image at which a corner is certainly wrong; a mask of it would take gigabytes
@@ -32,7 +33,7 @@ def usable_masks(rows: Rows, used: np.ndarray, sizes: np.ndarray, faults: Faults
       used: [k] int, the rows to check.
       sizes: [k, 2] int, (height, width) of each one's image in pixels.
       faults: receives the faults of the others. A mask that cannot be read is an error. An annotation whose polygons
-        have fewer than three corners is counted.
+        have fewer than three corners, or whose image has more than ``PIL.Image.MAX_IMAGE_PIXELS``, is counted.
     """
     usable = np.ones(len(used), bool)
     if rows.segmentations is None:
@@ -46,9 +47,13 @@ def usable_masks(rows: Rows, used: np.ndarray, sizes: np.ndarray, faults: Faults
             usable[place] = False
             faults.add("crowds without a segmentation were dropped", where)
             continue
+        if Image.MAX_IMAGE_PIXELS and size[0] * size[1] > Image.MAX_IMAGE_PIXELS:
+            usable[place] = False
+            faults.add("masks of images that have more pixels than can be decoded were dropped", where)
+            continue
         try:
             found: Any = msgspec.json.decode(text, type=list[list[float]] | _RunLengths)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             usable[place] = False
             faults.error(*_fault_of_form(text, where))
             continue
@@ -169,7 +174,7 @@ def _fault_of_form(text: bytes, where: str) -> tuple[str, str]:
             "annotations without a segmentation",
             f"{where} has no segmentation, and data.masks=True needs polygons or run lengths for each object",
         )
-    value: Any = json.loads(text)  # which reads NaN and Infinity too
+    value = parse_json(text, most_nested=None)  # which reads NaN and Infinity too
     if isinstance(value, list) and all(isinstance(polygon, list) for polygon in value):
         numbers = list(itertools.chain.from_iterable(value))
         if all(isinstance(number, int | float) for number in numbers) and not all(map(math.isfinite, numbers)):

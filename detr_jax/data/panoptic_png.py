@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from detr_jax.data.images import UNREADABLE, check_pixels, open_picture
 from detr_jax.data.masks import Part
 from detr_jax.data.source import DataError
 
@@ -117,7 +118,8 @@ def read_png(path: Path, size: tuple[int, int]) -> np.ndarray:
       DataError: the file is missing or damaged, has another size, or stores no ids.
     """
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
+            check_pixels(picture, f"The panoptic file {path}")
             if (picture.height, picture.width) != tuple(size):
                 raise DataError(
                     f"The panoptic file {path} has {picture.height} x {picture.width} pixels (height x width), but its "
@@ -133,7 +135,7 @@ def read_png(path: Path, size: tuple[int, int]) -> np.ndarray:
             pixels = picture.tobytes("raw", "RGBX" if picture.mode == "RGB" else "RGBA")
     except FileNotFoundError:
         raise DataError(f"The panoptic file {path} does not exist, although the annotations list it.") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except (MemoryError, *UNREADABLE) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"The panoptic file {path} cannot be decoded ({error}): replace it.") from None

@@ -4,6 +4,8 @@ import codecs
 import re
 from pathlib import Path, PurePosixPath
 
+from detr_jax.files import LARGEST_LIST, LARGEST_TEXT, read_bytes
+
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
@@ -26,13 +28,22 @@ def decode_text(content: bytes) -> str:
     return content.decode("utf-8", errors="surrogateescape")
 
 
+def read_any_text(path: str | Path, limit: int = LARGEST_TEXT) -> str:
+    """The content of a regular text file of at most ``limit`` bytes, decoded by `decode_text`.
+
+    Raises:
+      OSError: the file cannot be read.
+    """
+    return decode_text(read_bytes(path, limit))
+
+
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file without surrounding spaces. Blank lines are dropped.
 
     Raises:
       OSError: the file cannot be read.
     """
-    return [line.strip() for line in decode_text(path.read_bytes()).splitlines() if line.strip()]
+    return [line.strip() for line in read_any_text(path, LARGEST_LIST).splitlines() if line.strip()]
 
 
 def posix_path(text: str) -> str:

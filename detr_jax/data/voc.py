@@ -25,6 +25,7 @@ from detr_jax.data.voc_layout import (
     split_folders,
 )
 from detr_jax.data.voc_xml import Description, VocObject
+from detr_jax.files import open_regular
 from detr_jax.wording import counted
 
 VOC_CLASSES = (
@@ -169,7 +170,7 @@ def _first(paths: Iterator[str], number: int) -> Iterator[str]:
 def _is_annotation(path: str) -> bool:
     """Whether the beginning of an XML file is of an annotation of VOC."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return b"<annotation" in file.read(2048).replace(b"\0", b"").replace(b"<annotations", b"")
     except OSError:
         return False

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from detr_jax.data.annotation_rows import shown
+from detr_jax.data.boundaries import is_inside, may_leave
 from detr_jax.data.image_folders import Folder, images_in, list_folder, stem_of, subfolder, suffix_of, unread_images
 from detr_jax.data.layouts import TEST, TRAIN, VALIDATION, WHOLE, split_group
 from detr_jax.data.source import DataError, Faults
@@ -143,7 +145,10 @@ def listed_entries(root: Path, lists: Path, split: str, read: Descriptions, faul
             f"{root} has no split {split!r} ({where} has {', '.join(files) or 'none'}): set data.train_split and "
             "data.val_split."
         )
-    lines = read_lines(files[name])
+    try:
+        lines = read_lines(files[name])
+    except OSError as error:
+        raise DataError(f"The list {files[name]} cannot be read ({error}).") from None
     if not lines:
         raise DataError(f"The list {files[name]} is empty: at least one image is needed.")
     image_folder, xml_folder = subfolder(root, *_IMAGES), subfolder(root, *_DESCRIPTIONS)
@@ -160,6 +165,12 @@ def listed_entries(root: Path, lists: Path, split: str, read: Descriptions, faul
     for line, flag in zip(lines, flagged, strict=True):
         written = [_unquoted(line)] + ([flag[1]] if flag is not None and all(flagged) else [])
         stem = _listed_stem(written, images, descriptions, folded, faults)
+        if may_leave(stem) and not is_inside(os.path.join(folders.images.path, stem), [root]):
+            faults.error(
+                "listed images outside of the data set",
+                f"{files[name]} lists {shown(line)}, which must be in {root}",
+            )
+            continue
         if stem in entries:
             faults.add("names listed twice were read once", f"{line} in {files[name]}")
             continue

@@ -5,17 +5,18 @@ import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from detr_jax.data.annotation_rows import shown
 from detr_jax.data.text_files import decode_text
+from detr_jax.files import LARGEST_TEXT, read_bytes
 
 _ENTITY = re.compile("<!ENTITY", re.IGNORECASE)
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
 _DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
 _BARE_AMPERSAND = re.compile(r"&(?!#?\w+;)")
 _EXPAT = ("utf-8", "ascii", "us-ascii", "iso-8859-1", "latin-1")  # encodings that the parser supports
+_SLOW = ("idna", "punycode")  # the time to decode these grows with the square of the length
 _YES = ("1", "1.0", "true", "yes")
 
 
@@ -57,7 +58,7 @@ class Description(NamedTuple):
 def read_description(path: str) -> Description:
     """Reads an XML file. Errors are recorded in ``faults`` of the result."""
     try:
-        root = _parse(Path(path).read_bytes())
+        root = _parse(read_bytes(path, LARGEST_TEXT))
     except FileNotFoundError:
         sentence = f"{path} cannot be read (it does not exist): each listed image must have an XML file"
         return Description(faults=(("annotation files that are missing", sentence),))
@@ -118,6 +119,8 @@ def _parse(content: bytes) -> ElementTree.Element:
     """
     declared = _DECLARED.match(content)
     encoding = declared[1].decode().lower() if declared else "utf-8"
+    if encoding in _SLOW:
+        raise LookupError(f"unknown encoding: {encoding}")
     marked = content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     text = decode_text(content) if marked or encoding in _EXPAT else content.decode(encoding)
     if _ENTITY.search(text):

@@ -11,11 +11,12 @@ import numpy as np
 from detr_jax.data.annotated import AnnotatedFolder
 from detr_jax.data.annotation_checks import check_instances
 from detr_jax.data.annotation_rows import shown
+from detr_jax.data.boundaries import OutsideError
 from detr_jax.data.image_folders import count_unread
 from detr_jax.data.images import ExifRule, read_size
 from detr_jax.data.layouts import WHOLE, Layout, in_order
 from detr_jax.data.source import DataError, Faults
-from detr_jax.data.text_files import decode_text
+from detr_jax.data.text_files import read_any_text
 from detr_jax.data.yolo_images import split_images
 from detr_jax.data.yolo_labels import LabelFiles
 from detr_jax.data.yolo_layout import YoloLayout, description_file, read_layout
@@ -58,6 +59,7 @@ class YoloDataset(AnnotatedFolder):
     Args:
       data_file: the ``data.yaml``, or another file or folder that `read_layout` reads.
       split: "train", "val" or "test", or another usual name of these. "all" if the data set has no splits.
+      root: the folder of the data set, by default that of ``data_file``.
       strict: raise on the first error. If False, faulty rows are dropped and recorded in ``faults``.
       skip: drop images without a readable header, and record them in ``faults``.
       rows: the form of a row: "box" (the first four numbers; others are ignored), "polygon" or "pose". "auto": the form
@@ -65,6 +67,7 @@ class YoloDataset(AnnotatedFolder):
       exif: see `detr_jax.data.images.decode`. Boxes belong to the displayed image unless it is "ignore".
       max_level: see `detr_jax.data.images.decode`.
       masks: read the polygons of the rows as masks. Each row must be a polygon; a box among polygons is a rectangle.
+      allow_outside: accept folders, lists and images outside of ``root`` and of the folder of ``data_file``.
 
     Raises:
       DataError: a file or folder is missing, or ``data.yaml`` is damaged. If ``strict``, also for a faulty row, for
@@ -80,6 +83,7 @@ class YoloDataset(AnnotatedFolder):
         self,
         data_file: str | Path,
         split: str,
+        root: Path | None = None,
         *,
         strict: bool = True,
         skip: bool = False,
@@ -87,8 +91,9 @@ class YoloDataset(AnnotatedFolder):
         exif: ExifRule = "auto",
         max_level: float = 0,
         masks: bool = False,
+        allow_outside: bool = False,
     ):
-        layout = read_layout(Path(data_file))
+        layout = read_layout(Path(data_file), root, allow_outside=allow_outside)
         faults = Faults(f"{layout.file} ({split})", skip=skip)
         for kind, name in layout.notes:
             faults.add(kind, name)
@@ -116,18 +121,19 @@ class YoloDataset(AnnotatedFolder):
         super().__init__(check_instances(content, faults, masks=masks), strict=strict, exif=exif, max_level=max_level)
 
 
-def recognise_yolo(root: Path, given: str = "") -> Layout | None:
+def recognise_yolo(root: Path, given: str = "", *, allow_outside: bool = False) -> Layout | None:
     """The layout of a YOLO data set in a folder, or None if the folder has none.
 
     Args:
       root: the folder.
       given: the file in the folder that describes the data set. If it is empty, the usual names are tried.
+      allow_outside: as for `YoloDataset`.
     """
     file = root / given if given else description_file(root) if root.is_dir() else None
     if file is None:
         return None
     try:
-        layout = read_layout(file)
+        layout = read_layout(file, root, allow_outside=allow_outside)
     except DataError:
         return None
     splits: dict[str, int] = {}
@@ -136,9 +142,10 @@ def recognise_yolo(root: Path, given: str = "") -> Layout | None:
         ignored = Faults(str(root))
         try:
             found = split_images(layout, split, ignored)
-        except DataError:  # the error is raised when the split is opened
+        except DataError as error:  # the error is raised when the split is opened
             splits[split] = 0
-            summaries.append((split, f"{split}: {', '.join(entries)}, which does not exist"))
+            reason = "is outside of the data set" if isinstance(error, OutsideError) else "does not exist"
+            summaries.append((split, f"{split}: {', '.join(entries)}, which {reason}"))
             continue
         paths = found.paths
         if split == WHOLE and not any(LabelFiles(file.parent, found.folders).of(paths, ignored)):
@@ -151,7 +158,7 @@ def recognise_yolo(root: Path, given: str = "") -> Layout | None:
         return None
     order = in_order(splits)
     line = "; ".join(text for _, text in sorted(summaries, key=lambda one: order.index(one[0])))
-    locations = {split: (file, split) for split in order}
+    locations = {split: (file, split, root) for split in order}
     return Layout("yolo", locations, f"{root} is read as YOLO by {_below(str(file), root)} ({line})")
 
 
@@ -223,8 +230,7 @@ def _labels(path: str | None, numbers: dict[str, int]) -> Labels | str:
     if path is None:
         return parse_labels("", numbers)
     try:
-        with open(path, "rb") as file:
-            return parse_labels(decode_text(file.read()), numbers)
+        return parse_labels(read_any_text(path), numbers)
     except OSError as error:
         return str(error)
 
@@ -322,7 +328,7 @@ def _annotations(
 def _corners(path: str, numbers: dict[str, int]) -> dict[int, list[float]]:
     """The numbers after the class of each row of a label file, by line."""
     try:
-        return corners_by_line(decode_text(Path(path).read_bytes()), numbers)
+        return corners_by_line(read_any_text(path), numbers)
     except OSError:
         return {}
 
@@ -344,7 +350,7 @@ def _segmentation(
 
 def _line(path: str, number: int) -> str:
     try:
-        return decode_text(Path(path).read_bytes()).splitlines()[number - 1].strip()
+        return read_any_text(path).splitlines()[number - 1].strip()
     except (OSError, IndexError):
         return ""
 

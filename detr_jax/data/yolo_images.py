@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from detr_jax.data.annotation_rows import shown
+from detr_jax.data.boundaries import OutsideError, is_inside
 from detr_jax.data.image_folders import Folder, images_in, list_folder, suffix_of
 from detr_jax.data.source import DataError, Faults
 from detr_jax.data.text_files import posix_path, read_lines
@@ -55,17 +57,33 @@ def split_images(layout: YoloLayout, split: str, faults: Faults) -> SplitImages:
     )
 
 
+def raise_outside(layout: YoloLayout) -> None:
+    """Raises the `OutsideError` of a split whose images are outside of the data set, if there is one."""
+    for split in layout.splits:
+        try:
+            split_images(layout, split, Faults(str(layout.file)))
+        except OutsideError:
+            raise
+        except DataError:  # raised when the split is opened
+            continue
+
+
 def _entry_path(layout: YoloLayout, split: str, entry: str, faults: Faults) -> Path:
     """The path of the folder or list that an entry names."""
     base = layout.file.parent
     root = base / layout.root
-    found = find_below(entry, [root, base], base)
+    found = find_below(entry, [root, base], base, layout.inside)
     if found is None:
         raise DataError(
             f"{layout.file} has {split}: {entry}, but {root / entry} does not exist: correct path or {split} in that "
             "file."
         )
     path_of_entry, elsewhere = found
+    if layout.root and layout.inside and root.is_dir() and not is_inside(root, layout.inside):
+        faults.add(
+            "paths that lead out of the data set were ignored (data.sources.yolo.allow_outside=True follows them)",
+            f"path: {layout.root}, {split}: {entry} is read from {path_of_entry}",
+        )
     if elsewhere or (layout.root.startswith("/") and not root.is_dir()):
         faults.add(
             "folders or lists that do not exist at the given path were found near the file",
@@ -90,8 +108,13 @@ def _listed(path: Path, layout: YoloLayout, faults: Faults) -> tuple[list[str], 
         parent, name = os.path.split(posix_path(line.strip("\"'")))
         folder = folder_of.get(parent)
         if folder is None:
-            found = find_below(os.path.join(parent, name), bases, base)
+            found = find_below(os.path.join(parent, name), bases, base, layout.inside)
             folder = str(found[0].parent if found else Path(path.parent, parent))
+            if found is None and layout.inside and os.path.isdir(folder) and not is_inside(folder, layout.inside):
+                raise OutsideError(
+                    f"The list {path} names {shown(line)}, in a folder outside of the data set in {layout.inside[0]}: "
+                    "set data.sources.yolo.allow_outside=True if you trust the data set."
+                )
             if found and found[1]:
                 faults.add("folders in lists that do not exist were found near the list", f"{parent} as {folder}")
             if found or os.path.isdir(folder):

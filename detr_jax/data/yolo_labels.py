@@ -7,6 +7,7 @@ from pathlib import Path
 
 from detr_jax.data.image_folders import Folder, list_folder, stem_of, subfolder, suffix_of, unread_images
 from detr_jax.data.source import Faults
+from detr_jax.data.text_files import read_any_text
 from detr_jax.data.yolo_layout import IMAGE_FOLDERS
 
 _LABEL_FOLDERS = ("labels", "label", "labelTxt", "txt", "annotations")
@@ -175,6 +176,6 @@ def _mirrored(parts: tuple[str, ...], index: int) -> list[str]:
 
 def _has_rows(path: str) -> bool:
     try:
-        return bool(Path(path).read_bytes().strip())
+        return bool(read_any_text(path).strip())
     except OSError:
         return True

@@ -1,6 +1,5 @@
 """Read the description of a YOLO data set: a ``data.yaml``, Darknet's ``obj.data``, or a list of class names."""
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,15 +8,19 @@ from typing import Any, NamedTuple
 import yaml
 
 from detr_jax.data.annotation_rows import shown
+from detr_jax.data.boundaries import OutsideError, is_inside
 from detr_jax.data.image_folders import subfolder
 from detr_jax.data.layouts import TEST, TRAIN, VALIDATION, WHOLE, split_group
 from detr_jax.data.source import DataError
-from detr_jax.data.text_files import decode_text, posix_path, shortened
+from detr_jax.data.text_files import decode_text, posix_path, read_any_text, shortened
+from detr_jax.json_files import parse_json
+from detr_jax.yaml_files import compose_yaml, construct_yaml, read_yaml
 
 IMAGE_FOLDERS = frozenset(("images", "image", "imgs", "img", "jpegimages"))
 """The usual names of folders of images, in lower case."""
 
 _NAME_FILES = ("classes.txt", "obj.names", "notes.json", "classes.names")
+_MOST_CLASSES = 10**5
 _NOTHING = ("", "null", "~", "None")
 
 
@@ -38,6 +41,8 @@ class YoloLayout(NamedTuple):
     """The task, for example "detect" or "segment"; empty if it is not given."""
     notes: tuple[tuple[str, str], ...]
     """Kind and name of each unusual item that was read, for `Faults.add`."""
+    inside: tuple[Path, ...] = ()
+    """The folders that all files must be in. Empty: anywhere."""
 
     def entries(self, split: str) -> list[str]:
         """The folders or lists of images of a split.
@@ -54,25 +59,28 @@ class YoloLayout(NamedTuple):
         )
 
 
-def read_layout(path: Path) -> YoloLayout:
+def read_layout(path: Path, root: Path | None = None, *, allow_outside: bool = False) -> YoloLayout:
     """Reads the description of a data set.
 
     Args:
       path: a ``data.yaml``, an ``obj.data``, a file of class names, or the folder of one of these.
+      root: the folder of the data set, by default that of the file.
+      allow_outside: accept files outside of ``root`` and of the folder of the file.
 
     Raises:
-      DataError: the file is missing, damaged or incomplete.
+      DataError: the file is missing, damaged or incomplete, or names a file of class names outside of the data set.
     """
     if path.is_dir():
         described = description_file(path)
         if described is None:
             raise DataError(f"{path} has no data.yaml, obj.data or classes.txt: one of them must give the class names.")
         path = described
+    inside = () if allow_outside else tuple(dict.fromkeys(filter(None, (root, path.parent))))
     if path.suffix.lower() == ".data":
-        return _read_darknet(path)
+        return _read_darknet(path, inside)
     if path.suffix.lower() in (".txt", ".names", ".json"):
-        return _read_names_only(path)
-    return _read_data_yaml(path)
+        return _read_names_only(path)._replace(inside=inside)
+    return _read_data_yaml(path, inside)
 
 
 def description_file(root: Path) -> Path | None:
@@ -106,9 +114,9 @@ def _is_data_yaml(path: Path) -> bool:
     return ("names" in content or "nc" in content) and any(_split_entries(content))
 
 
-def _read_data_yaml(path: Path) -> YoloLayout:
+def _read_data_yaml(path: Path, inside: tuple[Path, ...]) -> YoloLayout:
     content = _load_yaml(path)
-    names, notes = _class_names(content, path)
+    names, notes = _class_names(content, path, inside)
     root = str(content.get("path") or "")
     root = "" if root in _NOTHING else posix_path(root)
     splits: dict[str, list[str]] = {}
@@ -118,7 +126,7 @@ def _read_data_yaml(path: Path) -> YoloLayout:
         splits[split] = entries
     points = content.get("kpt_shape")
     if points is not None:
-        numbers = [int(one) for one in points if str(one).isdecimal()] if isinstance(points, list) else []
+        numbers = [int(one) for one in points if _is_whole(one)] if isinstance(points, list) else []
         if len(numbers) != 2 or numbers[1] not in (2, 3):
             raise DataError(
                 f"{path} has kpt_shape={shown(points)}: it must be the number of key points, and 2 or 3 numbers for "
@@ -126,7 +134,8 @@ def _read_data_yaml(path: Path) -> YoloLayout:
             )
         key_points = numbers[0], numbers[1]
     task = str(content.get("task") or "").lower()
-    return YoloLayout(path, root, names, splits, None if points is None else key_points, task, tuple(notes))
+    key_points_given = None if points is None else key_points
+    return YoloLayout(path, root, names, splits, key_points_given, task, tuple(notes), inside)
 
 
 def _split_entries(content: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
@@ -144,10 +153,9 @@ def _load_yaml(path: Path) -> dict[str, Any]:
       DataError: the file is missing, or is not YAML with fields.
     """
     try:
-        text = decode_text(path.read_bytes())
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
+        node = compose_yaml(decode_text(read_yaml(path)))
         _check_keys(node, path)
-        content = yaml.load(text, Loader=yaml.BaseLoader)  # this loader creates only texts, lists and dictionaries
+        content = construct_yaml(node)
     except FileNotFoundError:
         raise DataError(
             f"The file {path} does not exist: set data.root and data.sources.yolo.file to the data.yaml."
@@ -181,25 +189,30 @@ def _check_keys(node: yaml.Node | None, path: Path) -> None:
                 _check_keys(value, path)
 
 
-def _class_names(content: dict[str, Any], path: Path) -> tuple[dict[int, str], list[tuple[str, str]]]:
+def _class_names(
+    content: dict[str, Any], path: Path, inside: tuple[Path, ...]
+) -> tuple[dict[int, str], list[tuple[str, str]]]:
     names, notes = content.get("names"), list[tuple[str, str]]()
     given = str(content.get("nc", ""))
-    count = int(given) if given.isdecimal() else None
-    if count is None and given not in _NOTHING:
-        raise DataError(f"{path} has nc={shown(content['nc'])}: it must be the number of classes.")
+    count = int(given) if _is_whole(given) else None
+    if (count is None and given not in _NOTHING) or (count or 0) > _MOST_CLASSES:
+        raise DataError(
+            f"{path} has nc={shown(content['nc'])}: it must be the number of classes, at most {_MOST_CLASSES}."
+        )
     if (names is None or names in _NOTHING) and count:
         notes.append(("data files without names: the classes are named by their numbers", f"{path}, nc: {count}"))
         names = [str(label) for label in range(count)]
-    if isinstance(names, str) and (path.parent / names).is_file():
+    if isinstance(names, str) and _exists(path.parent / names):
+        _check_inside(names, path.parent / names, inside)
         return _read_names(path.parent / names), notes
     if isinstance(names, list):
         names = {str(label): name for label, name in enumerate(names)}
-    if isinstance(names, dict) and not all(str(label).isdecimal() for label in names):
+    if isinstance(names, dict) and not all(map(_is_whole, names)):
         inverted = {str(label): name for name, label in names.items()}
-        if len(inverted) == len(names) and all(label.isdecimal() for label in inverted):
+        if len(inverted) == len(names) and all(map(_is_whole, inverted)):
             notes.append(("data files that map names to numbers instead of numbers to names", str(path)))
             names = inverted
-    if not isinstance(names, dict) or not names or not all(str(label).isdecimal() for label in names):
+    if not isinstance(names, dict) or not names or not all(map(_is_whole, names)):
         raise DataError(
             f"{path} has names={shown(names)}: they must be a list of class names, such as [cat, dog], or map "
             "numbers to names (0: person)."
@@ -215,12 +228,17 @@ def _class_names(content: dict[str, Any], path: Path) -> tuple[dict[int, str], l
     return by_label, notes
 
 
+def _is_whole(text: Any) -> bool:
+    """Whether a text is a whole number below a billion."""
+    return str(text).isdecimal() and len(str(text)) < 10
+
+
 def _read_names(path: Path) -> dict[int, str]:
     """The class names in a file with one name per line, or in Label Studio's ``notes.json``."""
     try:
-        text = decode_text(path.read_bytes())
+        text = read_any_text(path)
         if path.suffix.lower() == ".json":
-            categories = json.loads(text)["categories"]
+            categories = parse_json(text)["categories"]
             return {int(one["id"]): str(one["name"]) for one in categories}
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise DataError(f"The file of class names {path} cannot be read ({error}).") from None
@@ -237,22 +255,22 @@ def _has_categories(path: Path) -> bool:
         return False
 
 
-def _read_darknet(path: Path) -> YoloLayout:
+def _read_darknet(path: Path, inside: tuple[Path, ...]) -> YoloLayout:
     """Reads an ``obj.data`` of Darknet or of CVAT's YOLO 1.1, whose ``names``, ``train`` and ``valid`` are files."""
     fields: dict[str, str] = {}
     try:
-        for line in decode_text(path.read_bytes()).splitlines():
+        for line in read_any_text(path).splitlines():
             name, equals, value = line.partition("=")
             if equals and not name.strip().startswith("#"):
                 fields[name.strip()] = value.strip()
     except OSError as error:
         raise DataError(f"The file {path} cannot be read ({error}).") from None
     names = fields.get("names")
-    there = find_below(names, [path.parent], path.parent) if names else None
+    there = find_below(names, [path.parent], path.parent, inside) if names else None
     if there is None:
         raise DataError(f"{path} has names={shown(names)}, but this file does not exist: it must list the classes.")
     splits = {name: [fields[name]] for name in (*TRAIN, *VALIDATION, *TEST) if fields.get(name)}
-    return YoloLayout(path, "", _read_names(there[0]), splits, None, "", ())
+    return YoloLayout(path, "", _read_names(there[0]), splits, None, "", (), inside)
 
 
 def _read_names_only(path: Path) -> YoloLayout:
@@ -270,26 +288,43 @@ def _read_names_only(path: Path) -> YoloLayout:
     return YoloLayout(path, "", _read_names(path), splits or {WHOLE: all_images}, None, "", ())
 
 
-def find_below(text: str, bases: list[Path], folder: Path) -> tuple[Path, bool] | None:
+def find_below(text: str, bases: list[Path], folder: Path, inside: tuple[Path, ...]) -> tuple[Path, bool] | None:
     """The path of a file or folder that a description names, and whether it differs from the path in the description.
 
     Args:
       text: the path as written. It may have backslashes or come from another machine.
       bases: the folders that the path may be relative to.
       folder: the folder that is searched for the end of the path if the path does not exist.
+      inside: the folders that the file must be in. Empty: anywhere.
+
+    Raises:
+      OutsideError: the path exists only outside of these folders.
     """
     name = posix_path(text)
     inner = name
     while inner.startswith("../"):  # Roboflow writes ../train/images for train/images
         inner = inner.removeprefix("../")
     inner = inner.removeprefix("data/")  # CVAT writes data/train.txt for train.txt
-    for candidate in [base / one for one in dict.fromkeys((text, name, inner)) for base in bases]:
-        if _exists(candidate):
+    candidates = [base / one for one in dict.fromkeys((text, name, inner)) for base in bases]
+    existing = [candidate for candidate in candidates if _exists(candidate)]
+    for candidate in existing:
+        if not inside or is_inside(candidate, inside):
             return candidate, False
     for end in shortened(name)[1:]:
         if end.lower() not in IMAGE_FOLDERS and _exists(folder / end):  # a folder "images" may belong to another split
             return folder / end, True
+    for candidate in existing:
+        _check_inside(text, candidate, inside)
     return None
+
+
+def _check_inside(text: str, path: Path, inside: tuple[Path, ...]) -> None:
+    """Raises an `OutsideError` if a path, written as ``text``, is outside of the folders of the data set."""
+    if inside and not is_inside(path, inside):
+        raise OutsideError(
+            f"{shown(text)} leads to {path}, outside of the data set in {inside[0]}: move it there, set data.root to a "
+            "folder that holds both, or set data.sources.yolo.allow_outside=True if you trust the data set."
+        )
 
 
 def _exists(path: Path) -> bool:

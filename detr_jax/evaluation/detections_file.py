@@ -6,13 +6,16 @@ arrays are the fields of `StoredDetections`.
 """
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
+from detr_jax.array_files import read_arrays
 from detr_jax.data import DataError
 from detr_jax.data.labels import mapped
 from detr_jax.structures import Detections
@@ -74,12 +77,11 @@ def read_detections(path: Path, category_ids: Mapping[int, int] = NO_IDS) -> Sto
       DataError: the file is missing or damaged.
     """
     try:
-        with np.load(path) as file:
-            arrays = {field.name: file[field.name] for field in fields(StoredDetections)}
+        arrays: dict[str, Any] = read_arrays(path, [field.name for field in fields(StoredDetections)])
         found = StoredDetections(**{**arrays, "step": int(arrays["step"])})
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: a validation writes it.") from None
-    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is not a file of detections ({error}): delete it.") from None
     images, queries = len(found.image_ids), found.scores.shape[-1] if found.scores.ndim else 0
     expected = ((images, queries, 4), (images, queries), (images, queries))

@@ -7,6 +7,7 @@ from typing import Any
 
 from detr_jax.checkpoints import CheckpointError, Checkpoints
 from detr_jax.distributed import is_main
+from detr_jax.json_files import read_object
 from detr_jax.workdir import replace_file, replace_text
 
 
@@ -91,7 +92,7 @@ class BestCheckpoint:
 
 def _read(path: Path, metric: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text())
+        found = read_object(path)
         if found[metric] == -1:  # earlier versions wrote this for validations without objects
             return None
         return {
@@ -100,5 +101,5 @@ def _read(path: Path, metric: str) -> dict[str, Any] | None:
             "last": int(found["last"]),
             "since": int(found["since"]),
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None

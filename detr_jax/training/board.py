@@ -69,7 +69,7 @@ def _checksum(content: bytes) -> bytes:
 def points(folder: Path) -> defaultdict[str, set[int]]:
     """The steps of the points that TensorBoard shows for each name."""
     found: defaultdict[str, set[int]] = defaultdict(set)
-    for file in sorted(folder.glob("events.out.tfevents.*")):
+    for file in sorted(path for path in folder.glob("events.out.tfevents.*") if path.is_file()):
         for event in _events(file):
             if event.session_log.status == SessionLog.START:
                 for name, steps in found.items():

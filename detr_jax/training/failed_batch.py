@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from detr_jax.array_files import read_arrays
 from detr_jax.data.batching import create_loader
 from detr_jax.data.source import DataError
 from detr_jax.structures import BatchInputs, Targets
@@ -93,8 +94,7 @@ def read_failed_batch(path: Path) -> tuple[BatchInputs, list[int]]:
 
 def _read(file: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(file, allow_pickle=False) as content:
-            return dict(content)
+        return read_arrays(file)
     except FileNotFoundError:
         raise TrainingError(f"{file} does not exist.") from None
     except Exception as error:  # zip, zlib and numpy have many

@@ -15,6 +15,7 @@ from detr_jax.config import OnWriteError, TrainingConfig
 from detr_jax.distributed import is_main, wait_for_all
 from detr_jax.evaluation.coco import Metrics
 from detr_jax.log_names import last_layer_terms
+from detr_jax.printing import printable
 from detr_jax.training.appended_file import AppendedFile
 from detr_jax.training.board import Board
 from detr_jax.workdir import METRICS_FILE, WorkdirError, read_metrics, replace_text
@@ -54,7 +55,7 @@ class RunLog:
         wait_for_all("the workdir was read")
         if self._writes:
             kept = "".join(json.dumps(line) + "\n" for line in self._kept)
-            if not path.is_file() or path.read_text() != kept:  # a start changes only what it must
+            if not path.is_file() or path.read_bytes() != kept.encode():  # a start changes only what it must
                 replace_text(path, kept)
             self._lines = AppendedFile(path)
             self._board = Board(workdir / "tensorboard", self._kept)
@@ -145,7 +146,7 @@ class RunLog:
 def _print(text: str, end: str = "\n") -> None:
     """Prints a text, also if the output goes to a file on a full disk. Then it is printed with the next one."""
     try:
-        print(text, end=end, flush=True)
+        print(printable(text), end=end, flush=True)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             raise

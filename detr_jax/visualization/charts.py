@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from detr_jax.printing import printable
 from detr_jax.visualization.fonts import font_file
 
 Curve = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
 """The x and y values of a line."""
+
+
+_LONGEST = 60  # characters of a text in a chart
 
 
 class MissingMatplotlib(ImportError):
@@ -31,16 +35,21 @@ def _draw(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with rc_context(
-        {"font.family": _families(names), "text.parse_math": False}
-    ):  # "$" in a name does not begin a formula
+    # "$" in a name does not begin a formula
+    with rc_context({"font.family": _families(names), "text.parse_math": False, "text.usetex": False}):
         figure = Figure(figsize=size, dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        axes.set_title(title, fontsize=12)
+        axes.set_title(_shown(title), fontsize=12)
         axes.spines[["top", "right"]].set_visible(False)
         paint(axes)
         figure.savefig(path)
+
+
+def _shown(text: str) -> str:
+    """A text from a file on one line: without control characters, and not too long for a chart."""
+    line = printable(text).replace("\n", "\\n")
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
 def _families(names: Iterable[str]) -> list[str]:
@@ -76,13 +85,13 @@ def lines(
         from matplotlib.ticker import LogLocator
 
         for (xs, ys), same in names.items():
-            label = ", ".join(same)
+            label = ", ".join(map(_shown, same))
             label = (
                 f" {label}" if label.startswith("_") else label
             )  # matplotlib's legend ignores labels that begin with _
             axes.plot(xs, ys, label=label, linewidth=1.6, marker="o" if len(xs) < 3 else None)
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
+        axes.set_xlabel(_shown(x))
+        axes.set_ylabel(_shown(y))
         axes.grid(alpha=0.25)
         values = [value for _, ys in curves.values() for value in ys]
         if log and max(values, default=0) > 0 and min(values) >= 0:
@@ -103,9 +112,10 @@ def bars(path: Path, title: str, values: Mapping[str, float], *, x: str) -> None
     names = sorted(values, key=lambda name: values[name])
 
     def paint(axes: Any) -> None:
-        drawn = axes.barh(names, [values[name] for name in names], color="#4363d8")
+        drawn = axes.barh(range(len(names)), [values[name] for name in names], color="#4363d8")
         axes.bar_label(drawn, fmt="%.2f", padding=3, fontsize=9)
-        axes.set_xlabel(x)
+        axes.set_yticks(range(len(names)), list(map(_shown, names)))
+        axes.set_xlabel(_shown(x))
         axes.set_xlim(0, 1.05)
         axes.margins(y=0.01)
 
@@ -122,8 +132,8 @@ def confusion_matrix(path: Path, title: str, counts: np.ndarray, names: Sequence
 
     def paint(axes: Any) -> None:
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        axes.set_xticks(range(len(counts)), [*names, "missed"], rotation=45, ha="right", fontsize=9)
-        axes.set_yticks(range(len(counts)), [*names, "no object"], fontsize=9)
+        axes.set_xticks(range(len(counts)), [*map(_shown, names), "missed"], rotation=45, ha="right", fontsize=9)
+        axes.set_yticks(range(len(counts)), [*map(_shown, names), "no object"], fontsize=9)
         axes.set_xlabel("detected as")
         axes.set_ylabel("true class")
         for row, column in np.argwhere(counts) if len(counts) <= 24 else ():

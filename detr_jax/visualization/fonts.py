@@ -19,12 +19,17 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _SUFFIXES = (".otc", ".otf", ".ttc", ".ttf")
 _STYLES = ("black", "bold", "condensed", "italic", "light", "math", "medium", "mono", "oblique", "serif", "thin")
 """Words in the names of font files that are used only if no plain font has the characters."""
+_LONGEST = 200  # characters; drawing takes time that grows with the square of the length
 _PROBE_SIZE = 16  # pixels; which characters a font has does not depend on it
 _NO_CHARACTERS = ("\uffff", "\U0010ffff")  # no font has these, so they show its picture for a missing character
 
 
 def legible(text: str, otherwise: str) -> str:
-    """The text on one line if a font can show it, or else ``otherwise`` and the characters that Pillow's font has."""
+    """The text on one line if a font can show it, or else ``otherwise`` and the characters that Pillow's font has.
+
+    Of a text of more than 200 characters, only the beginning is shown.
+    """
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
     text = " ".join(text.encode("utf-8", "replace").decode().split())
     text = "".join(character for character in text if unicodedata.category(character) != "Cc")
     if text and font_file(text) is not None:

@@ -5,6 +5,8 @@ import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from detr_jax.printing import printable
+
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; margin: 0 auto; padding: 1rem;
   max-width: 1280px; }
@@ -36,23 +38,28 @@ def write_page(
       numbers: values as text by name, shown as boxes.
       sections: picture files and their captions by heading.
     """
-    boxes = "".join(f"<div>{html.escape(name)}<b>{html.escape(value)}</b></div>" for name, value in numbers.items())
-    parts = [f"<h1>{html.escape(title)}</h1><p>{html.escape(introduction)}</p><div class=numbers>{boxes}</div>"]
+    boxes = "".join(f"<div>{_escaped(name)}<b>{_escaped(value)}</b></div>" for name, value in numbers.items())
+    parts = [f"<h1>{_escaped(title)}</h1><p>{_escaped(introduction)}</p><div class=numbers>{boxes}</div>"]
     for heading, pictures in sections.items():
         if not pictures:
             continue
         figures = "".join(_figure(file, caption) for file, caption in pictures)
-        parts.append(f"<h2>{html.escape(heading)}</h2><div class=pictures>{figures}</div>")
+        parts.append(f"<h2>{_escaped(heading)}</h2><div class=pictures>{figures}</div>")
     head = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>"
+        f"<title>{_escaped(title)}</title><style>{_STYLE}</style></head>"
     )
     path.write_text(f"{head}<body>{''.join(parts)}</body></html>\n", encoding="utf-8")
 
 
+def _escaped(text: str) -> str:
+    """The text without markup and without control characters."""
+    return html.escape(printable(text))
+
+
 def _figure(file: Path, caption: str) -> str:
     data = base64.b64encode(file.read_bytes()).decode()
-    text = html.escape(caption)
+    text = _escaped(caption)
     source = f"data:{_KINDS[file.suffix]};base64,{data}"
     return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'

@@ -20,6 +20,7 @@ from detr_jax.weights.layout import Layout
 from detr_jax.weights.metadata import Metadata, is_whole, nested
 from detr_jax.weights.rules import Rule, batch_norm, convolution
 from detr_jax.weights.torchvision import CONVOLUTIONS, STAGES
+from detr_jax.yaml_files import compose_yaml, construct_yaml, read_yaml
 
 
 def _detectron2_resnet_rules(prefix: str) -> list[Rule]:
@@ -69,11 +70,12 @@ def read_metadata(file: TensorFile) -> Metadata:
 
 
 def _read_yaml(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        node = compose_yaml(read_yaml(path).decode("utf-8-sig"), yaml.SafeLoader)
+        content = construct_yaml(node, yaml.SafeLoader)
+    except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
         raise WeightsError(f"{path} cannot be read as YAML ({str(error).splitlines()[0]}).") from None
     return content if isinstance(content, dict) and "MODEL" in content else None
 

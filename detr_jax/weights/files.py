@@ -5,7 +5,6 @@
 """
 
 import argparse
-import json
 import pickle
 import re
 from collections.abc import Mapping
@@ -18,7 +17,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from detr_jax.files import UnusableFileError
+from detr_jax.json_files import JsonError, read_object
 from detr_jax.memory import is_out_of_memory
+from detr_jax.weights.sizes import check_arrays, check_file
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 """Endings of the names of PyTorch's files."""
@@ -92,7 +94,7 @@ def read_file(path: str | Path) -> TensorFile:
     path = Path(path)
     if path.is_dir():
         path = _file_in(path)
-    if not path.is_file():
+    if not path.exists():
         raise WeightsError(f"{path} does not exist: give a checkpoint file or a directory that holds one.")
     config = read_json(path.with_name("config.json"))
     if path.name.endswith(_INDEX):
@@ -109,15 +111,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
     Raises:
       WeightsError: the file holds something else.
     """
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        return read_object(path)
+    except (OSError, JsonError) as error:
         raise WeightsError(f"{path} cannot be read as JSON ({error}).") from None
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path} must hold a JSON object, but holds {type(content).__name__}.")
-    return content
 
 
 def _file_in(folder: Path) -> Path:
@@ -185,7 +184,10 @@ def _is_inside(shard: Any) -> bool:
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
+        check_file(path)
         return load_file(path)
+    except UnusableFileError as error:
+        raise WeightsError(f"{path} is refused ({error}).") from None
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         if is_out_of_memory(error):
             raise
@@ -195,6 +197,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 def _read_torch(path: Path) -> Any:
     torch = _import_torch(path)
     try:
+        check_file(path)
         # training checkpoints hold more than tensors: the original's hold the command line, a Namespace
         allowed = [
             argparse.Namespace,
@@ -202,7 +205,11 @@ def _read_torch(path: Path) -> Any:
             *((dict, name) for name in _DICT_CLASSES),
         ]
         with torch.serialization.safe_globals(allowed):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        check_arrays(path, content)
+        return content
+    except UnusableFileError as error:
+        raise WeightsError(f"{path} is refused ({error}).") from None
     except pickle.UnpicklingError as error:
         wanted = re.findall(r"GLOBAL (\S+)", str(error))
         if wanted:
@@ -232,7 +239,9 @@ def _import_torch(path: Path) -> ModuleType:
 def _unwrapped(content: Any, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The tensors of a file, and the other entries of a training checkpoint."""
     extras: dict[str, Any] = {}
-    while wrapper := _wrapper_of(content):
+    opened: set[int] = set()
+    while (wrapper := _wrapper_of(content)) and id(content) not in opened:  # a pickle may hold itself
+        opened.add(id(content))
         extras |= {name: value for name, value in content.items() if name != wrapper}
         content = content[wrapper]
     tensors = {}
@@ -257,7 +266,7 @@ def _as_array(value: Any) -> np.ndarray | None:
     if isinstance(value, np.ndarray):
         is_integer = np.issubdtype(value.dtype, np.integer) or value.dtype == bool
         return value if is_integer else value.astype(np.float32)
-    if not hasattr(value, "detach"):
+    if not hasattr(value, "detach") or value.is_meta or value.is_quantized or str(value.layout) != "torch.strided":
         return None
     value = value.detach()
     return (value.float() if value.is_floating_point() else value).numpy()

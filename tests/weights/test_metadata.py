@@ -106,7 +106,9 @@ def test_without_a_processor_a_note_names_the_defaults(hub):
 
 def test_the_error_names_a_damaged_processor(tmp_path, hub):
     (tmp_path / "preprocessor_config.json").write_text("[1]")
-    with pytest.raises(WeightsError, match=r"preprocessor_config\.json must hold a JSON object"):
+    with pytest.raises(
+        WeightsError, match=r"preprocessor_config\.json cannot be read as JSON \(it must hold a JSON object"
+    ):
         hub()
     (tmp_path / "preprocessor_config.json").write_bytes(b'\xef\xbb\xbf{"size": 600}')  # as editors on Windows write
     assert hub().short_side == 600
