@@ -43,6 +43,7 @@ from detr_jax.training.step import create_train_step
 from detr_jax.training.summary import log_summary
 from detr_jax.training.throughput import Throughput
 from detr_jax.training.validation import Validation
+from detr_jax.training.watchdog import HangError, Watchdog
 from detr_jax.workdir import CONFIG_FILE, locked, replace_text
 
 Terms = dict[str, jax.Array]
@@ -78,6 +79,8 @@ def train(
     Raises:
       ConfigError, DataError, CheckpointError, WeightsError: the configuration, data, checkpoint or weights are wrong.
       TrainingError: the loss is not finite, a data worker was killed, or something does not fit into memory.
+      HangError: the run made no progress for ``training.hang_seconds``. If the main thread does not react to it, the
+        whole process ends with exit code 75.
       Interrupted: SIGINT or SIGTERM came. Everything is saved.
     """
     keep_compiled_programs()
@@ -87,6 +90,7 @@ def train(
         with fitting("The start of the run", "Use a machine with more memory, or a smaller model."):
             resolved = _resolve(config, workdir, mesh)
             config, total_steps = resolved.config, resolved.total_steps
+            watchdog = cleanup.enter_context(Watchdog(config.training.hang_seconds, workdir))
             model, loaded = _initial_model(resolved, workdir)
             optimizer = create_optimizer(config.optimizer, total_steps, resolved.plan.steps_per_epoch)
             validator = _create_validator(resolved, model, mesh)
@@ -109,14 +113,17 @@ def train(
             best = BestCheckpoint(
                 workdir, checkpoints, start_step, metric=config.evaluation.best, reset=resolved.changes_metrics
             )
-            validation = Validation(validator, frozen, log, workdir, start_step, resolved)
+            validation = Validation(validator, frozen, log, workdir, start_step, resolved, watchdog.progress)
             train_step = _create_compiled_step(resolved, model, optimizer, frozen, mesh, log)
             stream = _training_batches(resolved, mesh, start_step)
             cleanup.callback(stream.close)
             prefetch = Prefetch(stream, mesh, resolved.train_source, config.data, log.say_anywhere)
         save_state = partial(_save_finite, partial(save, checkpoints, model, frozen, config))
-        with StopSignals(mesh) as stop:
-            metrics = _train_steps(resolved, state, train_step, prefetch, validation, best, save_state, log, stop)
+        with StopSignals(mesh, checkpoints.folder) as stop:
+            metrics = _train_steps(
+                resolved, state, train_step, prefetch, validation, best, save_state, log, stop, watchdog
+            )
+        watchdog.progress("at the end of the run")
         if len(train_step):
             log.say(train_step.sentence())
         log.say(best.sentence())
@@ -134,6 +141,7 @@ def _train_steps(
     save_state: Callable[[TrainState], None],
     log: RunLog,
     stop: StopSignals,
+    watchdog: Watchdog,
 ) -> Metrics:
     """Trains and validates until all steps are done, validations no longer improve, or a signal comes.
 
@@ -142,6 +150,7 @@ def _train_steps(
     """
     config, step, metrics = resolved.config, int(state.step), {}
     throughput = Throughput(config.training.batch_size, config.data)
+    saved = step
     pending: list[Terms] = []  # terms of the steps since the last log line, on the devices
     try:
         while True:
@@ -151,9 +160,11 @@ def _train_steps(
                 best.add(step, metrics[config.evaluation.best])
             if step == resolved.total_steps or _stops_early(config, best, step, log):
                 break
+            watchdog.progress(f"in step {step + 1}")
             with fitting(f"Step {step + 1}", TO_NEED_LESS):
                 began = time.monotonic()
-                batch = next(prefetch)
+                with stop.at_once(step):
+                    batch = next(prefetch)
                 received = time.monotonic()
                 if batch in train_step:
                     state, terms = train_step(state, batch)
@@ -161,7 +172,10 @@ def _train_steps(
                     throughput.add(time.monotonic() - began, received - began)
                 else:
                     with log.uncounted(steps=1):
-                        train_step.compile(state, batch)
+                        watchdog.progress(f"while compiling step {step + 1}", slow=True)
+                        with stop.during_compilation(loses_nothing=step == saved):
+                            train_step.compile(state, batch)
+                        watchdog.progress(f"in step {step + 1}")
                         state, terms = train_step(state, batch)
                         jax.block_until_ready(terms)
             step += 1
@@ -171,13 +185,16 @@ def _train_steps(
             if saves or step % config.training.log_every == 0:
                 _log_line(log, resolved, step, pending, prefetch, train_step, throughput)
             if saves:
+                watchdog.progress(f"while saving step {step}")
                 save_state(state)
+                saved = step
             if stopping:
-                raise Interrupted(step, stopping)
+                raise stop.interrupted(step, stopping)
         validation.draw(state, step, stop)
-    except (DataError, LoaderError):
-        if pending and jax.process_count() == 1:  # the steps before the missing batch are saved
-            _log_line(log, resolved, step, pending, prefetch, train_step, throughput)
+    except (DataError, LoaderError, HangError, Interrupted):
+        if step > saved and jax.process_count() == 1:  # the steps before the missing batch are saved
+            if pending:
+                _log_line(log, resolved, step, pending, prefetch, train_step, throughput)
             save_state(state)
         raise
     finally:
