@@ -160,7 +160,7 @@ def _train_steps(
                 best.add(step, metrics[config.evaluation.best])
             if step == resolved.total_steps or _stops_early(config, best, step, log):
                 break
-            watchdog.progress(f"in step {step + 1}")
+            watchdog.progress(f"in step {step + 1}", slow=len(train_step) == 0)
             with fitting(f"Step {step + 1}", TO_NEED_LESS):
                 began = time.monotonic()
                 with stop.at_once(step):

@@ -151,7 +151,8 @@ def hang_report(sentence: str) -> str:
     parts = [f"{now}, process {os.getpid()} on {socket.gethostname()}: {sentence}"]
     parts.append(workers_report())
     names = {thread.ident: thread.name for thread in threading.enumerate()}
-    for number, frame in sys._current_frames().items():
+    main = threading.main_thread().ident
+    for number, frame in sorted(sys._current_frames().items(), key=lambda item: item[0] != main):
         if number != threading.get_ident():
             parts.append(f"thread {names.get(number, number)}, innermost call last:\n{_stack(frame)}")
     return "\n\n".join(parts) + "\n"
