@@ -41,10 +41,10 @@ class LeaveOnSignal:
     """
 
     def __init__(self, sentence: str):
-        self._sentence = sentence
+        self.sentence = sentence
 
     def __call__(self, number: int, _: object = None) -> None:
-        self.leave(number, self._sentence)
+        self.leave(number, self.sentence)
 
     def leave(self, number: int, sentence: str = "") -> None:
         """Leaves with another sentence, or quietly."""

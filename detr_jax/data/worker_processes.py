@@ -88,7 +88,7 @@ def _end_later(number: int, _: object) -> None:
 
 
 def workers_report() -> str:
-    """The state and the process id of each worker process of this process, and where its threads stand if it says so."""
+    """The state and the id of each worker process of this process, and where its threads stand if it says so."""
     workers = multiprocessing.active_children()
     lines = []
     for worker in workers:

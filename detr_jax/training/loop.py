@@ -123,7 +123,9 @@ def train(
             metrics = _train_steps(
                 resolved, state, train_step, prefetch, validation, best, save_state, log, stop, watchdog
             )
-        watchdog.progress("at the end of the run")
+            watchdog.progress("at the end of the run")
+            stop.finish()
+            checkpoints.wait()
         if len(train_step):
             log.say(train_step.sentence())
         log.say(best.sentence())

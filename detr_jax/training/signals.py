@@ -22,6 +22,7 @@ STEPS_AHEAD = 2
 _STEP = "stopping after this step, with a checkpoint"
 _NOW = "stopping now, with a checkpoint"
 _COMPILATION = "stopping after this compilation and one step, with a checkpoint"
+_END = "stopping when the last checkpoint is written"
 _NOTHING_LOST = "Stopped during the compilation. Nothing is lost: the same command starts there again."
 
 
@@ -63,12 +64,16 @@ class StopSignals:
         self._handled = False
         self._stop_step: int | None = None
         self._when = _STEP
+        self._when_handled = ""  # for the thread, if the main thread is faster
         self._loses_nothing = False
         self._highest = jax.jit(jnp.max, out_shardings=replicated(mesh)) if mesh.is_multi_process else None
         self._contributed: collections.deque[jax.Array] = collections.deque()
 
     def __enter__(self) -> Self:
         self._thread.__enter__()
+        for before in self._thread.previous.values():
+            if isinstance(before, LeaveOnSignal):
+                before.sentence = ""  # it was about the time before the first step
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -114,6 +119,10 @@ class StopSignals:
         finally:
             self._when, self._loses_nothing = _STEP, False
 
+    def finish(self) -> None:
+        """Says that all steps are done. From here on, a signal causes nothing but a sentence."""
+        self._when = _END
+
     def _check(self, step: int) -> None:
         if number := int(self._contribute()):
             raise self.interrupted(step, number)
@@ -132,7 +141,7 @@ class StopSignals:
         if isinstance(before, LeaveOnSignal) and (self._heard > 1 or self._loses_nothing):
             before.leave(number, "" if self._heard > 1 else _NOTHING_LOST)
         if self._heard == 1:
-            print(self._when, flush=True)
+            print(self._when_handled or self._when, flush=True)
 
     def _handle(self, number: int, frame: Any) -> None:
         """Handles a signal in the main thread, maybe before the thread hears it."""
@@ -141,7 +150,7 @@ class StopSignals:
             self._thread.restore()
             previous(number, frame) if callable(previous) else signal.raise_signal(number)
             return
-        self._handled = True
+        self._handled, self._when_handled = True, self._when
         self.received = self.received or number
         if self._stop_step is not None:
             raise self.interrupted(self._stop_step, number)

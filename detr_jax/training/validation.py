@@ -69,12 +69,17 @@ class Validation:
             return metrics
         doing = f"in the validation at step {step}"
         self._progress(doing)
+
+        def after_batch(images: int) -> None:
+            check()
+            self._progress(doing)
+
         with (
             self._log.uncounted(),
             fitting(f"The validation at step {step}", "Use a machine with more memory."),
             stop.at_once(step) as check,
         ):
-            found, metrics = self._validator.validate(self._params(state), step, lambda images: (check(), self._progress(doing)))
+            found, metrics = self._validator.validate(self._params(state), step, after_batch)
             self._store(self._workdir / DETECTIONS, found)
         self._log.validation(step, metrics)
         if not self._warned and (sentence := self._validator.sameness(found)):

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,8 +98,6 @@ def started(folder: Path, change: str = "pass", patch: str = ""):
     try:
         yield run
     finally:
-        try:
+        with suppress(ProcessLookupError):
             run.signal(signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         run.process.wait()

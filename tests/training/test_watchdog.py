@@ -105,10 +105,14 @@ def test_progress_keeps_the_watchdog_quiet_and_its_lack_raises_an_error(tmp_path
     with Watchdog(0, tmp_path) as dog:
         time.sleep(0.5)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(HangError, match=r"no progress for . s \(in step 3\).*no checkpoint yet.*hang\.txt"):  # noqa: SIM117
+
+    def hang():
         with Watchdog(0.4, tmp_path) as dog:
             dog.progress("in step 3")
             time.sleep(20)
+
+    with pytest.raises(HangError, match=r"no progress for . s \(in step 3\).*no checkpoint yet.*hang\.txt"):
+        hang()
     assert "time.sleep(20)" in (tmp_path / "hang.txt").read_text()
     assert "no worker processes" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGURG) == signal.SIG_DFL
