@@ -115,9 +115,7 @@ def train_command(
       detr-jax train --config coco --config.data.root=FOLDER --config.training.batch_size=16
       detr-jax train --config mine.py --coordinator=HOST:8476 --num-processes=2 --process-id=0
     """
-    handler = LeaveOnSignal(
-        "Stopped. Nothing was saved since the last checkpoint: the same command starts there again."
-    )
+    handler = LeaveOnSignal("Stopped before the first step. Nothing is lost: the same command starts again.")
     with SignalThread(handler, handler):
         if config_name is None:
             raise click.ClickException(

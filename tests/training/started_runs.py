@@ -8,6 +8,8 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.kill_anywhere import shared_memory
+
 ROOT = Path(__file__).resolve().parents[2]
 
 CONFIG = """
@@ -89,6 +91,16 @@ class StartedRun:
             time.sleep(0.05)
         assert not left, left
         return code
+
+
+def left_in_shared_memory(before: set[str], seconds: float = 10) -> set[str]:
+    """The names that are new since ``before`` and stay for so many seconds. Batches of other tests go sooner."""
+    until = time.monotonic() + seconds
+    new = shared_memory() - before
+    while new and time.monotonic() < until:
+        time.sleep(0.1)
+        new &= shared_memory()
+    return new
 
 
 @contextmanager

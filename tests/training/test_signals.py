@@ -9,7 +9,7 @@ import pytest
 from detr_jax.checkpoints import newest_checkpoint
 from detr_jax.workdir import read_metrics
 from tests.kill_anywhere import shared_memory
-from tests.training.started_runs import started
+from tests.training.started_runs import left_in_shared_memory, started
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
 
@@ -45,7 +45,7 @@ def test_sigterm_to_all_processes_saves_and_leaves_nothing_behind(tmp_path):
     assert newest.name == str(step)
     assert "stopping " in run.output
     _assert_quiet(run)
-    assert shared_memory() <= before
+    assert not left_in_shared_memory(before)
 
 
 _SLOW_CLOSE = """
