@@ -142,6 +142,18 @@ def processes_of(group: int) -> list[str]:
     return found
 
 
+def unowned(names: set[str]) -> set[str]:
+    """The names in /dev/shm that no living process has mapped, so that nobody will remove them."""
+    there = names & shared_memory()
+    for maps in Path("/proc").glob("[0-9]*/maps") if there else ():
+        try:
+            text = maps.read_text()
+        except OSError:
+            continue
+        there = {name for name in there if f"/dev/shm/{name}" not in text}
+    return there
+
+
 def run_case(case: Case, folder: Path, rng: np.random.Generator, usual: float) -> tuple[list[str], float]:
     """Starts a case once.
 
@@ -174,10 +186,10 @@ def run_case(case: Case, folder: Path, rng: np.random.Generator, usual: float) -
         faults.append(f"exit code {process.returncode} instead of {codes}{sent}: {stdout[-300:]!r} {stderr[-600:]!r}")
     elif not re.fullmatch(case.stderr, stderr):
         faults.append(f"stderr{sent}: {stderr[-900:]!r}")
-    until, left, memory = time.monotonic() + _SECONDS_LEFT, processes_of(process.pid), shared_memory() - before
+    until, left, memory = time.monotonic() + _SECONDS_LEFT, processes_of(process.pid), unowned(shared_memory() - before)
     while (left or memory) and time.monotonic() < until:
         time.sleep(0.05)
-        left, memory = processes_of(process.pid), memory & shared_memory()
+        left, memory = processes_of(process.pid), unowned(memory)
     if left:
         faults.append(f"processes are left{sent}: {left}")
         os.killpg(process.pid, signal.SIGKILL)

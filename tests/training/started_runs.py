@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.clean_exits import unowned
 from tests.kill_anywhere import shared_memory
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,12 +95,12 @@ class StartedRun:
 
 
 def left_in_shared_memory(before: set[str], seconds: float = 10) -> set[str]:
-    """The names that are new since ``before`` and stay for so many seconds. Batches of other tests go sooner."""
+    """The names that are new since ``before``, and that no process has mapped for so many seconds."""
     until = time.monotonic() + seconds
-    new = shared_memory() - before
+    new = unowned(shared_memory() - before)
     while new and time.monotonic() < until:
         time.sleep(0.1)
-        new &= shared_memory()
+        new = unowned(new)
     return new
 
 
