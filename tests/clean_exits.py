@@ -31,7 +31,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.kill_anywhere import shared_memory  # noqa: E402
+from tests.own_shared_memory import OwnSharedMemory  # noqa: E402
 
 _CONFIG = """
 from detr_jax.config import Matcher
@@ -114,16 +114,21 @@ def command_of(case: Case, folder: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", "detr_jax", *arguments]
 
 
-def start(command: list[str]) -> subprocess.Popen:
+def one_device() -> dict[str, str]:
+    """The environment of a process with one device of a CPU. Other flags of XLA, such as those of the tests, stay."""
+    flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
+    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.strip()}
+
+
+def start(command: list[str], memory: OwnSharedMemory) -> subprocess.Popen:
     """A process in a group of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=memory.environment(one_device()),
         cwd=ROOT,
         start_new_session=True,
     )
@@ -142,18 +147,6 @@ def processes_of(group: int) -> list[str]:
     return found
 
 
-def unowned(names: set[str]) -> set[str]:
-    """The names in /dev/shm that no living process has mapped, so that nobody will remove them."""
-    there = names & shared_memory()
-    for maps in Path("/proc").glob("[0-9]*/maps") if there else ():
-        try:
-            text = maps.read_text()
-        except OSError:
-            continue
-        there = {name for name in there if f"/dev/shm/{name}" not in text}
-    return there
-
-
 def run_case(case: Case, folder: Path, rng: np.random.Generator, usual: float) -> tuple[list[str], float]:
     """Starts a case once.
 
@@ -163,9 +156,9 @@ def run_case(case: Case, folder: Path, rng: np.random.Generator, usual: float) -
     Returns:
       What is not clean, as sentences, and the seconds that it took.
     """
-    before, began, faults = shared_memory(), time.monotonic(), []
+    memory, began, faults = OwnSharedMemory(folder), time.monotonic(), []
     out = Path(tempfile.mkdtemp(dir=folder)) / "out"
-    process, codes, sent = start(command_of(case, folder, out)), [case.code], ""
+    process, codes, sent = start(command_of(case, folder, out), memory), [case.code], ""
     if case.signals:
         moment = rng.uniform(0.0, 1.1 * usual)
         name = str(rng.choice(case.signals))
@@ -186,15 +179,14 @@ def run_case(case: Case, folder: Path, rng: np.random.Generator, usual: float) -
         faults.append(f"exit code {process.returncode} instead of {codes}{sent}: {stdout[-300:]!r} {stderr[-600:]!r}")
     elif not re.fullmatch(case.stderr, stderr):
         faults.append(f"stderr{sent}: {stderr[-900:]!r}")
-    until, left, memory = time.monotonic() + _SECONDS_LEFT, processes_of(process.pid), unowned(shared_memory() - before)
-    while (left or memory) and time.monotonic() < until:
+    until = time.monotonic() + _SECONDS_LEFT
+    while (processes_of(process.pid) or memory.left()) and time.monotonic() < until:
         time.sleep(0.05)
-        left, memory = processes_of(process.pid), unowned(memory)
-    if left:
+    if left := processes_of(process.pid):
         faults.append(f"processes are left{sent}: {left}")
         os.killpg(process.pid, signal.SIGKILL)
-    if memory:
-        faults.append(f"left in /dev/shm{sent}: {sorted(memory)}")
+    if names := memory.left():
+        faults.append(f"left in /dev/shm{sent}: {names}")
     return faults, seconds
 
 
@@ -206,7 +198,7 @@ def prepare(folder: Path) -> None:
         CASES["train to its end again"].arguments,
     )
     for arguments in cases:
-        process = start(command_of(Case(arguments), folder, folder))
+        process = start(command_of(Case(arguments), folder, folder), OwnSharedMemory(folder))
         _, stderr = process.communicate(timeout=_LONGEST)
         if process.returncode:
             raise RuntimeError(f"{arguments} ended with exit code {process.returncode}: {stderr}")

@@ -8,8 +8,8 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.clean_exits import unowned
-from tests.kill_anywhere import shared_memory
+from tests.clean_exits import one_device
+from tests.own_shared_memory import OwnSharedMemory
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,12 +39,17 @@ class StartedRun:
           patch: Python code before the configuration.
         """
         config, self.workdir, self.log = folder / "config.py", folder / "run", folder / "log"
+        memory = self._memory = OwnSharedMemory(folder)
         config.write_text(patch + CONFIG.format(change=change))
         command = [sys.executable, str(ROOT / "train.py"), "--config", str(config), "--workdir", str(self.workdir)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
         with self.log.open("ab") as file:
             self.process = subprocess.Popen(
-                command, stdout=file, stderr=file, cwd=ROOT, env=environment, start_new_session=True
+                command,
+                stdout=file,
+                stderr=file,
+                cwd=ROOT,
+                env=memory.environment(one_device()),
+                start_new_session=True,
             )
 
     @property
@@ -85,23 +90,13 @@ class StartedRun:
         return found
 
     def wait(self, seconds: float = 180) -> int:
-        """Its exit code. Nothing of its group may be left two seconds later."""
+        """Its exit code. No process of its group and no shared memory may be left a few seconds later."""
         code = self.process.wait(seconds)
-        until = time.monotonic() + 2
-        while (left := self.processes()) and time.monotonic() < until:
+        until = time.monotonic() + 5
+        while (left := (self.processes(), self._memory.left())) != ({}, []) and time.monotonic() < until:
             time.sleep(0.05)
-        assert not left, left
+        assert left == ({}, []), left
         return code
-
-
-def left_in_shared_memory(before: set[str], seconds: float = 10) -> set[str]:
-    """The names that are new since ``before``, and that no process has mapped for so many seconds."""
-    until = time.monotonic() + seconds
-    new = unowned(shared_memory() - before)
-    while new and time.monotonic() < until:
-        time.sleep(0.1)
-        new = unowned(new)
-    return new
 
 
 @contextmanager
