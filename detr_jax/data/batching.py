@@ -22,7 +22,7 @@ from detr_jax.data.plans import PlannedBatch, PlannedImage, TrainPlan, ValPlan
 from detr_jax.data.shared_arrays import unlinked
 from detr_jax.data.source import DataError, Objects, PictureSource, Source
 from detr_jax.data.transforms import first_size, transform_objects, transform_picture
-from detr_jax.data.worker_processes import prepare_worker, starting_workers
+from detr_jax.data.worker_processes import prepare_worker, signals_blocked, start_resource_tracker
 from detr_jax.masks import ROWS_PER_BYTE
 from detr_jax.returned import described
 from detr_jax.structures import Batch, BatchInfo, BatchInputs, Targets
@@ -296,9 +296,10 @@ def batches(
     if config.num_workers:
         workers = grain.MultiprocessingOptions(num_workers=config.num_workers, per_worker_buffer_size=1)
         iterable = iterable.mp_prefetch(workers, worker_init_fn=_prepare_worker)
+        start_resource_tracker()
     iterator = iter(iterable)
     try:
-        with starting_workers() if config.num_workers else contextlib.nullcontext():
+        with signals_blocked() if config.num_workers else contextlib.nullcontext():
             first = list(itertools.islice(iterator, 1))  # starts the processes
         while first:
             yield unlinked(first.pop())

@@ -1,6 +1,6 @@
 """What worker processes do about signals and the end of their parent, and where they stand.
 
-`starting_workers` is for the parent, `prepare_worker` runs in each worker.
+`prepare_worker` runs in each worker, the other functions in the parent.
 """
 
 import faulthandler
@@ -10,10 +10,9 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker
+from multiprocessing import resource_tracker, util
 from pathlib import Path
 
 _TRACES = "detr_jax_traces"
@@ -31,16 +30,14 @@ _STATES = {
 
 
 @contextmanager
-def starting_workers() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """Processes that are started inside this context have SIGINT and SIGTERM blocked until `prepare_worker`.
 
-    So a signal to the whole process group, such as Ctrl-C, reaches the parent alone. Semaphores and shared memory that
-    a kill leaves behind are freed by Python's resource tracker, which then says nothing about it.
+    So a signal to the whole process group, such as Ctrl-C, reaches the parent alone.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    _start_resource_tracker()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
@@ -48,15 +45,26 @@ def starting_workers() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_resource_tracker() -> None:
-    """Starts the resource tracker, unless it runs, without its warning that it has freed something."""
-    before = list(sys.warnoptions)
+def start_resource_tracker() -> None:
+    """Starts Python's resource tracker, unless it runs, outside of the process group and without its warnings.
+
+    It frees the shared memory and the semaphores that a kill leaves behind, also one of the whole group with SIGKILL.
+    """
+    if os.name != "posix":
+        return
+    options, spawn = list(sys.warnoptions), util.spawnv_passfds
+
+    def spawn_outside(path: bytes, arguments: list[str], descriptors: list[int]) -> int:
+        *others, program = arguments
+        return spawn(path, [*others, f"import os; os.setsid(); {program}"], descriptors)
+
     sys.warnoptions.append("ignore:resource_tracker:UserWarning")  # options of the interpreter that runs the tracker
+    util.spawnv_passfds = spawn_outside  # type: ignore[assignment]
     try:
-        with warnings.catch_warnings():
-            resource_tracker.ensure_running()
+        resource_tracker.ensure_running()
     finally:
-        sys.warnoptions[:] = before
+        util.spawnv_passfds = spawn
+        sys.warnoptions[:] = options
 
 
 def prepare_worker() -> None:

@@ -89,11 +89,15 @@ class StartedRun:
                 continue
         return found
 
+    def shared_memory(self) -> list[str]:
+        """The names of its shared memory and its semaphores."""
+        return self._memory.left()
+
     def wait(self, seconds: float = 180) -> int:
         """Its exit code. No process of its group and no shared memory may be left a few seconds later."""
         code = self.process.wait(seconds)
         until = time.monotonic() + 5
-        while (left := (self.processes(), self._memory.left())) != ({}, []) and time.monotonic() < until:
+        while (left := (self.processes(), self.shared_memory())) != ({}, []) and time.monotonic() < until:
             time.sleep(0.05)
         assert left == ({}, []), left
         return code

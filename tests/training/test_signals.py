@@ -45,6 +45,15 @@ def test_sigterm_to_all_processes_saves_and_leaves_nothing_behind(tmp_path):
     _assert_quiet(run)
 
 
+def test_sigkill_to_all_processes_leaves_no_shared_memory(tmp_path):
+    with started(tmp_path, "config.data.num_workers = 2") as run:
+        run.wait_for("step 20/")
+        assert run.shared_memory()
+        run.signal(signal.SIGKILL)
+        assert run.wait() == -signal.SIGKILL
+    _assert_quiet(run)
+
+
 _SLOW_CLOSE = """
 import time
 from detr_jax.checkpoints import Checkpoints
