@@ -37,13 +37,15 @@ class SignalThread:
     def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
             return self
+        if os.name != "posix":  # no thread
+            self._replace(lambda number, frame: (self._heard(number), self._handler(number, frame)))
+            return self
         self._pipe = os.pipe()
         os.set_blocking(self._pipe[1], False)
         self._previous_descriptor = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._listen, args=self._pipe[:1], name="signals", daemon=True)
         self._thread.start()
-        for number in SIGNALS:
-            self.previous[number] = signal.signal(number, self._handler)
+        self._replace(self._handler)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -61,6 +63,10 @@ class SignalThread:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.previous = {}
+
+    def _replace(self, handler: Callable[[int, Any], object]) -> None:
+        for number in SIGNALS:
+            self.previous[number] = signal.signal(number, handler)
 
     def _listen(self, reader: int) -> None:
         while numbers := os.read(reader, 1):
