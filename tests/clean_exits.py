@@ -166,7 +166,7 @@ def run_case(case: Case, folder: Path, rng: np.random.Generator, usual: float) -
             process.wait(moment)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, _SIGNALS[name])
-            codes.append(128 + _SIGNALS[name])
+            codes += [128 + _SIGNALS[name], -_SIGNALS[name]]  # the same for a shell
             sent = f" after {name} at {moment:.1f} s of {usual:.1f} s"
     try:
         stdout, stderr = process.communicate(timeout=_LONGEST)

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 import detr_jax
+from detr_jax.cli.interrupts import end_quietly, never_dropped
 from detr_jax.cli.output import STOPPED
 
 _ERRORS = {
@@ -49,9 +50,16 @@ class _Subcommand(click.Command):
 class _Sentences(click.Group):
     """A group whose commands end with a sentence if their input cannot be used (exit code 1), or after Ctrl-C."""
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            end_quietly()
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with never_dropped():
+                return super().invoke(ctx)
         except Exception as error:
             raise click.ClickException(_sentence(error, ctx.invoked_subcommand)) from None
         except KeyboardInterrupt:
