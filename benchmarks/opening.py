@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import environment  # noqa: F401  # finds the package, installed or not
+import environment  # finds the package, installed or not
 import numpy as np
 
 IMAGES, OBJECTS = 118_287, 860_001
@@ -32,6 +32,11 @@ _PROGRAMS = {
     ),
     "pycocotools": "from pycocotools.coco import COCO; c = COCO(file); assert len(c.anns) == {objects}",
 }
+
+_BEGIN = (
+    f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import environment\n"
+    "environment.end_with_parent()\n"
+)
 
 
 def write_json(path: Path) -> None:
@@ -72,7 +77,9 @@ def measure(program: str, file: Path) -> dict[str, float]:
     lines = f"folder, file = {str(file.parent)!r}, {str(file)!r}\n" + program.format(images=IMAGES, objects=OBJECTS)
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     peak = "\nprint('peak', [line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
-    done = subprocess.run([sys.executable, "-c", lines + peak], check=True, capture_output=True, text=True)
+    program = _BEGIN + lines + peak
+    command, variables = [sys.executable, "-c", program], environment.for_child()
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=variables)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     gib = float(done.stdout.rpartition("peak")[2]) / 2**20

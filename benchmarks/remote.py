@@ -2,9 +2,11 @@
 
 import multiprocessing
 import os
-import threading
+from multiprocessing import util
 from multiprocessing.managers import BaseManager
 from typing import Any
+
+import environment
 
 
 class _Processes(BaseManager):
@@ -14,16 +16,14 @@ class _Processes(BaseManager):
 def _create(seed: int, kind: str) -> Any:
     from peer import Peer
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     return Peer(seed, kind)
 
 
-def _end_with_parent() -> None:
-    """Ends this process when the benchmark has ended in any way, by a signal for example."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+def _prepare() -> None:
+    """Runs in the new process before torch is imported."""
+    environment.end_with_parent()
+    # the last of the process's own exit steps: torch's threads may not survive the end of the interpreter
+    util.Finalize(None, os._exit, args=(0,), exitpriority=-100)
 
 
 _METHODS = ("save", "forwards", "steps", "run", "first_loss", "peak_memory", "forget")
@@ -33,7 +33,8 @@ _Processes.register("Peer", _create, exposed=_METHODS)
 def start(seed: int, kind: str = "detr") -> Any:
     """A `peer.Peer` in a new process, which ends with this one."""
     processes = _Processes(ctx=multiprocessing.get_context("spawn"))
-    processes.start()
+    os.environ.update(environment.for_child())
+    processes.start(_prepare)
     peer = processes.Peer(seed, kind)  # type: ignore[attr-defined]
     peer.processes = processes  # it ends when this is collected
     return peer

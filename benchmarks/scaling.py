@@ -12,7 +12,6 @@ all-reduce, (n-1)/n of those of an all-gather or a reduce-scatter.
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import environment  # noqa: F401  # before jax starts
+import environment  # before jax starts
 from inputs import MAX_OBJECTS
 from timing import Report, cell, numbers, positive, size
 
@@ -42,6 +41,7 @@ def main() -> int:
     parser.add_argument("--child", help=argparse.SUPPRESS)  # the figures of one row, in a process of its own
     args = parser.parse_args()
     if args.child:
+        environment.end_with_parent()
         print(json.dumps(figures(json.loads(args.child))))
         return 0
 
@@ -64,7 +64,7 @@ def in_own_process(case: dict[str, Any]) -> dict[str, Any]:
     flags = f"--xla_force_host_platform_device_count={case['devices']} --xla_backend_optimization_level=0"
     result = subprocess.run(
         [sys.executable, str(Path(__file__).resolve()), "--child", json.dumps(case)],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_TRACEBACK_FILTERING": "off"},
+        env={**environment.for_child(), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_TRACEBACK_FILTERING": "off"},
         capture_output=True,
         text=True,
         check=False,

@@ -140,6 +140,11 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
+def is_distributed() -> bool:
+    """Whether this process is connected to other processes."""
+    return bool(jax.distributed.is_initialized())
+
+
 def wait_for_all(name: str) -> None:
     """Returns when every process has called this with the same name."""
     if jax.process_count() > 1:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -33,21 +35,26 @@ def get_config():
     return config
 
 
+def _start_two(workdir, logs, *changes):
+    """Two processes of a run, with two devices each. Their output is in the files ``logs``."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    command = [sys.executable, "train.py", f"--config={__file__}", f"--workdir={workdir}", *changes]
+    command += [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", "--connect_timeout=120"]
+    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+    return [
+        subprocess.Popen([*command, f"--process_id={number}"], stdout=log, stderr=log, cwd=ROOT, env=environment)
+        for number, log in enumerate(logs)
+    ]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Workdirs of a run by two processes with two devices each, and by one with four."""
     folder = tmp_path_factory.mktemp("runs")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
-    command = [sys.executable, "train.py", f"--config={__file__}", f"--workdir={folder / 'two'}"]
-    command += [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", "--connect_timeout=120"]
-    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     logs = [(folder / f"{number}.log").open("w+") for number in range(2)]
-    processes = [
-        subprocess.Popen([*command, f"--process_id={number}"], stdout=log, stderr=log, cwd=ROOT, env=environment)
-        for number, log in enumerate(logs)
-    ]
+    processes = _start_two(folder / "two", logs)
     with jax.numpy_dtype_promotion("standard"):
         train(get_config(), folder / "one")
     try:
@@ -58,6 +65,26 @@ def runs(tmp_path_factory):
     said = [log.seek(0) or log.read() for log in logs]
     assert codes == [0, 0], "\n".join(said)
     return folder / "two", folder / "one", said
+
+
+def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
+    logs = [(tmp_path / f"{number}.log").open("w+") for number in range(2)]
+    processes = _start_two(tmp_path / "run", logs, "--config.training.steps=100000")
+    try:
+        until = time.monotonic() + 240
+        while "step 3/" not in (tmp_path / "0.log").read_text() and time.monotonic() < until:
+            time.sleep(0.1)
+        processes[1].send_signal(signal.SIGTERM)
+        codes = [process.wait(timeout=60) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    said = [log.seek(0) or log.read() for log in logs]
+    assert codes == [128 + signal.SIGTERM] * 2, "\n".join(said)
+    newest = find_checkpoint(tmp_path / "run")
+    for text in said:
+        assert f"Stopped: step {newest.name} is saved in {newest}." in text
+        assert "Traceback" not in text
 
 
 def test_two_processes_train_to_the_parameters_of_one(runs):

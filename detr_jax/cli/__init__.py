@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 import detr_jax
+from detr_jax.cli.interrupts import end_quietly, never_dropped
 from detr_jax.cli.output import STOPPED
 from detr_jax.printing import printable, say
 
@@ -58,13 +59,20 @@ class _Sentences(click.Group):
         with _printable_errors():
             return super().make_context(*args, **extra)
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            end_quietly()
+
     def invoke(self, ctx: click.Context) -> Any:
         with _printable_errors():
             return self._invoke(ctx)
 
     def _invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with never_dropped():
+                return super().invoke(ctx)
         except Exception as error:
             raise click.ClickException(_sentence(error, ctx.invoked_subcommand)) from None
         except KeyboardInterrupt:

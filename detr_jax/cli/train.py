@@ -1,5 +1,6 @@
 """``detr-jax train``: train a model, or resume a run. ``train.py`` is the same program."""
 
+import sys
 import traceback
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import click
 from detr_jax.cli.configuration import config_option, read_config
 from detr_jax.cli.output import fail
 from detr_jax.config import Config, ConfigError
+from detr_jax.leaving import LeaveOnSignal, leave
 from detr_jax.presets import PRESETS
+from detr_jax.signal_thread import SignalThread
 
 _WIDTH = max(map(len, PRESETS))
 _PRESETS = "\b\nPresets:\n" + "\n".join(f"  {name:<{_WIDTH}}  {text}" for name, text in PRESETS.items())
@@ -23,9 +26,11 @@ def run_training(config: Config, workdir: str | Path, *, strict: bool = False) -
 
     from detr_jax.checkpoints import CheckpointError
     from detr_jax.data import DataError
+    from detr_jax.distributed import is_distributed
     from detr_jax.training.error import TrainingError
     from detr_jax.training.loop import train
     from detr_jax.training.signals import Interrupted
+    from detr_jax.training.watchdog import HANG_CODE, HangError
     from detr_jax.weights import WeightsError
     from detr_jax.workdir import WorkdirError
 
@@ -33,7 +38,14 @@ def run_training(config: Config, workdir: str | Path, *, strict: bool = False) -
     try:
         train(config, workdir, strict=strict)
     except Interrupted as stopped:
-        fail(stopped, 128 + stopped.signal_number)
+        if is_distributed():  # only a normal exit disconnects the processes
+            fail(stopped, 128 + stopped.signal_number)
+        print(stopped, file=sys.stderr)
+        leave(128 + stopped.signal_number)
+    except HangError as error:
+        _end_others(error, code=HANG_CODE)
+        print(error, file=sys.stderr)
+        leave(HANG_CODE)  # a normal exit would wait for what is stuck
     except (ConfigError, DataError, CheckpointError, TrainingError, WeightsError, WorkdirError) as error:
         _end_others(error)
         fail(error)
@@ -42,14 +54,12 @@ def run_training(config: Config, workdir: str | Path, *, strict: bool = False) -
         raise
 
 
-def _end_others(error: BaseException, shown: str = "") -> None:
+def _end_others(error: BaseException, shown: str = "", code: int = 1) -> None:
     """In a distributed run, end all processes, this one included."""
-    import jax
+    from detr_jax.distributed import end_all, is_distributed
 
-    if jax.distributed.is_initialized():
-        from detr_jax.distributed import end_all
-
-        end_all(f"{type(error).__name__}: {error}" if shown else str(error), 1, shown)
+    if is_distributed():
+        end_all(f"{type(error).__name__}: {error}" if shown else str(error), code, shown)
 
 
 @click.command(
@@ -106,16 +116,18 @@ def train_command(
       detr-jax train --config coco --config.data.root=FOLDER --config.training.batch_size=16
       detr-jax train --config mine.py --coordinator=HOST:8476 --num-processes=2 --process-id=0
     """
-    if config_name is None:
-        raise click.ClickException(
-            f"Give a configuration, such as --config shapes: a preset ({', '.join(PRESETS)}) or a Python file."
-        )
-    config = read_config(config_name, changes)
-    if distributed or coordinator is not None or num_processes is not None or process_id is not None:
-        from detr_jax.distributed import DistributedError, start
+    handler = LeaveOnSignal("Stopped before the first step. Nothing is lost: the same command starts again.")
+    with SignalThread(handler, handler):
+        if config_name is None:
+            raise click.ClickException(
+                f"Give a configuration, such as --config shapes: a preset ({', '.join(PRESETS)}) or a Python file."
+            )
+        config = read_config(config_name, changes)
+        if distributed or coordinator is not None or num_processes is not None or process_id is not None:
+            from detr_jax.distributed import DistributedError, start
 
-        try:
-            start(coordinator, num_processes, process_id, timeout=connect_timeout)
-        except DistributedError as error:
-            raise click.ClickException(str(error)) from None
-    run_training(config, workdir or Path("runs") / Path(config_name.partition(":")[0]).stem, strict=strict)
+            try:
+                start(coordinator, num_processes, process_id, timeout=connect_timeout)
+            except DistributedError as error:
+                raise click.ClickException(str(error)) from None
+        run_training(config, workdir or Path("runs") / Path(config_name.partition(":")[0]).stem, strict=strict)

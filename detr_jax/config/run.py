@@ -121,6 +121,10 @@ class TrainingConfig:
     checkpoint must be written in both cases."""
     early_stop: int = ranged(0, least=0)
     """Validations in a row without a better `evaluation.best` after which the run stops. 0, the default: never."""
+    hang_seconds: float = ranged(1800.0, least=0)
+    """Longest time in seconds without progress: a step, a batch of a validation, or a save. After it the run writes
+    ``WORKDIR/hang.txt``, saves what it can, and exits with code 75. The start of the run and a compilation may take ten
+    times as long. Choose more than the slowest step takes. 0: no limit, for debuggers."""
 
     def faults(self, path: str) -> Iterator[str]:
         """Fields that do not fit one another."""

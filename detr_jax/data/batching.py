@@ -3,12 +3,11 @@
 The batches are the same for any number of threads or worker processes.
 """
 
+import contextlib
 import dataclasses
 import functools
-import multiprocessing
+import itertools
 import os
-import signal
-import threading
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,6 +22,7 @@ from detr_jax.data.plans import PlannedBatch, PlannedImage, TrainPlan, ValPlan
 from detr_jax.data.shared_arrays import unlinked
 from detr_jax.data.source import DataError, Objects, PictureSource, Source
 from detr_jax.data.transforms import first_size, transform_objects, transform_picture
+from detr_jax.data.worker_processes import prepare_worker, signals_blocked, start_resource_tracker
 from detr_jax.masks import ROWS_PER_BYTE
 from detr_jax.returned import described
 from detr_jax.structures import Batch, BatchInfo, BatchInputs, Targets
@@ -303,8 +303,13 @@ def batches(
     if config.num_workers:
         workers = grain.MultiprocessingOptions(num_workers=config.num_workers, per_worker_buffer_size=1)
         iterable = iterable.mp_prefetch(workers, worker_init_fn=_prepare_worker)
+        start_resource_tracker()
     iterator = iter(iterable)
     try:
+        with signals_blocked() if config.num_workers else contextlib.nullcontext():
+            first = list(itertools.islice(iterator, 1))  # starts the processes
+        while first:
+            yield unlinked(first.pop())
         yield from map(unlinked, iterator)
     except RuntimeError as error:
         if "Worker process" not in str(error):
@@ -319,13 +324,4 @@ def batches(
 
 
 def _prepare_worker(worker_index: int, worker_count: int) -> None:
-    """Leaves Ctrl-C to the parent process, and ends this process when the parent has ended for any reason."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    prepare_worker()

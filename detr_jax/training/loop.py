@@ -44,6 +44,7 @@ from detr_jax.training.step import create_train_step
 from detr_jax.training.summary import log_summary
 from detr_jax.training.throughput import Throughput
 from detr_jax.training.validation import Validation
+from detr_jax.training.watchdog import HangError, Watchdog
 from detr_jax.workdir import CONFIG_FILE, locked, replace_text
 
 Terms = dict[str, jax.Array]
@@ -80,6 +81,8 @@ def train(
       ConfigError, DataError, CheckpointError, WeightsError: the configuration, data, checkpoint or weights are wrong.
       TrainingError: the loss is not finite, a data worker was killed, or something does not fit into memory.
       WorkdirError: a file of the workdir cannot be written.
+      HangError: the run made no progress for ``training.hang_seconds``. If the main thread does not react to it, the
+        whole process ends with exit code 75.
       Interrupted: SIGINT or SIGTERM came. Everything is saved.
     """
     keep_compiled_programs()
@@ -89,6 +92,7 @@ def train(
         with fitting("The start of the run", "Use a machine with more memory, or a smaller model."):
             resolved = _resolve(config, workdir, mesh)
             config, total_steps = resolved.config, resolved.total_steps
+            watchdog = cleanup.enter_context(Watchdog(config.training.hang_seconds, workdir))
             model, loaded = initial_model(resolved, is_new=newest_checkpoint(workdir) is None)
             optimizer = create_optimizer(config.optimizer, total_steps, resolved.plan.steps_per_epoch)
             validator = _create_validator(resolved, model, mesh)
@@ -111,7 +115,7 @@ def train(
             best = BestCheckpoint(
                 workdir, checkpoints, start_step, metric=config.evaluation.best, reset=resolved.changes_metrics
             )
-            validation = Validation(validator, frozen, log, workdir, start_step, resolved)
+            validation = Validation(validator, frozen, log, workdir, start_step, resolved, watchdog.progress)
             train_step = _create_compiled_step(resolved, model, optimizer, frozen, mesh, log)
             stream = _training_batches(resolved, mesh, start_step)
             cleanup.callback(stream.close)
@@ -122,10 +126,22 @@ def train(
         save_state = StateSaver(
             checkpoints, partial(save, checkpoints, model, frozen, config), config.training.on_write_error, log.say
         )
-        with StopSignals(mesh) as stop:
+        with StopSignals(mesh, checkpoints.folder) as stop:
             metrics = _train_steps(
-                resolved, state, train_step, prefetch, throughput, validation, best, log_line, save_state, log, stop
+                resolved,
+                state,
+                train_step,
+                prefetch,
+                throughput,
+                validation,
+                best,
+                log_line,
+                save_state,
+                log,
+                stop,
+                watchdog,
             )
+            stop.finish()
         if len(train_step):
             log.say(train_step.sentence())
         log.say(best.sentence())
@@ -145,6 +161,7 @@ def _train_steps(
     save_state: StateSaver,
     log: RunLog,
     stop: StopSignals,
+    watchdog: Watchdog,
 ) -> Metrics:
     """Trains and validates until all steps are done, validations no longer improve, or a signal comes.
 
@@ -152,6 +169,7 @@ def _train_steps(
       The metrics of the last validation.
     """
     config, step, metrics = resolved.config, int(state.step), {}
+    saved = step
     pending: list[Terms] = []  # terms of the steps since the last log line, on the devices
     try:
         while True:
@@ -162,9 +180,11 @@ def _train_steps(
                     best.add(step, metrics[config.evaluation.best])
             if step == resolved.total_steps or _stops_early(config, best, step, log):
                 break
+            watchdog.progress(f"in step {step + 1}", slow=len(train_step) == 0)
             with fitting(f"Step {step + 1}", TO_NEED_LESS):
                 began = time.monotonic()
-                batch = next(prefetch)
+                with stop.at_once(step):
+                    batch = next(prefetch)
                 received = time.monotonic()
                 if batch in train_step:
                     state, terms = train_step(state, batch)
@@ -172,7 +192,10 @@ def _train_steps(
                     throughput.add(time.monotonic() - began, received - began)
                 else:
                     with log.uncounted(steps=1):
-                        train_step.compile(state, batch)
+                        watchdog.progress(f"while compiling step {step + 1}", slow=True)
+                        with stop.during_compilation(loses_nothing=step == saved):
+                            train_step.compile(state, batch)
+                        watchdog.progress(f"in step {step + 1}")
                         state, terms = train_step(state, batch)
                         jax.block_until_ready(terms)
             step += 1
@@ -182,14 +205,18 @@ def _train_steps(
             if saves or step % config.training.log_every == 0:
                 log_line(step, pending)
             if saves:
+                watchdog.progress(f"while saving step {step}")
                 save_state(state)
+                saved = step
             if stopping:
-                raise Interrupted(step, stopping)
+                raise stop.interrupted(step, stopping)
         validation.draw(state, step, stop)
+        watchdog.progress("at the end of the run")
         save_state.finish(state)
-    except (DataError, LoaderError):
-        if pending and jax.process_count() == 1:  # the steps before the missing batch are saved
-            log_line(step, pending)
+    except (DataError, LoaderError, HangError, Interrupted):
+        if step > saved and jax.process_count() == 1:  # the steps before the missing batch are saved
+            if pending:
+                log_line(step, pending)
             save_state(state)
         raise
     finally:

@@ -1,5 +1,6 @@
 """The validations and snapshots of a run: they are computed, logged, and their detections are stored."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from detr_jax.distributed import is_main
@@ -24,7 +25,14 @@ class Validation:
     """Evaluates the model during a run."""
 
     def __init__(
-        self, validator: Validator, frozen: Tree, log: RunLog, workdir: Path, start_step: int, resolved: Resolved
+        self,
+        validator: Validator,
+        frozen: Tree,
+        log: RunLog,
+        workdir: Path,
+        start_step: int,
+        resolved: Resolved,
+        progress: Callable[[str], object] = lambda doing: None,
     ):
         """Prepares the validations of a run.
 
@@ -36,11 +44,13 @@ class Validation:
           start_step: the step at which the run starts or resumes. A snapshot of this step is not taken again.
           resolved: says how many snapshots there are. If its changes may change the metrics, validations that an
             earlier run has logged are ignored.
+          progress: called at the start and after each batch of a validation, with a text such as "in the validation".
         """
         self._validator = validator
         self._frozen = frozen
         self._log = log
         self._workdir = workdir
+        self._progress = progress
         self._reset = resolved.changes_metrics
         self._snapshot_steps = snapshot_steps(resolved.total_steps, resolved.config.evaluation.snapshots)
         if self._snapshot_file(start_step).exists():
@@ -57,12 +67,19 @@ class Validation:
         if not self._reset and (metrics := self._log.validation_at(step)):
             self._log.say_validation(step, metrics)
             return metrics
+        doing = f"in the validation at step {step}"
+        self._progress(doing)
+
+        def after_batch(images: int) -> None:
+            check()
+            self._progress(doing)
+
         with (
             self._log.uncounted(),
             fitting(f"The validation at step {step}", "Use a machine with more memory."),
             stop.at_once(step) as check,
         ):
-            found, metrics = self._validator.validate(self._params(state), step, lambda images: check())
+            found, metrics = self._validator.validate(self._params(state), step, after_batch)
             self._store(self._workdir / DETECTIONS, found)
         self._log.validation(step, metrics)
         if not self._warned and (sentence := self._validator.sameness(found)):
@@ -73,6 +90,7 @@ class Validation:
     def take_snapshot(self, state: TrainState, step: int) -> None:
         """Stores the detections of the model in the first validation images, if ``step`` is a step for a snapshot."""
         if step in self._snapshot_steps:
+            self._progress(f"in the snapshot of step {step}")
             with self._log.uncounted():
                 self._store(self._snapshot_file(step), self._validator.snapshot(self._params(state), step))
 
@@ -82,6 +100,7 @@ class Validation:
         Raises:
           Interrupted: a signal came.
         """
+        self._progress("while drawing predictions.png")
         with stop.at_once(step):
             self._validator.draw(self._params(state), self._workdir / "predictions.png")
 

@@ -97,7 +97,7 @@ def test_a_run_stopped_by_a_signal_and_resumed_ends_with_the_same_bits(train, fi
 
     with monkeypatch.context() as patch:
         patch.setattr(RunLog, "training", write_and_stop)
-        with pytest.raises(Interrupted, match="step 5"):
+        with pytest.raises(Interrupted, match="step 4"):
             train(tiny_config(), tmp_path)
     assert train(tiny_config(), tmp_path) == finished[1]
     ours, reference = _newest_arrays(tmp_path), _newest_arrays(finished[0])
