@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from detr_jax import checksums
 from detr_jax.checkpoints import (
     CheckpointError,
     Checkpoints,
     DamagedCheckpointError,
     check_sound,
+    checksums,
     find_checkpoint,
     has_part,
     load_class_names,
