@@ -1,7 +1,10 @@
 """Damaged checkpoints are never used silently: every file of a checkpoint, flipped, cut and missing."""
 
+import itertools
 import json
 import shutil
+import threading
+import time
 
 import jax
 import numpy as np
@@ -19,6 +22,7 @@ from detr_jax.checkpoints import (
     load_class_names,
     load_config,
     load_model,
+    parts,
 )
 from detr_jax.models import DETR
 from detr_jax.testing import tiny_config
@@ -169,9 +173,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(saved, tmp
     """As if a run that keeps one checkpoint deleted the one that is being read."""
     folder = tmp_path / "checkpoints"
     shutil.copytree(saved[0], folder / "3")
-    import detr_jax.checkpoints as module
-
-    load = module._load
+    load = parts.load_part
 
     def vanishing(checkpoint, part, target=None):
         if checkpoint.name == "3":
@@ -179,7 +181,37 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(saved, tmp
             shutil.copytree(saved[0], folder / "4")
         return load(checkpoint, part, target)
 
-    monkeypatch.setattr(module, "_load", vanishing)
+    monkeypatch.setattr(parts, "load_part", vanishing)
     assert load_config(tmp_path) == tiny_config()
     assert find_checkpoint(tmp_path).name == "4"
     assert json.dumps(load_class_names(tmp_path)) == '{"0": "a", "1": "b"}'
+
+
+def test_a_run_that_keeps_one_checkpoint_never_disturbs_a_reader(saved, tmp_path, rng):
+    """About half of the reads meet a checkpoint that is deleted meanwhile."""
+    began = time.monotonic()
+    load_model(saved[0])
+    seconds = time.monotonic() - began
+    folder, ended = tmp_path / "checkpoints", threading.Event()
+    shutil.copytree(saved[0], folder / "0")
+
+    def train():
+        for step in itertools.count(1):
+            if ended.wait(rng.uniform(0, 4 * seconds)):
+                return
+            shutil.copytree(saved[0], tmp_path / "unfinished")
+            (tmp_path / "unfinished").rename(folder / str(step))
+            shutil.rmtree(folder / str(step - 1))
+
+    trainer = threading.Thread(target=train)
+    trainer.start()
+    try:
+        for _ in range(10):
+            model, config = load_model(tmp_path)
+            assert config == tiny_config()
+            assert load_class_names(tmp_path) == {0: "a", 1: "b"}
+            assert model.num_classes == 3
+    finally:
+        ended.set()
+        trainer.join()
+    assert int(find_checkpoint(tmp_path).name) > 2

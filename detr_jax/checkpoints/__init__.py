@@ -25,6 +25,7 @@ from detr_jax.checkpoints.loading import load_config as load_config
 from detr_jax.checkpoints.loading import load_labels as load_labels
 from detr_jax.checkpoints.loading import load_model as load_model
 from detr_jax.checkpoints.loading import load_stuff_labels as load_stuff_labels
+from detr_jax.checkpoints.loading import read_newest as read_newest
 from detr_jax.checkpoints.parts import check_sound as check_sound
 from detr_jax.checkpoints.parts import check_step as check_step
 from detr_jax.checkpoints.parts import has_part as has_part

@@ -30,7 +30,7 @@ def load_config(path: str | Path) -> Config:
     Raises:
       CheckpointError: there is no checkpoint, or it is damaged.
     """
-    return _read_newest(path, _config_of)
+    return read_newest(path, _config_of)
 
 
 def _config_of(checkpoint: Path) -> Config:
@@ -42,10 +42,20 @@ def _config_of(checkpoint: Path) -> Config:
         raise CheckpointError(f"The configuration inside {checkpoint} cannot be used: {error}") from None
 
 
-def _read_newest(path: str | Path, read: Callable[[Path], T]) -> T:
+def read_newest(path: str | Path, read: Callable[[Path], T]) -> T:
     """Reads a checkpoint, or the newest one of a workdir.
 
     A run that trains at the same time may delete a checkpoint while it is read. Then the newest one is read instead.
+
+    Args:
+      path: a checkpoint, or a workdir.
+      read: reads something of the checkpoint that it is given. It may be called again with a newer one.
+
+    Returns:
+      The result of ``read``.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or ``read`` raised it.
     """
     while True:
         checkpoint = find_checkpoint(path)
@@ -112,7 +122,7 @@ def _load_by_label(path: str | Path, key: str) -> dict[int, Any]:
             raise damaged(checkpoint, f"its 'classes' hold something else than a {kind.__name__} per label")
         return found
 
-    return _read_newest(path, read)
+    return read_newest(path, read)
 
 
 def load_model(path: str | Path, *, ema: bool = True, dtype: str | None = None) -> tuple[DETR, Config]:
@@ -127,7 +137,7 @@ def load_model(path: str | Path, *, ema: bool = True, dtype: str | None = None) 
       CheckpointError: there is no checkpoint, or it is damaged.
       OutOfMemoryError: the model does not fit into memory.
     """
-    return _read_newest(path, lambda checkpoint: _model_of(checkpoint, ema, dtype))
+    return read_newest(path, lambda checkpoint: _model_of(checkpoint, ema, dtype))
 
 
 def _model_of(checkpoint: Path, ema: bool, dtype: str | None) -> tuple[DETR, Config]:

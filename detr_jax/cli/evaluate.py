@@ -17,6 +17,7 @@ from detr_jax.printing import say
 
 if TYPE_CHECKING:
     from detr_jax.evaluation.metrics import Metrics
+    from detr_jax.models import DETR
 
 
 @click.command(
@@ -63,13 +64,12 @@ def evaluate(
       detr-jax evaluate detr-r50 --root COCO --json numbers.json
       detr-jax evaluate runs/voc --root FOLDER --config.data.val_split=test
     """
-    from detr_jax.checkpoints import find_checkpoint, load_config
+    from detr_jax.checkpoints import load_config
 
     reason = "an evaluation can only change fields of data and evaluation."
     check_fields_named(changes, ("data.", "evaluation."), reason)
     if file is not None:
         check_writable(file, "--json")
-    checkpoint = find_checkpoint(checkpoint)
     base = load_config(checkpoint)
     check_fields_named(changes, ("data.", "evaluation."), reason, config=base)
     paths = (current_path(change[9:].partition("=")[0]) for change in changes if change.startswith("--config."))
@@ -79,20 +79,23 @@ def evaluate(
     if entries is not None:
         base = _with_metrics(base, entries.split(","))
     config = read_config(None, changes, base=base, root=root, dataset=dataset)
-    metrics = _metrics(checkpoint, config, ema)
+    metrics, step = _metrics(checkpoint, config, ema)
     _print_metrics(metrics)
     if file is not None:
-        step = checkpoint.name
         values = {f"val/{name}": value for name, value in metrics.items()}
         write_text(file, json.dumps({**({"step": int(step)} if step.isdigit() else {}), **values}) + "\n")
 
 
-def _metrics(checkpoint: Path, config: Config, ema: bool) -> "Metrics":
-    """The metrics of a checkpoint's model, computed by the same compiled function as during a training."""
+def _metrics(path: Path, config: Config, ema: bool) -> tuple["Metrics", str]:
+    """The metrics of a checkpoint's model, computed by the same compiled function as during a training.
+
+    Returns:
+      The metrics, and the name of the checkpoint that was read.
+    """
     from absl import logging
     from flax import nnx
 
-    from detr_jax.checkpoints import load_labels, load_model
+    from detr_jax.checkpoints import load_labels, load_model, read_newest
     from detr_jax.compilation_cache import keep_compiled_programs
     from detr_jax.data import open_source
     from detr_jax.data.annotated import AnnotatedDataset
@@ -105,7 +108,7 @@ def _metrics(checkpoint: Path, config: Config, ema: bool) -> "Metrics":
     keep_compiled_programs()
     keep_freed_memory()
     check(config)
-    trained = load_labels(checkpoint)
+    trained = load_labels(path)
     source = open_source(config, "val", trained=trained)
     if isinstance(source, AnnotatedDataset) and source.origin:
         say(f"{source.origin}.", err=True)
@@ -113,15 +116,19 @@ def _metrics(checkpoint: Path, config: Config, ema: bool) -> "Metrics":
         say(f"Data: {sentence}", err=True)
     if note := unknown_classes(source, trained):
         say(note, err=True)
-    which = "EMA" if ema and (checkpoint / "ema").is_dir() else "parameters"
+
+    def load(checkpoint: Path) -> tuple["DETR", Path, str]:
+        which = "EMA" if ema and (checkpoint / "ema").is_dir() else "parameters"
+        return load_model(checkpoint, ema=ema)[0], checkpoint, which
+
+    model, checkpoint, which = read_newest(path, load)
     say(f"{which} of {checkpoint}, {counted(len(source), 'validation image')} of {source.faults.where}", err=True)
-    model, _ = load_model(checkpoint, ema=ema)
     graph, values = nnx.split(model)
     validator = Validator(config, source, graph, mesh_for_batch(config.evaluation.batch_size))
     check_buckets(config.model, validator.plan.buckets)
     with click.progressbar(length=len(source), label="evaluating", file=sys.stderr) as bar:
         _, metrics = validator.validate((nnx.as_pure(values),), after_batch=bar.update)
-    return metrics
+    return metrics, checkpoint.name
 
 
 def _print_metrics(metrics: "Metrics") -> None:

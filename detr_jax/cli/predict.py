@@ -111,7 +111,7 @@ def predict(
     from detr_jax.inference import Detector
 
     check_fields_named(changes, _FIELDS, f"of its fields, a prediction uses {', '.join(_known(_FIELDS))}.")
-    checkpoint = find_checkpoint(checkpoint)
+    find_checkpoint(checkpoint)
     files, faults = _files(images)
     keep_freed_memory()  # before reading the checkpoint starts jax
     base = load_config(checkpoint)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from detr_jax.checkpoints import find_checkpoint, labels_of_run, load_model
+from detr_jax.checkpoints import labels_of_run, load_model, read_newest
 from detr_jax.config import Config
 from detr_jax.data import DataError, Objects, Source, open_source
 from detr_jax.evaluation.coco import CocoEvaluator
@@ -130,8 +130,8 @@ def _last_detections(workdir: Path, config: Config, source: Source) -> StoredDet
     file = workdir / DETECTIONS
     if file.is_file():
         return read_detections(file, source.category_ids)
-    checkpoint = find_checkpoint(workdir)
-    graph, values = nnx.split(load_model(checkpoint)[0])
+    (model, _), checkpoint = read_newest(workdir, lambda checkpoint: (load_model(checkpoint), checkpoint))
+    graph, values = nnx.split(model)
     mesh = create_mesh(jax.devices()[:1])
     step = int(checkpoint.name) if checkpoint.name.isdigit() else 0
     found = Validator(config, source, graph, mesh).detect((nnx.as_pure(values),), step)
