@@ -142,7 +142,7 @@ def test_the_exif_orientation_of_a_photo_is_applied(detector, tmp_path, rng):
         (7, "Image 0 is of type int"),
         ("nowhere.jpg", "nowhere.jpg does not exist"),
         (".", "is a folder"),
-        (os.devnull, "is not a regular file"),
+        (os.devnull, "not a regular file"),
         ("a" * 300, "cannot be opened"),
         ("a\0b", "cannot be opened"),
     ],
