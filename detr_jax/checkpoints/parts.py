@@ -63,6 +63,8 @@ def size_errors(checkpoint: Path) -> Iterator[None]:
         yield
     except UnusableFileError as error:
         raise CheckpointError(f"The checkpoint {checkpoint} is refused: {error}.") from None
+    except OSError as error:  # for example if a run deletes it meanwhile
+        raise damaged(checkpoint, f"its files cannot be read ({error.strerror or error})") from error
 
 
 def has_part(checkpoint: Path, part: str) -> bool:
