@@ -35,3 +35,8 @@ def one_line(beginning: str, items: Sequence[str], ending: str, width: int) -> s
         kept -= 1
         shown = ", ".join([*items[:kept], "..."])
     return f"{beginning}{shown}{ending}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its class if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

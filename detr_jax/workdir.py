@@ -31,8 +31,7 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise WorkdirError(
-            f"{path} cannot be written ({reason}): free some space there, or allow to write to it. Then the same "
-            "command resumes the run."
+            f"{path} cannot be written ({reason}): free some space there, or allow writing to it."
         ) from error
 
 
@@ -44,7 +43,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
       WorkdirError: it cannot be written. The file is as it was before.
     """
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = path.with_name(f".new-{path.name}")  # the suffix says what is written
     with writing(path):
         try:
             temporary.unlink(missing_ok=True)
@@ -53,7 +52,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
                 with temporary.open("rb+") as file:
                     os.fsync(file.fileno())
             os.replace(temporary, path)
-        except OSError:
+        except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
@@ -77,7 +76,9 @@ def locked(workdir: Path) -> Iterator[None]:
         yield
         return
     path = workdir / LOCK_FILE
-    with path.open("a+") as file:
+    with writing(path):
+        file = path.open("a+")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -89,9 +90,10 @@ def locked(workdir: Path) -> Iterator[None]:
         except OSError:  # a file system without locks
             yield
             return
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        with writing(path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
         yield  # the lock ends with the file, also if the process is killed
 
 

@@ -147,7 +147,7 @@ def run_variant(name: str, kills: int, folder: Path, rng: np.random.Generator) -
 
     if points(struck / "tensorboard") != points(calm / "tensorboard"):
         faults.append("the TensorBoard files have other points")
-    if odd := [path.name for path in struck.rglob("*.new")]:
+    if odd := [path.name for path in struck.rglob(".new-*")]:
         faults.append(f"unfinished files are left: {odd}")
     return {"variant": name, "kills": done, "starts": starts, "arrays": len(expected), "faults": faults}
 

@@ -14,9 +14,10 @@ A checkpoint is a folder. It is written completely or not at all. It holds these
 from detr_jax.checkpoints.errors import CheckpointError as CheckpointError
 from detr_jax.checkpoints.errors import CheckpointWriteError as CheckpointWriteError
 from detr_jax.checkpoints.errors import DamagedCheckpointError as DamagedCheckpointError
+from detr_jax.checkpoints.errors import damaged_error as damaged_error
+from detr_jax.checkpoints.finding import all_checkpoints as all_checkpoints
 from detr_jax.checkpoints.finding import checkpoints_of as checkpoints_of
 from detr_jax.checkpoints.finding import find_checkpoint as find_checkpoint
-from detr_jax.checkpoints.finding import incomplete_checkpoints as incomplete_checkpoints
 from detr_jax.checkpoints.finding import newest_checkpoint as newest_checkpoint
 from detr_jax.checkpoints.loading import labels_of_run as labels_of_run
 from detr_jax.checkpoints.loading import load_category_ids as load_category_ids
@@ -29,4 +30,5 @@ from detr_jax.checkpoints.loading import read_newest as read_newest
 from detr_jax.checkpoints.parts import check_sound as check_sound
 from detr_jax.checkpoints.parts import check_step as check_step
 from detr_jax.checkpoints.parts import has_part as has_part
+from detr_jax.checkpoints.parts import restore_parts as restore_parts
 from detr_jax.checkpoints.store import Checkpoints as Checkpoints

@@ -15,7 +15,7 @@ class CheckpointWriteError(CheckpointError):
     """A checkpoint could not be written, for example because the disk is full."""
 
 
-def damaged(checkpoint: Path, what: str) -> DamagedCheckpointError:
+def damaged_error(checkpoint: Path, what: str) -> DamagedCheckpointError:
     """The error for a checkpoint in which something is wrong, such as "its 'params' are missing"."""
     return DamagedCheckpointError(
         f"The checkpoint {checkpoint} is damaged: {what}. Use another checkpoint of the run, or a copy."

@@ -19,9 +19,14 @@ def checkpoints_of(path: Path) -> list[Path]:
     return []
 
 
-def incomplete_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder that lack their parameters, so that they cannot be read."""
-    return [child for child in folder.glob("*") if child.name.isdigit() and not (child / "params").is_dir()]
+def all_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest one first, also those that lack their parameters."""
+    return sorted((child for child in folder.glob("*") if child.name.isdigit()), key=lambda child: -int(child.name))
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a path is a checkpoint, not the workdir of a run."""
+    return (Path(path) / "params").is_dir()
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -43,7 +48,7 @@ def find_checkpoint(path: str | Path) -> Path:
             f"{path} does not exist: give the workdir of a run or one of its checkpoints. "
             "Get released weights with detr-jax import-weights, whose --list names them."
         )
-    if (path / "params").is_dir():
+    if is_checkpoint(path):
         return path.resolve() if path.is_symlink() else path
     if newest := newest_checkpoint(path):
         return newest

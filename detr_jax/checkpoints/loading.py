@@ -1,6 +1,7 @@
 """Load what inference needs from a checkpoint: the model, its configuration, and what its labels mean."""
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,8 +12,8 @@ import numpy as np
 from flax import nnx
 
 from detr_jax.checkpoints import sizes
-from detr_jax.checkpoints.errors import CheckpointError, damaged
-from detr_jax.checkpoints.finding import find_checkpoint
+from detr_jax.checkpoints.errors import CheckpointError, DamagedCheckpointError, damaged_error
+from detr_jax.checkpoints.finding import checkpoints_of, find_checkpoint, is_checkpoint
 from detr_jax.checkpoints.parts import has_part, load_part, size_errors, text_in
 from detr_jax.config import Config, ConfigError, Precision, check_model, from_json
 from detr_jax.data.labels import TrainedLabels
@@ -20,8 +21,11 @@ from detr_jax.json_files import parse_object
 from detr_jax.memory import arrays_text, fitting
 from detr_jax.models.detector import abstract_model
 from detr_jax.models.detr import DETR
+from detr_jax.printing import printable
 
 T = TypeVar("T")
+
+_log = logging.getLogger("detr_jax")
 
 
 def load_config(path: str | Path) -> Config:
@@ -46,10 +50,11 @@ def read_newest(path: str | Path, read: Callable[[Path], T]) -> T:
     """Reads a checkpoint, or the newest one of a workdir.
 
     A run that trains at the same time may delete a checkpoint while it is read. Then the newest one is read instead.
+    If a checkpoint of a workdir is damaged, a warning is logged, and the one before it is read.
 
     Args:
       path: a checkpoint, or a workdir.
-      read: reads something of the checkpoint that it is given. It may be called again with a newer one.
+      read: reads something of the checkpoint that it is given. It may be called again with another one.
 
     Returns:
       The result of ``read``.
@@ -58,12 +63,25 @@ def read_newest(path: str | Path, read: Callable[[Path], T]) -> T:
       CheckpointError: there is no checkpoint, or ``read`` raised it.
     """
     while True:
-        checkpoint = find_checkpoint(path)
-        try:
-            return read(checkpoint)
-        except CheckpointError:
-            if find_checkpoint(path) == checkpoint:
-                raise
+        newest = find_checkpoint(path)
+        others = [] if is_checkpoint(path) else [one for one in checkpoints_of(Path(path)) if one != newest]
+        damaged: list[DamagedCheckpointError] = []
+        for checkpoint in (newest, *others):
+            try:
+                found = read(checkpoint)
+            except DamagedCheckpointError as error:
+                damaged.append(error)
+                continue
+            except CheckpointError:
+                if find_checkpoint(path) == newest:
+                    raise
+                break
+            for why in damaged if newest.is_dir() else ():
+                _log.warning("%s %s is used instead.", printable(why), printable(checkpoint))
+            return found
+        else:
+            if find_checkpoint(path) == newest:
+                raise damaged[0]
 
 
 def load_class_names(path: str | Path) -> dict[int, str]:
@@ -116,10 +134,10 @@ def _load_by_label(path: str | Path, key: str) -> dict[int, Any]:
         try:
             found = {int(label): value for label, value in parse_object(text).items()}
         except ValueError as error:
-            raise damaged(checkpoint, f"its 'classes' cannot be read ({error})") from None
+            raise damaged_error(checkpoint, f"its 'classes' cannot be read ({error})") from None
         kind = {"json": str, "ids": int, "stuff": bool}[key]
         if any(type(value) is not kind for value in found.values()):
-            raise damaged(checkpoint, f"its 'classes' hold something else than a {kind.__name__} per label")
+            raise damaged_error(checkpoint, f"its 'classes' hold something else than a {kind.__name__} per label")
         return found
 
     return read_newest(path, read)

@@ -8,10 +8,11 @@ from typing import Any
 from orbax.checkpoint import v1 as ocp
 
 from detr_jax.checkpoints import checksums, sizes
-from detr_jax.checkpoints.errors import CheckpointError, damaged
+from detr_jax.checkpoints.errors import CheckpointError, damaged_error
 from detr_jax.files import UnusableFileError
 from detr_jax.json_files import parse_object
 from detr_jax.memory import is_out_of_memory
+from detr_jax.wording import first_line
 
 Tree = Any
 """A pure tree of arrays."""
@@ -40,8 +41,36 @@ def read_part(checkpoint: Path, part: str, target: Tree = None) -> Tree:
     except Exception as error:  # Orbax and its libraries raise errors of many types
         if is_out_of_memory(error):
             raise
-        reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
-        raise damaged(checkpoint, f"its {part!r} cannot be read ({reason})") from error
+        reason = first_line(error.__cause__ or error)
+        raise damaged_error(checkpoint, f"its {part!r} cannot be read ({reason})") from error
+
+
+def restore_parts(checkpoint: Path, targets: dict[str, Tree]) -> dict[str, Tree]:
+    """Reads the parts named in ``targets``, with the dtypes and shardings of the trees there. Nothing is changed.
+
+    Raises:
+      DamagedCheckpointError: a part is missing or damaged.
+      CheckpointError: the checkpoint does not have these parts with these shapes.
+    """
+    with size_errors(checkpoint):
+        sizes.check_stored(checkpoint)
+    try:
+        found: dict[str, Tree] = ocp.load_checkpointables(checkpoint, targets)
+        expected = expected_checksums(checkpoint)
+        for name, tree in found.items():
+            verify_part(checkpoint, name, tree, expected)
+        return found
+    except CheckpointError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        check_sound(checkpoint)
+        raise CheckpointError(
+            f"Checkpoint {checkpoint.name} in {checkpoint.parent} does not fit this configuration "
+            f"({first_line(error.__cause__ or error)}): resume with the configuration of the run, or choose another "
+            "--workdir."
+        ) from error
 
 
 def text_in(checkpoint: Path, part: str, key: str) -> str | None:
@@ -52,7 +81,7 @@ def text_in(checkpoint: Path, part: str, key: str) -> str | None:
     """
     found = load_part(checkpoint, part)
     if not isinstance(found, Mapping) or not isinstance(found.get(key), str | None):
-        raise damaged(checkpoint, f"its {part!r} holds something else than texts")
+        raise damaged_error(checkpoint, f"its {part!r} holds something else than texts")
     return found.get(key)
 
 
@@ -64,7 +93,7 @@ def size_errors(checkpoint: Path) -> Iterator[None]:
     except UnusableFileError as error:
         raise CheckpointError(f"The checkpoint {checkpoint} is refused: {error}.") from None
     except OSError as error:  # for example if a run deletes it meanwhile
-        raise damaged(checkpoint, f"its files cannot be read ({error.strerror or error})") from error
+        raise damaged_error(checkpoint, f"its files cannot be read ({error.strerror or error})") from error
 
 
 def has_part(checkpoint: Path, part: str) -> bool:
@@ -76,7 +105,7 @@ def has_part(checkpoint: Path, part: str) -> bool:
     if (checkpoint / part).is_dir():
         return True
     if part in (expected_checksums(checkpoint) or ()):
-        raise damaged(checkpoint, f"its {part!r} is missing")
+        raise damaged_error(checkpoint, f"its {part!r} is missing")
     return False
 
 
@@ -103,9 +132,9 @@ def check_step(checkpoint: Path) -> None:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise damaged(checkpoint, "its 'progress' holds no step") from None
+        raise damaged_error(checkpoint, "its 'progress' holds no step") from None
     if checkpoint.name.isdigit() and step != int(checkpoint.name):
-        raise damaged(checkpoint, f"it is of step {step}")
+        raise damaged_error(checkpoint, f"it is of step {step}")
 
 
 def expected_checksums(checkpoint: Path) -> dict[str, checksums.Checksums] | None:
@@ -117,7 +146,7 @@ def expected_checksums(checkpoint: Path) -> dict[str, checksums.Checksums] | Non
     if not (checkpoint / CHECKSUMS).is_dir():
         config = read_part(checkpoint, "config") if (checkpoint / "config").is_dir() else {}
         if CHECKSUMS in config:
-            raise damaged(checkpoint, "its 'checksums' are missing")
+            raise damaged_error(checkpoint, "its 'checksums' are missing")
         return None
     stored = read_part(checkpoint, CHECKSUMS)
     try:
@@ -128,8 +157,8 @@ def expected_checksums(checkpoint: Path) -> dict[str, checksums.Checksums] | Non
         if not all(isinstance(sums, dict) for sums in expected.values()):
             raise ValueError("a part has no list of them")
     except (KeyError, TypeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise damaged(checkpoint, f"its 'checksums' cannot be read ({reason})") from error
+        reason = first_line(error)
+        raise damaged_error(checkpoint, f"its 'checksums' cannot be read ({reason})") from error
     return expected
 
 
@@ -142,7 +171,7 @@ def verify_part(checkpoint: Path, part: str, tree: Tree, expected: dict[str, che
     if expected is None:
         return
     if part not in expected:
-        raise damaged(checkpoint, f"its checksums lack {part!r}")
+        raise damaged_error(checkpoint, f"its checksums lack {part!r}")
     if wrong := checksums.differing(tree, expected[part]):
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise damaged(checkpoint, f"{part}/{wrong[0]}{more} differs from its checksum")
+        raise damaged_error(checkpoint, f"{part}/{wrong[0]}{more} differs from its checksum")

@@ -12,12 +12,13 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from detr_jax.checkpoints import checksums, sizes
-from detr_jax.checkpoints.errors import CheckpointError, CheckpointWriteError
-from detr_jax.checkpoints.parts import CHECKSUMS, Tree, check_sound, expected_checksums, size_errors, verify_part
+from detr_jax.checkpoints import checksums
+from detr_jax.checkpoints.errors import CheckpointWriteError
+from detr_jax.checkpoints.parts import CHECKSUMS, Tree, restore_parts
 from detr_jax.config import Config, to_json
 from detr_jax.distributed import is_main, wait_for_all
-from detr_jax.memory import is_out_of_memory, size_text
+from detr_jax.memory import size_text
+from detr_jax.wording import first_line
 
 _SAVING = ocp.Context()
 _SAVING.array.saving.min_slice_bytes_for_replica_parallel = 2**20
@@ -109,12 +110,12 @@ class Checkpoints:
             self._checkpointer.close()
         self._remove_failed()
         self._checkpointer = self._open()  # the one before counts the failed checkpoint
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         if found := re.search(r": ([^:]*) \[os_error_code=", reason):  # TensorStore's messages are long
             reason = found[1]
         return CheckpointWriteError(
             f"Checkpoint {step} could not be written to {self.folder} ({reason}): free some space there, or choose "
-            "another --workdir. Older checkpoints are intact."
+            "another --workdir. Older checkpoints stay as they are."
         )
 
     def _remove_failed(self) -> None:
@@ -123,32 +124,8 @@ class Checkpoints:
                 shutil.rmtree(unfinished, ignore_errors=True)
 
     def restore(self, step: int, targets: dict[str, Tree]) -> dict[str, Tree]:
-        """Reads the parts named in ``targets``, with the dtypes and shardings of the trees there.
-
-        Raises:
-          DamagedCheckpointError: a part is missing or damaged.
-          CheckpointError: the checkpoint does not have these parts with these shapes.
-        """
-        folder = self.folder / str(step)
-        with size_errors(folder):
-            sizes.check_stored(folder)
-        try:
-            found = self._checkpointer.load_checkpointables(step, targets)
-            expected = expected_checksums(folder)
-            for name, tree in found.items():
-                verify_part(folder, name, tree, expected)
-            return found
-        except CheckpointError:
-            raise
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            check_sound(folder)
-            reason = str(error.__cause__ or error).strip().splitlines()[0]
-            raise CheckpointError(
-                f"Checkpoint {step} in {self.folder} does not fit this configuration ({reason}): resume with the "
-                "configuration of the run, or choose another --workdir."
-            ) from error
+        """Reads parts of a checkpoint of the folder with `restore_parts`."""
+        return restore_parts(self.folder / str(step), targets)
 
     def set_aside(self, step: int) -> Path:
         """Moves a damaged checkpoint out of the way, so that the run can save this step again.

@@ -11,6 +11,7 @@ from detr_jax.cli.output import fail
 from detr_jax.config import Config, ConfigError
 from detr_jax.leaving import LeaveOnSignal, leave
 from detr_jax.presets import PRESETS
+from detr_jax.printing import printable
 from detr_jax.signal_thread import SignalThread
 
 _WIDTH = max(map(len, PRESETS))
@@ -40,11 +41,11 @@ def run_training(config: Config, workdir: str | Path, *, strict: bool = False) -
     except Interrupted as stopped:
         if is_distributed():  # only a normal exit disconnects the processes
             fail(stopped, 128 + stopped.signal_number)
-        print(stopped, file=sys.stderr)
+        print(printable(stopped), file=sys.stderr)
         leave(128 + stopped.signal_number)
     except HangError as error:
         _end_others(error, code=HANG_CODE)
-        print(error, file=sys.stderr)
+        print(printable(error), file=sys.stderr)
         leave(HANG_CODE)  # a normal exit would wait for what is stuck
     except (ConfigError, DataError, CheckpointError, TrainingError, WeightsError, WorkdirError) as error:
         _end_others(error)

@@ -1,6 +1,7 @@
 """`AppendedFile`: a file to which records are appended whole or not at all, also if the disk is full."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from detr_jax.workdir import writing
@@ -28,15 +29,24 @@ class AppendedFile:
           WorkdirError: it cannot be written. It is kept for the next call.
         """
         self._waiting.append(record)
-        size = os.fstat(self._file.fileno()).st_size
+        self.flush()
+
+    def flush(self) -> None:
+        """Writes the records that could not be written before.
+
+        Raises:
+          WorkdirError: they cannot be written.
+        """
         with writing(self._path):
+            size = os.fstat(self._file.fileno()).st_size
             while self._waiting:
                 left = self._waiting[0]
                 try:
                     while left:  # a full disk may take a part of it first
                         left = left[self._file.write(left) :]
                 except OSError:
-                    self._file.truncate(size)
+                    with suppress(OSError):
+                        self._file.truncate(size)
                     raise
                 size += len(self._waiting.pop(0))
 

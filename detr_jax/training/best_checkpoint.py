@@ -8,7 +8,7 @@ from typing import Any
 from detr_jax.checkpoints import CheckpointError, Checkpoints
 from detr_jax.distributed import is_main
 from detr_jax.json_files import read_object
-from detr_jax.workdir import replace_file, replace_text
+from detr_jax.workdir import replace_file, replace_text, writing
 
 
 class BestCheckpoint:
@@ -56,8 +56,9 @@ class BestCheckpoint:
             return
         if value is None:
             if record["step"] is None and is_main():  # the files belong to other data
-                self._path.unlink(missing_ok=True)
-                self._link.unlink(missing_ok=True)
+                with writing(self._path):
+                    self._path.unlink(missing_ok=True)
+                    self._link.unlink(missing_ok=True)
             return
         if record[self.metric] is None or value > record[self.metric]:
             record |= {"step": step, self.metric: value, "since": 0}

@@ -51,6 +51,10 @@ class Board:
         summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in _scalars(values)])
         self._add(Event(summary=summary, step=step))
 
+    def flush(self) -> None:
+        """Writes the points that could not be written before; raises the errors of `add`."""
+        self._file.flush()
+
     def close(self) -> None:
         """Closes the file."""
         self._file.close()

@@ -1,5 +1,7 @@
 """Saves the training state as checkpoints, and restores it."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import optax
@@ -9,9 +11,10 @@ from detr_jax.checkpoints import (
     CheckpointError,
     Checkpoints,
     DamagedCheckpointError,
+    all_checkpoints,
     check_step,
-    checkpoints_of,
-    incomplete_checkpoints,
+    damaged_error,
+    restore_parts,
 )
 from detr_jax.config import Config
 from detr_jax.memory import arrays_text, fitting
@@ -49,36 +52,37 @@ def restore_or_initialize(
       The state and the frozen parameters, sharded over the mesh.
 
     Raises:
-      CheckpointError: the checkpoint does not fit the configuration, or all checkpoints are damaged.
+      CheckpointError: the checkpoint does not fit the configuration, or all checkpoints are damaged. Then none is
+        moved.
       OutOfMemoryError: the state does not fit into memory.
     """
     size = arrays_text({"state": abstract_state(model, optimizer, config), "frozen": model.frozen})
     with fitting(f"The state of the training (parameters, optimizer state, EMA: {size})", _SMALLER_STATE):
-        damaged: list[CheckpointError] = []
-        for folder in incomplete_checkpoints(checkpoints.folder):
-            place = checkpoints.set_aside(int(folder.name))
-            checkpoints.notes.append(f"The checkpoint {folder} has no 'params' and was moved to {place}.")
-        for folder in checkpoints_of(checkpoints.folder):
+        damaged: dict[Path, DamagedCheckpointError] = {}
+        for checkpoint in all_checkpoints(checkpoints.folder):
             try:
-                return restore(checkpoints, int(folder.name), model, optimizer, config, mesh)
+                found = restore(checkpoint, model, optimizer, config, mesh)
             except DamagedCheckpointError as error:
                 if strict:
                     raise
-                damaged.append(error)
-                place = checkpoints.set_aside(int(folder.name))
-                checkpoints.notes.append(
-                    f"{error} It was moved to {place}, and the run resumes from the one before it."
-                )
+                damaged[checkpoint] = error
+                continue
+            for one, why in damaged.items():
+                place = checkpoints.set_aside(int(one.name))
+                checkpoints.notes.append(f"{why} It was moved to {place}, and the run resumes from an earlier one.")
+            return found
         if damaged:
-            raise CheckpointError(f"No checkpoint of {checkpoints.folder} is sound. {damaged[0]}")
+            raise CheckpointError(
+                f"No checkpoint of {checkpoints.folder} is sound: {', '.join(path.name for path in damaged)}. "
+                f"{next(iter(damaged.values()))} To begin again, choose another --workdir."
+            )
         model = initialize_missing(model, config)
         state = create_state(model, optimizer, config, mesh)
         return state, shard(model.frozen, state_shardings(model.frozen, mesh, config.training.fsdp))
 
 
 def restore(
-    checkpoints: Checkpoints,
-    step: int,
+    checkpoint: Path,
     model: PartitionedModel,
     optimizer: optax.GradientTransformation,
     config: Config,
@@ -97,11 +101,14 @@ def restore(
         shapes,
         state_shardings(shapes, mesh, config.training.fsdp),
     )
-    check_step(checkpoints.folder / str(step))
-    found = checkpoints.restore(step, _checkpoint_trees(model, state, frozen))
+    if not (checkpoint / "params").is_dir():
+        raise damaged_error(checkpoint, "its 'params' are missing")
+    check_step(checkpoint)
+    found = restore_parts(checkpoint, _checkpoint_trees(model, state, frozen))
     params, frozen = model.split(found["params"])
     ema = None if state.ema is None else model.split(found["ema"])[0]
-    return TrainState(shard(np.int32(step), state.step.sharding), params, found["optimizer"], ema), frozen
+    step = shard(np.int32(int(checkpoint.name)), state.step.sharding)
+    return TrainState(step, params, found["optimizer"], ema), frozen
 
 
 def save(checkpoints: Checkpoints, model: PartitionedModel, frozen: Tree, config: Config, state: TrainState) -> None:

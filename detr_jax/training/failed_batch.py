@@ -1,6 +1,7 @@
 """The batch of a step with values that are not finite, in ``WORKDIR/nonfinite``."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def write_failed_batch(workdir: Path, step: int, resolved: Resolved, rows: Seque
     Each process of a distributed run writes its rows.
 
     Returns:
-      The command that replays the step. If the file cannot be written, the reason is added.
+      A sentence with the command that replays the step, or the reason why the file could not be written.
     """
     config = resolved.config
     name = f"{step}.npz" if jax.process_count() == 1 else f"{step}-process{jax.process_index()}.npz"
@@ -48,8 +49,8 @@ def write_failed_batch(workdir: Path, step: int, resolved: Resolved, rows: Seque
         path.parent.mkdir(exist_ok=True)
         replace_file(path, lambda temporary: _save(temporary, arrays))
     except (OSError, DataError) as error:
-        return f"detr-jax replay {path} (but the batch could not be written: {error})"
-    return f"detr-jax replay {path}"
+        return f"The batch could not be written for detr-jax replay: {error}"
+    return f"Look at the step with: detr-jax replay {shlex.quote(str(path))}"
 
 
 def _save(path: Path, arrays: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from detr_jax.config import OnNonfinite
+from detr_jax.config import OnNonfinite, Precision
 from detr_jax.training.error import TrainingError
 from detr_jax.training.failed_batch import write_failed_batch
 from detr_jax.training.loss_spikes import LossSpikes
@@ -16,7 +16,7 @@ from detr_jax.training.state import TrainState
 from detr_jax.training.step import SKIPPED
 
 _NAMED = 8  # images in a message
-_ADVICE = "Lower optimizer.learning_rate, add optimizer.warmup_steps, or train in float32."
+_ADVICE = "Lower optimizer.learning_rate, or add optimizer.warmup_steps."
 
 
 class TermsCheck:
@@ -48,6 +48,8 @@ class TermsCheck:
             images of the step.
         """
         training = self._resolved.config.training
+        in_float32 = getattr(self._resolved.config.model, "dtype", Precision.FLOAT32) == Precision.FLOAT32
+        advice = _ADVICE if in_float32 else f"{_ADVICE} Or train in float32."
         sound = []
         for at, values in enumerate(terms, step - len(terms) + 1):
             skipped = bool(values.get(SKIPPED, 0))
@@ -64,16 +66,14 @@ class TermsCheck:
             what = f"{_sentence(wrong, at)}, for the images {_images(at, self._resolved)}."
             replay = write_failed_batch(self._workdir, at, self._resolved, self._rows)
             if training.on_nonfinite == OnNonfinite.STOP or not skipped:
-                raise TrainingError(
-                    f"{what} {_ADVICE} The last checkpoint was saved before this step. Look at the step with: {replay}"
-                )
+                raise TrainingError(f"{what} The step is not part of any checkpoint. {advice} {replay}")
             self._skipped += 1
             if self._skipped > training.max_skipped_updates:
                 raise TrainingError(
-                    f"{what} It is update {self._skipped} that would be skipped, and training.max_skipped_updates="
-                    f"{training.max_skipped_updates}. {_ADVICE} Look at the step with: {replay}"
+                    f"{what} {training.max_skipped_updates} updates were skipped before it, and "
+                    f"training.max_skipped_updates allows no more. {advice} {replay}"
                 )
-            self._say(f"{what} The update was skipped. Look at the step with: {replay}")
+            self._say(f"{what} The update was skipped. {replay}")
         means = {name: float(np.mean([values[name] for values in sound])) for name in sound[0]} if sound else {}
         if any(SKIPPED in values for values in terms):
             means[SKIPPED] = float(len(terms) - len(sound))
@@ -101,7 +101,7 @@ def check_state(state: TrainState) -> None:
         if not _all_finite(tree):
             raise TrainingError(
                 f"After step {int(state.step)} the {name} of the model hold values that are not finite, although the "
-                f"loss was finite. They were not saved. {_ADVICE} The last checkpoint is from an earlier step."
+                f"loss was finite. They were not saved. {_ADVICE}"
             )
 
 

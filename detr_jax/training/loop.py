@@ -213,6 +213,7 @@ def _train_steps(
         validation.draw(state, step, stop)
         watchdog.progress("at the end of the run")
         save_state.finish(state)
+        log.finish()
     except (DataError, LoaderError, HangError, Interrupted):
         if step > saved and jax.process_count() == 1:  # the steps before the missing batch are saved
             if pending:

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from detr_jax.checkpoints import Checkpoints, DamagedCheckpointError, checkpoints_of
+from detr_jax.checkpoints import DamagedCheckpointError, checkpoints_of
 from detr_jax.config import Config, ConfigError, Precision
 from detr_jax.data import batches
 from detr_jax.sharding import Tree, create_mesh, shard, shard_rows, state_shardings
@@ -26,7 +26,7 @@ from detr_jax.training.resolve import Resolved, resolve
 from detr_jax.training.state import PartitionedModel, TrainState, abstract_model, create_state, initialize_missing
 from detr_jax.training.step import create_gradients, create_train_step, dropout_key
 from detr_jax.weights.trees import by_path
-from detr_jax.workdir import locked, read_run_config
+from detr_jax.workdir import read_run_config
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Replay:
 
 
 def replay(path: Path, *, dtype: str | None = None, say: Callable[[str], None] = print) -> Replay:
-    """Repeats the step of a batch that a run has written. Nothing of the run is changed.
+    """Repeats the step of a batch that a run has written. Nothing of the run is changed, and it may go on meanwhile.
 
     The state before the step is that of the newest sound checkpoint before it, after the steps in between are done
     again.
@@ -82,17 +82,16 @@ def replay(path: Path, *, dtype: str | None = None, say: Callable[[str], None] =
     given = read_run_config(workdir)
     if given is None:
         raise ConfigError(f"{workdir} has no config.json: {path} must be in the workdir of its run.")
-    with locked(workdir):
-        mesh = create_mesh()
-        resolved = resolve(given, workdir, mesh)
-        if len(image_ids) != resolved.config.training.batch_size or step > resolved.total_steps:
-            raise TrainingError(f"{path} does not belong to the run of {workdir / 'config.json'}.")
-        config = resolved.config
-        optimizer = create_optimizer(config.optimizer, resolved.total_steps, resolved.plan.steps_per_epoch)
-        model, state, frozen = _state_before(resolved, workdir, step, optimizer, mesh)
-        start = int(state.step)
-        say(f"repeating the steps {start + 1} to {step - 1}" if start < step - 1 else f"starting at step {start}")
-        state = _redone(resolved, model, optimizer, state, frozen, step - 1, mesh)
+    mesh = create_mesh()
+    resolved = resolve(given, workdir, mesh)
+    if len(image_ids) != resolved.config.training.batch_size or step > resolved.total_steps:
+        raise TrainingError(f"{path} does not belong to the run of {workdir / 'config.json'}.")
+    config = resolved.config
+    optimizer = create_optimizer(config.optimizer, resolved.total_steps, resolved.plan.steps_per_epoch)
+    model, state, frozen = _state_before(resolved, workdir, step, optimizer, mesh)
+    start = int(state.step)
+    say(f"repeating the steps {start + 1} to {step - 1}" if start < step - 1 else f"starting at step {start}")
+    state = _redone(resolved, model, optimizer, state, frozen, step - 1, mesh)
     if dtype is not None:
         config.model.dtype = Precision(dtype)
         model = abstract_model(config)
@@ -107,18 +106,11 @@ def _state_before(
     If there is none, those before the first step.
     """
     config = resolved.config
-    saved = Checkpoints(workdir / "checkpoints", config.training.keep_checkpoints)
-    with closing(saved):
-        abstract = abstract_model(config)
-        for folder in checkpoints_of(saved.folder):
-            if int(folder.name) < step:
-                try:
-                    return (
-                        abstract,
-                        *checkpointing.restore(saved, int(folder.name), abstract, optimizer, config, mesh),
-                    )
-                except DamagedCheckpointError:
-                    continue
+    abstract = abstract_model(config)
+    for checkpoint in checkpoints_of(workdir):
+        if int(checkpoint.name) < step:
+            with suppress(DamagedCheckpointError):  # or the run deletes it now
+                return abstract, *checkpointing.restore(checkpoint, abstract, optimizer, config, mesh)
     model = initialize_missing(initial_model(resolved, is_new=True)[0], config)
     frozen = shard(model.frozen, state_shardings(model.frozen, mesh, config.training.fsdp))
     return model.abstract, create_state(model, optimizer, config, mesh), frozen

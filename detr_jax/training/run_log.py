@@ -122,6 +122,16 @@ class RunLog:
         else:
             _print(f"process {jax.process_index()}: {sentence}")
 
+    def finish(self) -> None:
+        """Writes the lines that could not be written before.
+
+        Raises:
+          WorkdirError: they cannot be written.
+        """
+        if self._writes:
+            self._lines.flush()
+            self._board.flush()
+
     def close(self) -> None:
         """Closes the files."""
         if self._writes:

@@ -7,6 +7,7 @@ from detr_jax.checkpoints import Checkpoints, CheckpointWriteError
 from detr_jax.config import OnWriteError
 from detr_jax.training.finiteness import check_state
 from detr_jax.training.state import TrainState
+from detr_jax.workdir import WorkdirError
 
 
 class StateSaver:
@@ -49,14 +50,14 @@ class StateSaver:
 
     @contextmanager
     def tolerant(self) -> Iterator[None]:
-        """Logs that a checkpoint could not be written if the policy is "continue". Otherwise the error is raised."""
+        """Logs that something could not be written if the policy is "continue". Otherwise the error is raised."""
         try:
             yield
-        except CheckpointWriteError as error:
+        except (CheckpointWriteError, WorkdirError) as error:
             if self._policy == OnWriteError.STOP:
                 raise
-            self._failed = True
-            self._say(f"{error} The run goes on, and its next checkpoint is tried again.")
+            self._failed = self._failed or isinstance(error, CheckpointWriteError)
+            self._say(f"{error} The run goes on, and the next checkpoint is tried.")
 
     def finish(self, state: TrainState) -> None:
         """Waits until the last save is finished. If it failed, the state is saved once more.

@@ -2,6 +2,7 @@
 
 import collections
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,7 +142,8 @@ class StopSignals:
         if isinstance(before, LeaveOnSignal) and (self._heard > 1 or self._loses_nothing):
             before.leave(number, "" if self._heard > 1 else _NOTHING_LOST)
         if self._heard == 1:
-            print(self._when_handled or self._when, flush=True)
+            width = 100 if sys.stdout.isatty() else 0  # covers the progress line
+            print((self._when_handled or self._when).ljust(width), flush=True)
 
     def _handle(self, number: int, frame: Any) -> None:
         """Handles a signal in the main thread, maybe before the thread hears it."""

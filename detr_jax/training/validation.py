@@ -19,6 +19,7 @@ from detr_jax.training.resolve import Resolved
 from detr_jax.training.run_log import RunLog
 from detr_jax.training.signals import StopSignals
 from detr_jax.training.state import TrainState
+from detr_jax.workdir import WorkdirError, replace_file
 
 
 class Validation:
@@ -101,8 +102,12 @@ class Validation:
           Interrupted: a signal came.
         """
         self._progress("while drawing predictions.png")
+        path = self._workdir / "predictions.png"
         with stop.at_once(step):
-            self._validator.draw(self._params(state), self._workdir / "predictions.png")
+            try:
+                replace_file(path, lambda temporary: self._validator.draw(self._params(state), temporary))
+            except WorkdirError as error:
+                self._log.say(str(error))
 
     def _params(self, state: TrainState) -> Values:
         return state.eval_params, self._frozen

@@ -21,6 +21,7 @@ from detr_jax.checkpoints import newest_checkpoint
 from detr_jax.data.worker_processes import workers_report
 from detr_jax.distributed import end_all, is_distributed
 from detr_jax.leaving import kill_workers, leave, within
+from detr_jax.printing import printable
 from detr_jax.training.error import TrainingError
 
 HANG_CODE = 75
@@ -118,7 +119,7 @@ class Watchdog:
             kill_workers()  # the main thread waits for them when it closes the stream of batches
             if raised and self._ended.wait(_UNWIND_SECONDS):
                 return
-        print(self._error, file=sys.stderr, flush=True)
+        print(printable(self._error), file=sys.stderr, flush=True)
         if is_distributed():
             end_all(str(self._error), HANG_CODE)
         leave(HANG_CODE)
@@ -130,7 +131,7 @@ class Watchdog:
 
     def _write_report(self) -> None:
         text = hang_report(f"no progress for {self._passed:.0f} s, {self._doing}")
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
         def write() -> None:
             self._workdir.mkdir(parents=True, exist_ok=True)

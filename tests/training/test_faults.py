@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from detr_jax.checkpoints import CheckpointError, DamagedCheckpointError, checkpoints_of
+from detr_jax.checkpoints import CheckpointError, DamagedCheckpointError, checkpoints_of, load_model
 from detr_jax.config import ConfigError
 from detr_jax.testing import tiny_config
 from detr_jax.training import checkpointing, loop
@@ -88,19 +88,39 @@ def test_a_checkpoint_without_parameters_does_not_stop_the_run(train, finished, 
     workdir = _copy(finished, tmp_path)
     newest = checkpoints_of(workdir)[0]
     shutil.rmtree(newest / "params")
+    with pytest.raises(DamagedCheckpointError, match=rf"{newest.name} is damaged: its 'params' are missing"):
+        train(_config(), workdir, strict=True)
     train(_config(), workdir)
-    assert f"{newest} has no 'params' and was moved to" in capsys.readouterr().out
+    assert f"{newest} is damaged: its 'params' are missing" in capsys.readouterr().out
     assert checkpoints_of(workdir)[0] == newest
 
 
-def test_if_no_checkpoint_is_sound_the_run_ends_and_keeps_all_of_them(train, finished, tmp_path):
+@pytest.mark.parametrize("damage", [_damage, lambda checkpoint: shutil.rmtree(checkpoint / "params")])
+def test_if_no_checkpoint_is_sound_the_run_never_begins_again(train, finished, tmp_path, damage):
     workdir = _copy(finished, tmp_path)
-    found = [path.name for path in checkpoints_of(workdir)]
+    found = sorted(path.name for path in (workdir / "checkpoints").iterdir())
+    lines = (workdir / "metrics.jsonl").read_bytes()
     for name in found:
-        _damage(workdir / "checkpoints" / name)
-    with pytest.raises(CheckpointError, match="is sound"):
-        train(_config(), workdir)
-    assert sorted(path.name for path in (workdir / "damaged").iterdir()) == sorted(found)
+        damage(workdir / "checkpoints" / name)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="is sound"):
+            train(_config(), workdir)
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == found
+    assert (workdir / "metrics.jsonl").read_bytes() == lines
+
+
+def test_a_prediction_reads_the_checkpoint_before_a_damaged_one(finished, tmp_path, caplog):
+    workdir = _copy(finished, tmp_path)
+    newest, before = checkpoints_of(workdir)[:2]
+    for part in ("params", "ema"):
+        for file in (newest / part).rglob("*"):
+            if file.is_file():
+                file.write_bytes(file.read_bytes()[:-1])
+    load_model(workdir)
+    assert f"{newest} is damaged" in caplog.text
+    assert f"{before} is used instead" in caplog.text
+    with pytest.raises(DamagedCheckpointError):
+        load_model(newest)
 
 
 def test_another_optimizer_is_no_damage(train, finished, tmp_path):
@@ -211,6 +231,6 @@ def test_checkpoints_are_read_only_once_for_a_resume(train, finished, tmp_path, 
     workdir = _copy(finished, tmp_path)
     calls = []
     restore = checkpointing.restore
-    monkeypatch.setattr(checkpointing, "restore", lambda *args: calls.append(args[1]) or restore(*args))
+    monkeypatch.setattr(checkpointing, "restore", lambda *args: calls.append(int(args[0].name)) or restore(*args))
     train(_config(), workdir)
     assert calls == [10]

@@ -14,6 +14,7 @@ from detr_jax.training import loop
 from detr_jax.training.appended_file import AppendedFile
 from detr_jax.training.board import points
 from detr_jax.training.run_log import RunLog
+from detr_jax.training.saving import StateSaver
 from detr_jax.workdir import WorkdirError, read_metrics, replace_text
 
 _SIZE = 30_000
@@ -164,6 +165,30 @@ def test_lines_of_the_log_follow_the_policy(tmp_path, policy, capsys):
     steps = [line["step"] for line in read_metrics(tmp_path)]
     assert steps == list(range(1, 26 if policy == "continue" else len(steps) + 1))
     assert points(tmp_path / "tensorboard")["train/loss"] == set(steps)
+
+
+def test_lines_that_wait_are_written_at_the_end_or_are_an_error(tmp_path):
+    log = RunLog(tmp_path, 0, 30, _config("continue").training)
+    log.training(1, {"loss": 1.0})
+    _limit((tmp_path / "metrics.jsonl").stat().st_size)
+    log.training(2, {"loss": 2.0})
+    with pytest.raises(WorkdirError, match=r"metrics\.jsonl cannot be written \(File too large\)"):
+        log.finish()
+    _limit()
+    log.finish()
+    log.close()
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+
+
+def test_best_json_follows_the_policy(tmp_path, capsys):
+    """As on a disk that is full in a validation."""
+    for policy in ("stop", "continue"):
+        saver = StateSaver(None, None, policy, print)
+        _limit(0)
+        with pytest.raises(WorkdirError) if policy == "stop" else contextlib.nullcontext(), saver.tolerant():
+            replace_text(tmp_path / "best.json", "text")
+        _limit()
+    assert "best.json cannot be written (File too large)" in capsys.readouterr().out
 
 
 def test_a_file_of_the_workdir_keeps_its_content(tmp_path):
