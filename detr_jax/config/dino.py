@@ -25,7 +25,7 @@ class DINOConfig(DeformableTransformerConfig):
     )
     free_fields = ("encoder_layers", *run_fields, "mask_padding")
     resizing_fields: ClassVar[Mapping[str, str]] = {
-        "num_classes": r"(proposal_)?class_head/.*|label_embedding",
+        "num_classes": r"class_head/.*|label_embedding",
         "num_queries": "content",
     }
 

@@ -1,5 +1,7 @@
 """DINO: DETR with improved denoising anchor boxes (Zhang et al., 2022, arXiv:2203.03605)."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -38,8 +40,8 @@ class DINODecoder(nnx.Module):
         boxes: jax.Array,
         memory: jax.Array,
         tokens: Tokens,
-        class_heads: nnx.List[nnx.Linear],
-        box_heads: nnx.List[MLP],
+        class_heads: Sequence[nnx.Linear],
+        box_heads: Sequence[MLP],
         *,
         attn_mask: jax.Array | None = None,
         rngs: nnx.Rngs | None = None,
@@ -102,9 +104,9 @@ class DINO(DeformableDetector):
         self.content = nnx.Param(xavier_uniform()(rngs.params(), (config.num_queries, dim)))
         self.label_embedding = nnx.Param(jax.random.normal(rngs.params(), (config.num_classes, dim)))
         self.proposer = Proposer(dim, rngs=rngs)
-        self.proposal_class_head, self.proposal_box_head = class_head(config, rngs), correction_head(dim, rngs)
-        self.class_head = nnx.List([class_head(config, rngs) for _ in range(heads)])
-        self.box_head = nnx.List([correction_head(dim, rngs) for _ in range(heads)])
+        # the last ones are the encoder's
+        self.class_head = nnx.List([class_head(config, rngs) for _ in range(heads + 1)])
+        self.box_head = nnx.List([correction_head(dim, rngs) for _ in range(heads + 1)])
 
     def __call__(
         self,
@@ -139,9 +141,8 @@ class DINO(DeformableDetector):
             content = jnp.concatenate([content, self.label_embedding[...][labels]], axis=1)
             boxes = jnp.concatenate([boxes, noisy_boxes], axis=1)
             attn_mask = attention_mask(slots, self.num_queries)
-        found = self.decoder(
-            content, boxes, memory, tokens, self.class_head, self.box_head, attn_mask=attn_mask, rngs=rngs
-        )
+        heads = list(self.class_head)[:-1], list(self.box_head)[:-1]
+        found = self.decoder(content, boxes, memory, tokens, *heads, attn_mask=attn_mask, rngs=rngs)
         layers = jax.tree.map(lambda x: x[:, :, : self.num_queries], found)
         return Outputs(layers, proposals, None if slots is None else self._denoising(found, slots))
 
@@ -149,10 +150,10 @@ class DINO(DeformableDetector):
         """The best proposals of the memory [B, S, D] as one layer, one for each query, best first."""
         anchors = token_anchors(tokens)
         projected = self.proposer.project(memory, anchors)
-        logits, starts, absent = self.candidates(self.proposal_class_head(projected), anchors.logits, tokens)
+        logits, starts, absent = self.candidates(self.class_head[-1](projected), anchors.logits, tokens)
         _, chosen = lax.top_k(logits.max(axis=-1), self.num_queries)
         features = gathered(projected, jnp.minimum(chosen, memory.shape[1] - 1))
-        boxes = jax.nn.sigmoid(self.proposal_box_head(features) + gathered(starts, chosen))
+        boxes = jax.nn.sigmoid(self.box_head[-1](features) + gathered(starts, chosen))
         absent = jnp.take_along_axis(absent, chosen, axis=1)
         return Predictions(gathered(logits, chosen)[None], boxes[None], absent=absent[None])
 
