@@ -93,8 +93,12 @@ class Denoising:
 
     predictions: Predictions
     """As those of the object queries, with the denoising queries as ``Q``."""
-    matched_query: Int[Array, "B G T"]
-    """[B, G, T] int32, the query of each target in each of ``G`` groups; -1 for none."""
+    matched_query: Int[Array, "B P"]
+    """[B, P] int32, the queries that have a target; -1 for none."""
+    target: Int[Array, "B P"]
+    """[B, P] int32, the target of each of them."""
+    num_groups: Int[Array, ""]
+    """[] int32, how often each target has a query. The loss is divided by it."""
 
 
 @structure

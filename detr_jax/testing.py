@@ -16,6 +16,7 @@ from detr_jax.config import (
     DataConfig,
     DeformableDETRConfig,
     DETRConfig,
+    DINOConfig,
     EvaluationConfig,
     LossConfig,
     Matcher,
@@ -26,6 +27,7 @@ from detr_jax.config import (
     ShapesConfig,
     Stem,
     TrainingConfig,
+    dino_terms,
     focal_costs,
     focal_terms,
 )
@@ -87,6 +89,29 @@ def tiny_deformable_config(**fields: Any) -> Config:
         }
     )
     config.loss = LossConfig(terms=focal_terms(), costs=focal_costs(), matcher=Matcher.DEVICE)
+    return config
+
+
+def tiny_dino_config(**fields: Any) -> Config:
+    """`tiny_deformable_config` with a DINO that has 12 denoising queries; keywords override fields."""
+    config = tiny_deformable_config()
+    config.model = DINOConfig(
+        **{
+            "backbone": config.model.backbone,
+            "num_classes": 3,
+            "num_queries": 6,
+            "hidden_dim": 16,
+            "num_heads": 2,
+            "encoder_layers": 1,
+            "decoder_layers": 2,
+            "feedforward_dim": 32,
+            "backbone_levels": 2,
+            "num_points": 2,
+            "denoising_queries": 12,
+            **fields,
+        }
+    )
+    config.loss = LossConfig(terms=dino_terms(), costs=focal_costs(), matcher=Matcher.DEVICE)
     return config
 
 

@@ -251,9 +251,10 @@ def test_proposals_and_denoising_queries_add_their_own_terms(rng):
     cost = matching_cost(last, targets, config.costs)
     query = match(cost, targets.count)[0]
     two_groups = jax.tree.map(lambda x: jnp.concatenate([x, x], axis=2), last)
-    matched_query = jnp.stack([query, jnp.where(query == UNMATCHED, UNMATCHED, query + QUERIES)], axis=1)
+    matched_query = jnp.concatenate([query, jnp.where(query == UNMATCHED, UNMATCHED, query + QUERIES)], axis=1)
+    target = jnp.broadcast_to(jnp.tile(jnp.arange(query.shape[1]), 2)[None], matched_query.shape)
 
-    outputs = Outputs(predictions, proposals, Denoising(two_groups, matched_query))
+    outputs = Outputs(predictions, proposals, Denoising(two_groups, matched_query, target, jnp.array(2)))
     loss, terms = jax.jit(lambda *arrays: set_loss(*arrays, config))(outputs, targets)
     for name in ("ce", "bbox", "giou"):
         assert float(terms[f"loss_{name}"]) == pytest.approx(float(plain[f"loss_{name}"]), rel=1e-6)

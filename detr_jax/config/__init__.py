@@ -21,6 +21,8 @@ from detr_jax.config.data import Exif as Exif
 from detr_jax.config.data import OnError as OnError
 from detr_jax.config.data import Rounding as Rounding
 from detr_jax.config.deformable import DeformableDETRConfig as DeformableDETRConfig
+from detr_jax.config.deformable import DeformableTransformerConfig as DeformableTransformerConfig
+from detr_jax.config.dino import DINOConfig as DINOConfig
 from detr_jax.config.error import ConfigError as ConfigError
 from detr_jax.config.error import DamagedConfigError as DamagedConfigError
 from detr_jax.config.fields import Choice as Choice
@@ -45,6 +47,7 @@ from detr_jax.config.loss import MatchingCost as MatchingCost
 from detr_jax.config.loss import SigmoidFocal as SigmoidFocal
 from detr_jax.config.loss import SoftmaxCost as SoftmaxCost
 from detr_jax.config.loss import default_costs as default_costs
+from detr_jax.config.loss import dino_terms as dino_terms
 from detr_jax.config.loss import focal_costs as focal_costs
 from detr_jax.config.loss import focal_terms as focal_terms
 from detr_jax.config.loss import mask_terms as mask_terms

@@ -1,4 +1,7 @@
-"""The configuration of Deformable DETR (Zhu et al., 2021). Defaults are those of the multi-scale R50 on COCO."""
+"""The configuration of Deformable DETR (Zhu et al., 2021), and the base class of the detectors that build on it.
+
+Defaults are those of the multi-scale R50 on COCO.
+"""
 
 import dataclasses
 import math
@@ -21,18 +24,11 @@ INITIAL_CLASS_LOGIT = -math.log(99.0)
 
 
 @dataclass(kw_only=True)
-class DeformableDETRConfig(TransformerConfig):
-    """Deformable DETR (section 4 and appendix A): attention to a few points of several feature maps."""
+class DeformableTransformerConfig(TransformerConfig):
+    """The base class of detectors that attend to a few points of several feature maps (section 4.1)."""
 
     run_fields = ("max_detections_per_image", *TransformerConfig.run_fields)
-    # another number of decoder layers would give the encoder's heads, the last ones, to a decoder layer
-    free_fields = ("encoder_layers", "dropout", "masks", "max_detections_per_image", *DetectorConfig.free_fields)
     least_images = 100
-    resizing_fields: ClassVar[Mapping[str, str]] = {
-        "num_classes": r"class_head/.*",
-        "classification": r"class_head/.*",
-        "num_queries": "queries/(position|content)",
-    }
 
     num_queries: int = ranged(300, least=0)
     """More than the objects that an image can have. 0 when a training starts: those of the checkpoint that it follows,
@@ -49,30 +45,15 @@ class DeformableDETRConfig(TransformerConfig):
     number that the sides of buckets are multiples of."""
     num_points: int = 4
     """Points that a head samples in each level (the paper's)."""
-    refine_boxes: bool = False
-    """Iterative box refinement: every decoder layer corrects the boxes of the layer before, with heads of its own."""
-    two_stage: bool = False
-    """The encoder proposes the boxes that the decoder starts from, instead of learned queries. Needs `refine_boxes`."""
+    position_temperature: float = ranged(10_000.0, least=1)
+    """Base of the frequencies of the position embedding of the image's cells (the paper's)."""
+    position_offset: float = ranged(-0.5, least=-1, most=0)
+    """Place of a cell in the position embedding, added to its number from 1 on: -0.5 is the cell's centre (the
+    original's)."""
+    inverse_sigmoid_eps: float = ranged(1e-5, least=1e-7, below=0.5)
+    """Least distance of a reference from 0 and from 1 when a layer corrects it (the original's)."""
     max_detections_per_image: int = 100
     """Detections per image, before any threshold: the most probable pairs of query and class (the paper's)."""
-
-    def kept_part(self, path: str, given: "np.ndarray", shape: tuple[int, ...]) -> "np.ndarray | None":
-        """With two stages, the first class of the encoder's head, which means "an object" and chooses the proposals.
-
-        The head's other classes are only trained to be improbable, so they start with a probability of 0.01.
-        """
-        if not self.two_stage or not path.startswith(f"class_head/{self.decoder_layers}/"):
-            return None
-        import numpy as np
-
-        value = np.full(shape, INITIAL_CLASS_LOGIT if path.endswith("bias") else 0.0, given.dtype)
-        value[..., 0] = given[..., 0]
-        return value
-
-    @property
-    def default_slow(self) -> tuple[str, ...]:
-        """The projections to offsets and reference points (the original's)."""
-        return ("sampling_offsets",) if self.two_stage else ("sampling_offsets", "queries/reference")
 
     @property
     def num_levels(self) -> int:
@@ -99,6 +80,51 @@ class DeformableDETRConfig(TransformerConfig):
         """The configuration with ``max_detections_per_image`` raised to the objects of the fullest image."""
         return dataclasses.replace(self, max_detections_per_image=max(objects, self.max_detections_per_image))
 
+    def faults(self, path: str) -> Iterator[str]:
+        """A sentence for each contradiction between fields."""
+        yield from super().faults(path)
+        levels = len(self.backbone.strides)
+        if self.backbone_levels > levels:
+            yield f"{path}backbone_levels={self.backbone_levels} must be at most {levels}, as the backbone has no more."
+        if self.pre_norm:
+            yield f"{path}pre_norm=True is for DETR only: Deformable DETR has its layer norms after each sublayer."
+
+
+@dataclass(kw_only=True)
+class DeformableDETRConfig(DeformableTransformerConfig):
+    """Deformable DETR (section 4 and appendix A): attention to a few points of several feature maps."""
+
+    # another number of decoder layers would give the encoder's heads, the last ones, to a decoder layer
+    free_fields = ("encoder_layers", "dropout", "masks", "max_detections_per_image", *DetectorConfig.free_fields)
+    resizing_fields: ClassVar[Mapping[str, str]] = {
+        "num_classes": r"class_head/.*",
+        "classification": r"class_head/.*",
+        "num_queries": "queries/(position|content)",
+    }
+
+    refine_boxes: bool = False
+    """Iterative box refinement: every decoder layer corrects the boxes of the layer before, with heads of its own."""
+    two_stage: bool = False
+    """The encoder proposes the boxes that the decoder starts from, instead of learned queries. Needs `refine_boxes`."""
+
+    def kept_part(self, path: str, given: "np.ndarray", shape: tuple[int, ...]) -> "np.ndarray | None":
+        """With two stages, the first class of the encoder's head, which means "an object" and chooses the proposals.
+
+        The head's other classes are only trained to be improbable, so they start with a probability of 0.01.
+        """
+        if not self.two_stage or not path.startswith(f"class_head/{self.decoder_layers}/"):
+            return None
+        import numpy as np
+
+        value = np.full(shape, INITIAL_CLASS_LOGIT if path.endswith("bias") else 0.0, given.dtype)
+        value[..., 0] = given[..., 0]
+        return value
+
+    @property
+    def default_slow(self) -> tuple[str, ...]:
+        """The projections to offsets and reference points (the original's)."""
+        return ("sampling_offsets",) if self.two_stage else ("sampling_offsets", "queries/reference")
+
     def build(self, *, rngs: "nnx.Rngs") -> "DetectorModule":
         """Build the `detr_jax.models.DeformableDETR`."""
         from detr_jax.models.deformable_detr import DeformableDETR
@@ -108,16 +134,11 @@ class DeformableDETRConfig(TransformerConfig):
     def faults(self, path: str) -> Iterator[str]:
         """A sentence for each contradiction between fields."""
         yield from super().faults(path)
-        levels = len(self.backbone.strides)
-        if self.backbone_levels > levels:
-            yield f"{path}backbone_levels={self.backbone_levels} must be at most {levels}, as the backbone has no more."
         if self.masks is not None and self.num_levels > 1:
             yield (
                 f"{path}masks need a detector with one feature map, and this one has {self.num_levels}: set "
                 f"{path}backbone_levels=1 and {path}extra_levels=0, or use a DETR."
             )
-        if self.pre_norm:
-            yield f"{path}pre_norm=True is for DETR only: Deformable DETR has its layer norms after each sublayer."
         if self.two_stage and not self.refine_boxes:
             yield f"{path}two_stage=True needs {path}refine_boxes=True, because the decoder refines the proposals."
         if self.two_stage and self.classification != "sigmoid":

@@ -327,6 +327,11 @@ def focal_terms() -> dict[str, LossTerm]:
     }
 
 
+def dino_terms() -> dict[str, LossTerm]:
+    """DINO's loss: `focal_terms` with a weight of 1 for the class."""
+    return {**focal_terms(), "ce": SigmoidFocal(weight=1.0)}
+
+
 def focal_costs() -> dict[str, MatchingCost]:
     """Deformable DETR's matching cost for sigmoid classification."""
     return {"class": FocalCost(), "bbox": L1Cost(), "giou": GIoUCost()}

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int
 from detr_jax.config import LossConfig, LossTerm
 from detr_jax.losses.masks import mask_losses
 from detr_jax.losses.matched import Matched
-from detr_jax.matching import match, matching_cost
+from detr_jax.matching import UNMATCHED, match, matching_cost
 from detr_jax.models.detector import DetectorModule
 from detr_jax.returned import check_shape
 from detr_jax.structures import Array, Denoising, Outputs, Predictions, Targets
@@ -131,16 +131,17 @@ def _groups(
 def _matched_by_construction(
     denoising: Denoising, layers: Predictions, targets: Targets, config: LossConfig, counts: Int[Array, " N"]
 ) -> Matched:
-    """Denoising queries with their targets: every target once per group of queries, so that all sums grow alike."""
-    batch, groups, number = denoising.matched_query.shape
+    """Denoising queries with their targets. All sums are divided by the number of queries that a target has."""
 
-    def repeated(x: Array) -> jax.Array:
-        return jnp.repeat(x[:, None], groups, axis=1).reshape(batch, groups * number, *x.shape[2:])
+    def of_queries(x: Array) -> jax.Array:
+        index = denoising.target.reshape(*denoising.target.shape, *[1] * (x.ndim - 2))
+        return jnp.take_along_axis(x, index, axis=1)
 
-    repeated_targets = Targets(repeated(targets.boxes), repeated(targets.labels), targets.count * groups)
-    query = denoising.matched_query.reshape(1, batch, groups * number)
+    found = denoising.matched_query != UNMATCHED
+    repeated = Targets(of_queries(targets.boxes), of_queries(targets.labels), found.sum(axis=1).astype(jnp.int32))
+    query = denoising.matched_query[None]
     query = jnp.broadcast_to(query, (layers.logits.shape[0], *query.shape[1:]))
-    return Matched(layers, repeated_targets, query, counts * groups, config.classification)
+    return Matched(layers, repeated, query, counts * denoising.num_groups, config.classification)
 
 
 def _last(predictions: Predictions) -> Predictions:

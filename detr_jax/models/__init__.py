@@ -8,6 +8,7 @@ from detr_jax.models.deformable_detr import DeformableDETR as DeformableDETR
 from detr_jax.models.detector import DetectorModule as DetectorModule
 from detr_jax.models.detector import abstract_model as abstract_model
 from detr_jax.models.detr import DETR as DETR
+from detr_jax.models.dino import DINO as DINO
 from detr_jax.models.feature_map import FeatureMap as FeatureMap
 from detr_jax.models.images import normalize_images as normalize_images
 from detr_jax.models.mask_head import MaskFeatures as MaskFeatures
@@ -28,6 +29,8 @@ from detr_jax.models.presets import detr_resnet50_panoptic as detr_resnet50_pano
 from detr_jax.models.presets import detr_resnet101 as detr_resnet101
 from detr_jax.models.presets import detr_resnet101_dc5 as detr_resnet101_dc5
 from detr_jax.models.presets import detr_resnet101_panoptic as detr_resnet101_panoptic
+from detr_jax.models.presets import dino_4scale_resnet50 as dino_4scale_resnet50
+from detr_jax.models.presets import dino_5scale_resnet50 as dino_5scale_resnet50
 from detr_jax.models.presets import resnet_config as resnet_config
 from detr_jax.models.resnet import ResNet as ResNet
 from detr_jax.models.sampling_points import SamplingPoints as SamplingPoints

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Float32
 
-from detr_jax.config import DeformableDETRConfig
+from detr_jax.config import DeformableTransformerConfig
 from detr_jax.models.initializers import xavier_uniform
 from detr_jax.models.pyramid import Tokens
 from detr_jax.models.sampling import sample_levels
@@ -21,7 +21,9 @@ class DeformableAttention(nnx.Module):
     Dimensions: ``B`` batch, ``N`` queries, ``S`` tokens, ``D`` model width, ``A`` heads, ``M`` levels, ``P`` points.
     """
 
-    def __init__(self, config: DeformableDETRConfig, *, dtype: jnp.dtype, value_dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, config: DeformableTransformerConfig, *, dtype: jnp.dtype, value_dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
         dim, heads, levels, points = config.hidden_dim, config.num_heads, config.num_levels, config.num_points
         zeros = nnx.initializers.zeros
         self.shape = (heads, levels, points)

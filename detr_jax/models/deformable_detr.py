@@ -9,20 +9,15 @@ from flax import nnx
 from jaxtyping import Float32, Int
 
 from detr_jax.config import DeformableDETRConfig
-from detr_jax.config.deformable import INITIAL_CLASS_LOGIT
-from detr_jax.models.deformable_transformer import DeformableDecoder, DeformableEncoder, QueryStart
-from detr_jax.models.detector import DetectorModule
+from detr_jax.models.deformable_detector import DeformableDetector
+from detr_jax.models.deformable_transformer import DeformableDecoder, QueryStart
 from detr_jax.models.feature_map import FeatureMap
-from detr_jax.models.heads import MLP, torch_linear
+from detr_jax.models.heads import class_head, correction_head
 from detr_jax.models.initializers import xavier_uniform
 from detr_jax.models.mask_head import MaskFeatures, create_mask_head
-from detr_jax.models.proposals import Proposer, best_boxes, box_logits_from, token_anchors
-from detr_jax.models.pyramid import FeaturePyramid, Tokens
-from detr_jax.models.sampling_points import SamplingPoints, sampling_points
+from detr_jax.models.proposals import QueryProposer, best_boxes, box_logits_from, token_anchors
+from detr_jax.models.pyramid import Tokens
 from detr_jax.structures import Array, Outputs, Predictions, Targets
-
-_NEVER = -1e4
-"""A logit whose sigmoid is exactly 0 in float32, with a focal loss of 0 for "no object"."""
 
 
 class Queries(nnx.Module):
@@ -40,27 +35,27 @@ class Queries(nnx.Module):
         return QueryStart(*(jnp.broadcast_to(x[None], (batch, *x.shape)) for x in start))
 
 
-class DeformableDETR(DetectorModule):
+class DeformableDETR(DeformableDetector):
     """Detection transformer that attends to a few points of several feature maps.
 
     ``model(images, sizes)`` is deterministic; pass ``rngs=nnx.Rngs(dropout=key)`` for dropout in training.
     """
 
     def __init__(self, config: DeformableDETRConfig, *, rngs: nnx.Rngs):
-        dtype, dim = jnp.dtype(config.dtype), config.hidden_dim
-        super().__init__(config)
+        super().__init__(config, rngs=rngs)
+        dim = config.hidden_dim
         self.num_queries = config.num_queries
         self.refine_boxes = config.refine_boxes
-        self.backbone = config.backbone.build(dtype=dtype, remat=config.remat in ("backbone", "all"), rngs=rngs)
-        self.pyramid = FeaturePyramid(config, rngs=rngs)
-        self.encoder = DeformableEncoder(config, rngs=rngs)
+        self.eps = config.inverse_sigmoid_eps
         self.decoder = DeformableDecoder(config, rngs=rngs)
         self.queries = None if config.two_stage else Queries(config.num_queries, dim, rngs=rngs)
-        self.proposer = Proposer(dim, rngs=rngs) if config.two_stage else None
+        self.proposer = QueryProposer(dim, rngs=rngs) if config.two_stage else None
         heads = (config.decoder_layers if config.refine_boxes else 1) + config.two_stage
-        self.class_head = nnx.List([_class_head(config, rngs) for _ in range(heads)])
+        self.class_head = nnx.List([class_head(config, rngs) for _ in range(heads)])
         self.mask_head = create_mask_head(config, rngs=rngs)
-        self.box_head = nnx.List([_box_head(dim, i == 0 and not config.two_stage, rngs) for i in range(heads)])
+        self.box_head = nnx.List([correction_head(dim, rngs) for _ in range(heads)])
+        if not config.two_stage:  # the first boxes get an eighth of the image's sides
+            self.box_head[0].layers[-1].bias = nnx.Param(jnp.array([0.0, 0.0, -2.0, -2.0]))
 
     def __call__(
         self,
@@ -93,16 +88,6 @@ class DeformableDETR(DetectorModule):
             return outputs
         return dataclasses.replace(outputs, mask_features=self.mask_features(features, tokens, memory, decoded))
 
-    def tokens(self, images: Float32[Array, "B H W 3"], sizes: Int[Array, "B 2"]) -> Tokens:
-        """The tokens of images [B, H, W, 3] with valid sizes [B, 2], from the backbone and the feature pyramid."""
-        return self.tokens_of(self.backbone_features(images, sizes), images, sizes)
-
-    def tokens_of(
-        self, features: tuple[FeatureMap, ...], images: Float32[Array, "B H W 3"], sizes: Int[Array, "B 2"]
-    ) -> Tokens:
-        """The tokens of the backbone's features of images [B, H, W, 3] with valid sizes [B, 2]."""
-        return self.pyramid(features, sizes, (images.shape[1], images.shape[2]))
-
     def mask_features(
         self,
         features: tuple[FeatureMap, ...],
@@ -134,41 +119,12 @@ class DeformableDETR(DetectorModule):
         projected = self.proposer.project(memory, anchors)
         logits = self.class_head[-1](projected)
         box_logits = self.box_head[-1](projected) + anchors.logits
-        absent = jnp.zeros_like(tokens.padding_mask)
-        if self.mask_padding:  # in the original, padding proposes a box too
-            absent = tokens.padding_mask
-            logits = jnp.where(absent[..., None], _NEVER, logits)
-        if (missing := self.num_queries - logits.shape[1]) > 0:
-            logits = jnp.pad(logits, [(0, 0), (0, missing), (0, 0)], constant_values=_NEVER)
-            box_logits = jnp.pad(box_logits, [(0, 0), (0, missing), (0, 0)])
-            absent = jnp.pad(absent, [(0, 0), (0, missing)], constant_values=True)
+        logits, box_logits, absent = self.candidates(logits, box_logits, tokens)
         reference = best_boxes(logits[..., 0], box_logits, self.num_queries)
         start = QueryStart(*self.proposer.queries(reference), reference)
         return start, Predictions(logits[None], jax.nn.sigmoid(box_logits)[None], absent=absent[None])
 
-    def sampling_points(
-        self, images: Float32[Array, "B H W 3"], sizes: Int[Array, "B 2"], *, layer: int = -1
-    ) -> SamplingPoints:
-        """The outputs with the points that one decoder layer samples (`detr_jax.models.sampling_points`)."""
-        return sampling_points(self, images, sizes, layer=layer)
-
     def predictions(self, layer: int, x: jax.Array, reference: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Logits [B, Q, C] and boxes [B, Q, 4] of a decoder layer's output [B, Q, D] and reference points or boxes."""
         head = layer if self.refine_boxes else 0
-        return self.class_head[head](x), jax.nn.sigmoid(box_logits_from(reference, self.box_head[head](x)))
-
-
-def _class_head(config: DeformableDETRConfig, rngs: nnx.Rngs) -> nnx.Linear:
-    head = torch_linear(config.hidden_dim, config.num_logits, jnp.dtype("float32"), rngs)
-    if config.classification == "sigmoid":
-        head.bias = nnx.Param(jnp.full(config.num_logits, INITIAL_CLASS_LOGIT))
-    return head
-
-
-def _box_head(dim: int, is_first: bool, rngs: nnx.Rngs) -> MLP:
-    """A head that corrects nothing at first; the first one gives its boxes an eighth of the image's sides."""
-    head = MLP(dim, (dim, dim, 4), rngs=rngs)
-    last = head.layers[-1]
-    last.kernel = nnx.Param(jnp.zeros((dim, 4)))
-    last.bias = nnx.Param(jnp.array([0.0, 0.0, -2.0, -2.0]) if is_first else jnp.zeros(4))
-    return head
+        return self.class_head[head](x), jax.nn.sigmoid(box_logits_from(reference, self.box_head[head](x), self.eps))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from detr_jax.config import DeformableDETRConfig, Precision
+from detr_jax.config import DeformableDETRConfig, DeformableTransformerConfig, Precision
 from detr_jax.models.attention import MultiHeadAttention
 from detr_jax.models.deformable_attention import DeformableAttention
 from detr_jax.models.pyramid import Tokens
@@ -27,7 +27,7 @@ from detr_jax.structures import Predictions
 class DeformableEncoderLayer(nnx.Module):
     """Deformable self-attention of the tokens, then a feed-forward network."""
 
-    def __init__(self, config: DeformableDETRConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: DeformableTransformerConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
         self.self_attention = DeformableAttention(config, dtype=dtype, value_dtype=dtype, rngs=rngs)
         self.self_attention_residual = Residual(config, rngs=rngs)
@@ -47,7 +47,7 @@ class DeformableEncoderLayer(nnx.Module):
 class DeformableEncoder(nnx.Module):
     """A stack of encoder layers. Each cell looks around its own centre in every level."""
 
-    def __init__(self, config: DeformableDETRConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: DeformableTransformerConfig, *, rngs: nnx.Rngs):
         self.layers = nnx.List([DeformableEncoderLayer(config, rngs=rngs) for _ in range(config.encoder_layers)])
         self.remat = config.remat in ("transformer", "all")
 
@@ -74,7 +74,7 @@ class QueryStart(NamedTuple):
 class DeformableDecoderLayer(nnx.Module):
     """Self-attention among the queries, deformable attention to the image, then a feed-forward network."""
 
-    def __init__(self, config: DeformableDETRConfig, *, value_dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: DeformableTransformerConfig, *, value_dtype: jnp.dtype, rngs: nnx.Rngs):
         self.self_attention = MultiHeadAttention.from_config(config, rngs=rngs)
         self.self_attention_residual = Residual(config, rngs=rngs)
         self.cross_attention = DeformableAttention(
@@ -92,36 +92,38 @@ class DeformableDecoderLayer(nnx.Module):
         memory: jax.Array,
         tokens: Tokens,
         *,
+        attn_mask: jax.Array | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> jax.Array:
         """Maps x [B, Q, D] to [B, Q, D].
 
         position is [B, Q, D], reference is [B, Q, 2] or [B, Q, 4] in 0..1 of the unpadded image, memory is [B, S, D].
+        attn_mask [B, Q, Q] bool is True where a query may not see another one.
         """
         ratios = jnp.tile(tokens.valid_ratios[:, None], reference.shape[-1] // 2)
         scaled = reference[:, :, None] * ratios
 
         def attend_to_queries(x: jax.Array) -> jax.Array:
             placed = x + position
-            return self.self_attention(placed, placed, x, rngs=rngs)
+            return self.self_attention(placed, placed, x, attn_mask=attn_mask, rngs=rngs)
 
         x = self.self_attention_residual(x, attend_to_queries, rngs)
         x = self.cross_attention_residual(x, lambda x: self.cross_attention(x + position, scaled, tokens, memory), rngs)
         return self.feed_forward_residual(x, lambda x: self.feed_forward(x, rngs=rngs), rngs)
 
 
+def decoder_layers(config: DeformableTransformerConfig, rngs: nnx.Rngs) -> nnx.List[DeformableDecoderLayer]:
+    """The layers of a decoder, in float32 except for the projection of all tokens, the only large product."""
+    exact, value_dtype = dataclasses.replace(config, dtype=Precision.FLOAT32), jnp.dtype(config.dtype)
+    layers = [DeformableDecoderLayer(exact, value_dtype=value_dtype, rngs=rngs) for _ in range(config.decoder_layers)]
+    return nnx.List(layers)
+
+
 class DeformableDecoder(nnx.Module):
     """A stack of decoder layers, each of which may refine the boxes of the layer before."""
 
     def __init__(self, config: DeformableDETRConfig, *, rngs: nnx.Rngs):
-        # in float32, except for the projection of all tokens, the only large product
-        exact = dataclasses.replace(config, dtype=Precision.FLOAT32)
-        self.layers = nnx.List(
-            [
-                DeformableDecoderLayer(exact, value_dtype=jnp.dtype(config.dtype), rngs=rngs)
-                for _ in range(config.decoder_layers)
-            ]
-        )
+        self.layers = decoder_layers(config, rngs)
         self.refine_boxes = config.refine_boxes
         self.remat = config.remat in ("transformer", "all")
 

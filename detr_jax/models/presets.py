@@ -1,8 +1,18 @@
-"""Configurations of the published models (DETR, tables 1 and 5; Deformable DETR, tables 1 and 3; their model zoos)."""
+"""Configurations of the published models (DETR, tables 1 and 5; Deformable DETR, tables 1 and 3; their model zoos).
+
+DINO: table 1 of Zhang et al., 2022.
+"""
 
 from typing import Any
 
-from detr_jax.config import NUM_PANOPTIC_LABELS, BackboneConfig, DeformableDETRConfig, MaskHeadConfig, ModelConfig
+from detr_jax.config import (
+    NUM_PANOPTIC_LABELS,
+    BackboneConfig,
+    DeformableDETRConfig,
+    DINOConfig,
+    MaskHeadConfig,
+    ModelConfig,
+)
 
 _RESNETS: dict[int, tuple[str, tuple[int, ...]]] = {
     18: ("basic", (2, 2, 2, 2)),
@@ -82,3 +92,13 @@ def deformable_detr_resnet50_refine(**fields: Any) -> DeformableDETRConfig:
 def deformable_detr_resnet50_two_stage(**fields: Any) -> DeformableDETRConfig:
     """Deformable DETR R50 with refinement and two stages: 46.9 AP."""
     return deformable_detr_resnet50_refine(**{"two_stage": True, **fields})
+
+
+def dino_4scale_resnet50(**fields: Any) -> DINOConfig:
+    """DINO R50 with 4 feature maps of strides 8 to 64: 49.0 AP on COCO at 12 epochs, 47M parameters."""
+    return DINOConfig(**{"backbone": resnet_config(50), **fields})
+
+
+def dino_5scale_resnet50(**fields: Any) -> DINOConfig:
+    """DINO R50 with 5 feature maps of strides 4 to 64: 49.4 AP on COCO at 12 epochs."""
+    return dino_4scale_resnet50(**{"backbone_levels": 4, **fields})

@@ -1,4 +1,6 @@
-"""The first stage of two-stage Deformable DETR: boxes proposed by the encoder (Zhu et al., 2021, section 4.2).
+"""The first stage of Deformable DETR with two stages, and of DINO: boxes proposed by the encoder.
+
+Source: Zhu et al., 2021, section 4.2; Zhang et al., 2022, section 3.4.
 
 Dimensions: ``B`` batch, ``S`` tokens of all levels, ``Q`` object queries, ``C`` classes, ``D`` model width.
 """
@@ -42,20 +44,23 @@ def token_anchors(tokens: Tokens) -> Anchors:
 
 
 class Proposer(nnx.Module):
-    """Norms the memory for the encoder's heads, and makes queries of the boxes that they propose."""
+    """Norms the memory for the encoder's heads."""
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs):
-        def linear(width: int) -> nnx.Linear:
-            bias = fan_in_uniform(width)
-            return nnx.Linear(width, width, kernel_init=xavier_uniform(), bias_init=bias, rngs=rngs)
-
-        self.memory_projection, self.memory_norm = linear(dim), LayerNorm(dim, rngs=rngs)
-        self.query_projection, self.query_norm = linear(2 * dim), LayerNorm(2 * dim, rngs=rngs)
+        self.memory_projection, self.memory_norm = _linear(dim, rngs), LayerNorm(dim, rngs=rngs)
 
     def project(self, memory: jax.Array, anchors: Anchors) -> jax.Array:
         """The memory [B, S, D] for the encoder's heads, with tokens that propose nothing set to 0 before."""
         kept = jnp.where(anchors.proposes[..., None], memory, 0.0)
         return self.memory_norm(self.memory_projection(kept))
+
+
+class QueryProposer(Proposer):
+    """Makes queries of the boxes that the encoder's heads propose, too."""
+
+    def __init__(self, dim: int, *, rngs: nnx.Rngs):
+        super().__init__(dim, rngs=rngs)
+        self.query_projection, self.query_norm = _linear(2 * dim, rngs), LayerNorm(2 * dim, rngs=rngs)
 
     def queries(self, boxes: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Position and content [B, Q, D] of the queries for boxes [B, Q, 4] cxcywh in 0..1."""
@@ -64,14 +69,26 @@ class Proposer(nnx.Module):
         return position, content
 
 
+def _linear(width: int, rngs: nnx.Rngs) -> nnx.Linear:
+    return nnx.Linear(width, width, kernel_init=xavier_uniform(), bias_init=fan_in_uniform(width), rngs=rngs)
+
+
+def gathered(x: jax.Array, chosen: jax.Array) -> jax.Array:
+    """Rows [B, N, ...] of x [B, S, ...] by their indices [B, N]."""
+    return jnp.take_along_axis(x, chosen[..., None], axis=1)
+
+
 def best_boxes(scores: jax.Array, box_logits: jax.Array, number: int) -> jax.Array:
     """The boxes [B, number, 4] of the highest scores [B, S], from their logits [B, S, 4]. No gradient flows through."""
     _, chosen = lax.top_k(scores, number)
-    return jax.nn.sigmoid(lax.stop_gradient(jnp.take_along_axis(box_logits, chosen[..., None], axis=1)))
+    return jax.nn.sigmoid(lax.stop_gradient(gathered(box_logits, chosen)))
 
 
-def box_logits_from(reference: jax.Array, correction: jax.Array) -> jax.Array:
-    """Logits [..., 4] of a box: the correction [..., 4], relative to a reference point [..., 2] or box [..., 4]."""
-    start = inverse_sigmoid(reference)
+def box_logits_from(reference: jax.Array, correction: jax.Array, eps: float) -> jax.Array:
+    """Logits [..., 4] of a box: the correction [..., 4], relative to a reference point [..., 2] or box [..., 4].
+
+    ``eps`` is the least distance of the reference from 0 and from 1 (`inverse_sigmoid`).
+    """
+    start = inverse_sigmoid(reference, eps)
     missing = correction.shape[-1] - start.shape[-1]
     return correction + jnp.pad(start, [(0, 0)] * (start.ndim - 1) + [(0, missing)])

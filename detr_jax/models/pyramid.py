@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Bool, Float32, Int
 
-from detr_jax.config import DeformableDETRConfig
+from detr_jax.config import DeformableTransformerConfig
 from detr_jax.models.convolution import convolve
 from detr_jax.models.feature_map import FeatureMap, clear_padding, valid_cells
 from detr_jax.models.initializers import uniform
@@ -63,11 +63,12 @@ class PyramidLevel(nnx.Module):
 class FeaturePyramid(nnx.Module):
     """Brings the levels of a backbone to one width, and adds coarser levels."""
 
-    def __init__(self, config: DeformableDETRConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: DeformableTransformerConfig, *, rngs: nnx.Rngs):
         def level(in_channels: int, kernel_size: int) -> PyramidLevel:
             return PyramidLevel(in_channels, config.hidden_dim, kernel_size, dtype=jnp.dtype(config.dtype), rngs=rngs)
 
         self.dim = config.hidden_dim
+        self.temperature, self.offset = config.position_temperature, config.position_offset
         channels = config.backbone.channels[-config.backbone_levels :]
         self.projections = nnx.List([level(number, 1) for number in channels])
         inputs = [channels[-1], *[config.hidden_dim] * config.extra_levels][: config.extra_levels]
@@ -99,7 +100,8 @@ class FeaturePyramid(nnx.Module):
             if valid is None:
                 valid = sampled_sizes(sizes, bucket, cells)
             mask = ~valid_cells(valid, *cells)
-            position = sine_position_embedding(mask, self.dim, offset=-0.5) + embedding[None, None, None]
+            position = sine_position_embedding(mask, self.dim, self.temperature, self.offset)
+            position = position + embedding[None, None, None]
             values.append(_flat(level.values))
             positions.append(_flat(position))
             masks.append(_flat(mask))

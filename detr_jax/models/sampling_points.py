@@ -9,8 +9,8 @@ from detr_jax.models.deformable_attention import DeformableAttention
 from detr_jax.models.pyramid import Tokens
 from detr_jax.structures import Outputs
 
-if TYPE_CHECKING:  # deformable_detr.py imports this file
-    from detr_jax.models.deformable_detr import DeformableDETR
+if TYPE_CHECKING:  # deformable_detector.py imports this file
+    from detr_jax.models.deformable_detector import DeformableDetector
 
 
 class SamplingPoints(NamedTuple):
@@ -38,7 +38,9 @@ class _Recorder:
         return self.attention(queries, reference, tokens, values)
 
 
-def sampling_points(model: "DeformableDETR", images: jax.Array, sizes: jax.Array, *, layer: int = -1) -> SamplingPoints:
+def sampling_points(
+    model: "DeformableDetector", images: jax.Array, sizes: jax.Array, *, layer: int = -1
+) -> SamplingPoints:
     """Computes the outputs together with the points that one decoder layer samples. It works under `jax.jit`.
 
     The model stays unchanged: the attention of a copy is replaced by one that keeps its points.

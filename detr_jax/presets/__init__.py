@@ -21,6 +21,8 @@ PRESETS = {
     "shapes_masks": "Masks and panoptic segments of drawn shapes: 10 minutes on 2 CPU cores.",
     "deformable_coco": "Deformable DETR R50 on COCO, the paper's recipe.",
     "deformable_shapes": "Deformable DETR on the data of shapes: 9 minutes on 2 CPU cores.",
+    "dino_coco": "DINO R50 on COCO, the paper's recipe of 12 epochs.",
+    "dino_shapes": "DINO on the data of shapes, for 2 CPU cores.",
 }
 """What each preset is for, by name."""
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from detr_jax.config import DeformableDETRConfig, DetectorConfig
+from detr_jax.config import DeformableDETRConfig, DeformableTransformerConfig, DetectorConfig
 from detr_jax.weights.detr_config import check_resnet, common_size, infer_resnet, layer_count
 from detr_jax.weights.facebook import assume_coco_classes, read_arguments, training_arguments
 from detr_jax.weights.files import TensorFile
@@ -94,29 +94,37 @@ def head_rules(classes: Sequence[str], boxes: Sequence[str], box_layers: Sequenc
 
 
 def infer_deformable(shapes: Shapes, metadata: Metadata, options: Options, *, refined: bool) -> DeformableDETRConfig:
-    """`Layout.infer_config` for a Deformable DETR. The metadata's numbers of layers count more than the tensors'."""
+    """`Layout.infer_config` for a Deformable DETR."""
+    return DeformableDETRConfig(
+        **common_fields(shapes, metadata, options),
+        num_queries=common_size(
+            shapes, r"queries/(position|content)", axis=0, default=metadata.num_queries or _default_queries()
+        ),
+        refine_boxes=refined,
+        two_stage=any(path.startswith("proposer/") for path in shapes),
+    )
+
+
+def common_fields(shapes: Shapes, metadata: Metadata, options: Options) -> dict[str, Any]:
+    """The fields that Deformable DETR and DINO infer alike. The metadata's numbers of layers count more than the
+    tensors'."""
     backbone_levels = max(1, layer_count(shapes, r"pyramid/projections/(\d+)/"))
     extra_levels = layer_count(shapes, r"pyramid/extra/(\d+)/")
     decoder_layers = max(1, layer_count(shapes, r"decoder/layers/(\d+)/"))
     heads = options.num_heads or metadata.num_heads or DeformableDETRConfig().num_heads
-    return DeformableDETRConfig(
-        backbone=infer_resnet(shapes, dilation=options.dilation or metadata.dilation),
-        num_classes=common_size(shapes, r"class_head/.*", axis=-1, default=91),
-        num_queries=common_size(
-            shapes, r"queries/(position|content)", axis=0, default=metadata.num_queries or _default_queries()
-        ),
-        hidden_dim=common_size(shapes, r".*coder/.*norm/(scale|bias)", axis=-1, default=256),
-        num_heads=heads,
-        encoder_layers=metadata.encoder_layers or layer_count(shapes, r"encoder/layers/(\d+)/"),
-        decoder_layers=metadata.decoder_layers or decoder_layers,
-        feedforward_dim=common_size(shapes, r".*coder/layers/\d+/feed_forward/expand/.*", axis=-1, default=1024),
-        backbone_levels=backbone_levels,
-        extra_levels=extra_levels,
-        num_points=_infer_points(shapes, heads * (backbone_levels + extra_levels), metadata),
-        refine_boxes=refined,
-        two_stage=any(path.startswith("proposer/") for path in shapes),
-        mask_padding=options.mask_padding,
-    )
+    return {
+        "backbone": infer_resnet(shapes, dilation=options.dilation or metadata.dilation),
+        "num_classes": common_size(shapes, r"class_head/.*", axis=-1, default=91),
+        "hidden_dim": common_size(shapes, r".*coder/.*norm/(scale|bias)", axis=-1, default=256),
+        "num_heads": heads,
+        "encoder_layers": metadata.encoder_layers or layer_count(shapes, r"encoder/layers/(\d+)/"),
+        "decoder_layers": metadata.decoder_layers or decoder_layers,
+        "feedforward_dim": common_size(shapes, r".*coder/layers/\d+/feed_forward/expand/.*", axis=-1, default=1024),
+        "backbone_levels": backbone_levels,
+        "extra_levels": extra_levels,
+        "num_points": _infer_points(shapes, heads * (backbone_levels + extra_levels), metadata),
+        "mask_padding": options.mask_padding,
+    }
 
 
 def _default_queries() -> int:
@@ -137,13 +145,13 @@ def _infer_points(shapes: Shapes, groups: int, metadata: Metadata) -> int:
 
 
 def check_deformable(config: DetectorConfig) -> Iterator[str]:
-    """`Layout.check` for a Deformable DETR."""
-    assert isinstance(config, DeformableDETRConfig)
+    """`Layout.check` for a Deformable DETR or a DINO."""
+    assert isinstance(config, DeformableTransformerConfig)
     if config.hidden_dim % config.num_heads:
         yield f"Its width of {config.hidden_dim} cannot be split into {config.num_heads} heads: give num_heads."
     if config.hidden_dim % 32:
         yield f"Its width of {config.hidden_dim} is not a multiple of 32, the groups of its group norms."
-    if config.two_stage and not config.refine_boxes:
+    if isinstance(config, DeformableDETRConfig) and config.two_stage and not config.refine_boxes:
         yield "It has two stages without iterative box refinement, which no framework can compute."
     if config.backbone_levels > len(config.backbone.strides):
         yield f"It reads {config.backbone_levels} levels, and its backbone has {len(config.backbone.strides)}."

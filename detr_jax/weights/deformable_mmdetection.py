@@ -31,7 +31,8 @@ from detr_jax.weights.torchvision import resnet_rules
 
 def read_metadata(file: TensorFile) -> Metadata:
     """Reads the configuration inside a training checkpoint, a Python text. The text is parsed and never run."""
-    metadata = read_training_config(file, {"type": "DeformableDETR", "offset": -0.5, "use_sigmoid": True})
+    family = {"type": "DeformableDETR", "offset": -0.5, "temperature": 10000, "use_sigmoid": True}
+    metadata = read_training_config(file, family)
     model = nested_dict(training_config(file) or {}, "model")
     points = nested(model, "decoder", "layer_cfg", "cross_attn_cfg", "num_points")
     metadata.num_points = points if is_whole(points) else None
@@ -74,7 +75,8 @@ def check(config: DetectorConfig) -> list[str]:
     return [*check_deformable(config), *check_no_dilation(config, "mmdetection")]
 
 
-def _neck_rules() -> list[Rule]:
+def neck_rules() -> list[Rule]:
+    """Rules of the feature pyramid."""
     rules: list[Rule] = []
     for stored, ours in (("neck.convs.*", "pyramid/projections/*"), ("neck.extra_convs.*", "pyramid/extra/*")):
         rules += linear(f"{stored}.conv", ours, CONVOLUTION)
@@ -82,7 +84,7 @@ def _neck_rules() -> list[Rule]:
     return rules
 
 
-def _layer_rules() -> list[Rule]:
+def layer_rules() -> list[Rule]:
     """Rules of the layers. Norms are numbered in the order of their use."""
     encoder, decoder = "encoder.layers.*", "decoder.layers.*"
     return [
@@ -106,9 +108,9 @@ def _layout(*, refined: bool) -> Layout:
         kind="mmdetection",
         rules=(
             *resnet_rules("backbone."),
-            *_neck_rules(),
+            *neck_rules(),
             *table_rules("", "query_embedding"),
-            *_layer_rules(),
+            *layer_rules(),
             *start_rules(
                 "reference_points_fc", "memory_trans_fc", "memory_trans_norm", "pos_trans_fc", "pos_trans_norm"
             ),

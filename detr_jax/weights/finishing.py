@@ -68,7 +68,10 @@ def spread_over_coco_ids(kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarr
 
 
 def sigmoid_to_rgb_and_coco_ids(model: ConvertedModel, metadata: Metadata) -> ConvertedModel:
-    """As `to_rgb_and_coco_ids`, for class heads of sigmoids, one per decoder layer or one for all."""
+    """As `to_rgb_and_coco_ids`, for class heads of sigmoids, one per decoder layer or one for all.
+
+    The label embedding of a DINO gets zeros for ids without a class.
+    """
     model = to_rgb(model, metadata)
     config = model.config
     if config.num_classes != len(COCO_CLASSES) or model.class_names:
@@ -80,6 +83,9 @@ def sigmoid_to_rgb_and_coco_ids(model: ConvertedModel, metadata: Metadata) -> Co
         proposes = isinstance(config, DeformableDETRConfig) and config.two_stage and is_last
         spread = spread_sigmoids_over_coco_ids(params[f"{head}/kernel"], params[f"{head}/bias"], proposes=proposes)
         params[f"{head}/kernel"], params[f"{head}/bias"] = spread
+    if (labels := params.get("label_embedding")) is not None:
+        params["label_embedding"] = np.zeros((NUM_COCO_LABELS, labels.shape[1]), labels.dtype)
+        params["label_embedding"][sorted(COCO_CLASSES)] = labels
     note = (
         f"The class head's {len(COCO_CLASSES)} outputs (contiguous COCO classes) became {NUM_COCO_LABELS}: labels are "
         "now COCO's raw ids."

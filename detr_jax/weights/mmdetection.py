@@ -45,7 +45,7 @@ def training_config(file: TensorFile) -> dict[str, Any] | None:
 
 def read_metadata(file: TensorFile) -> Metadata:
     """Reads the configuration inside a training checkpoint, a Python text. The text is parsed and never run."""
-    return read_training_config(file, {"type": "DETR", "offset": 0, "use_sigmoid": False})
+    return read_training_config(file, {"type": "DETR", "offset": 0, "temperature": 10000, "use_sigmoid": False})
 
 
 def read_training_config(file: TensorFile, family: Mapping[str, Any]) -> Metadata:
@@ -53,7 +53,7 @@ def read_training_config(file: TensorFile, family: Mapping[str, Any]) -> Metadat
 
     Args:
       file: the checkpoint.
-      family: the only values of ``model.type``, ``model.positional_encoding.offset`` and
+      family: the only values of ``model.type``, ``model.positional_encoding.offset`` and ``temperature``, and
         ``model.bbox_head.loss_cls.use_sigmoid`` that are modelled.
     """
     metadata = Metadata(rounding="nearest")
@@ -177,7 +177,7 @@ def _read_model(model: dict[str, Any], family: Mapping[str, Any], metadata: Meta
         "model.backbone.style": (backbone, "style", ("pytorch",)),
         "model.backbone.strides": (backbone, "strides", ((1, 2, 2, 2),)),
         "model.backbone.dilations": (backbone, "dilations", ((1, 1, 1, 1),)),
-        "model.positional_encoding.temperature": (position, "temperature", (10000,)),
+        "model.positional_encoding.temperature": (position, "temperature", (family["temperature"],)),
         "model.positional_encoding.offset": (position, "offset", (family["offset"],)),
         "model.bbox_head.loss_cls.use_sigmoid": (
             nested_dict(model, "bbox_head", "loss_cls"),

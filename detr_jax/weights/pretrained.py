@@ -91,8 +91,8 @@ def read_pretrained(
     """Reads a checkpoint of any known kind and checks every tensor in it.
 
     The kind is recognised from the names: the original DETR (detection, panoptic, or its detectron2 wrapper), the
-    original Deformable DETR, either of them from Hugging Face or mmdetection 3.x, or a torchvision or timm ResNet. The
-    path may also be a workdir or checkpoint of this package.
+    original Deformable DETR, either of them from Hugging Face or mmdetection 3.x, DINO from mmdetection 3.x, or a
+    torchvision or timm ResNet. The path may also be a workdir or checkpoint of this package.
 
     Args:
       path: a ``.safetensors`` or PyTorch file, a directory as Hugging Face writes it, or a directory of this package.

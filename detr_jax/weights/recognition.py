@@ -78,8 +78,9 @@ def _of_same_family(file: TensorFile, layouts: Sequence[Layout]) -> list[Layout]
     }
     if family := [layout for layout in layouts if set(layout.marks) == examples.keys() and layout.fits(file)]:
         return family
+    present = [set(layout.marks) for layout in layouts if set(layout.marks) <= examples.keys()]
     for mark, relative in _RELATIVES.items():
-        if mark in examples and mark not in readable:
+        if mark in examples and not any(mark in marks for marks in present):
             raise WeightsError(
                 f"{file.source} is a checkpoint of {relative} (it has {examples[mark]}), and no layout for it is known."
             )

@@ -1,12 +1,7 @@
 """Predictions against mmdetection 3.3's DETR with the same random weights.
 
-It needs what `mmdetection.txt` beside this file lists. Its compiled operators are not among that: DETR uses none of
-them, so empty stand-ins let it be imported.
+It needs what `mmdetection.txt` beside this file lists.
 """
-
-import sys
-import types
-from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,38 +10,18 @@ import torch
 
 from detr_jax.weights import load_pretrained, read_pretrained
 from tests.outputs import model_outputs
+from tests.parity.mmdetection_models import mmdetection_registry
 from tests.parity.torch_models import randomise
 from tests.weights.framework_states import coco_outputs
 
 SIZES = ((187, 300), (224, 203))
 BUCKET = (224, 320)
-_OPERATORS = ("carafe", "merge_cells", "modulated_deform_conv", "multi_scale_deform_attn", "nms", "roi_align")
-
-
-class NoOperators(types.ModuleType):
-    """A module in which every name is an empty class."""
-
-    __path__: ClassVar[list[str]] = []
-
-    def __getattr__(self, name: str) -> type:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (), {})
 
 
 @pytest.fixture(scope="module")
 def registry():
     """mmdetection's registry of models."""
-    pytest.importorskip("mmcv", reason="pip install --no-deps -r tests/parity/mmdetection.txt")
-    for name in ("", *_OPERATORS):
-        full_name = ".".join(filter(None, ("mmcv.ops", name)))
-        sys.modules.setdefault(full_name, NoOperators(full_name))
-    import mmdet.models  # noqa: F401  (fills the registry)
-    from mmdet.registry import MODELS
-    from mmengine.registry import init_default_scope
-
-    init_default_scope("mmdet")
-    return MODELS
+    return mmdetection_registry()
 
 
 def detr_config(depth, **backbone):
