@@ -118,6 +118,6 @@ def test_a_checkpoint_that_does_not_fit_is_not_called_damaged(checkpoint, monkey
             raise ValueError("RESOURCE_EXHAUSTED: Out of memory allocating 3221225472 bytes.")
         return read(path, parts)
 
-    monkeypatch.setattr("detr_jax.checkpoints.ocp.load_checkpointables", fail)
+    monkeypatch.setattr("orbax.checkpoint.v1.load_checkpointables", fail)
     with pytest.raises(OutOfMemoryError, match=r"The model in .* does not fit into memory \(3 GiB in one piece\)"):
         load_model(checkpoint)

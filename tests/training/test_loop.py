@@ -10,6 +10,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
 import detr_jax
@@ -49,7 +50,7 @@ def finished(train, tmp_path_factory):
 def _newest_arrays(workdir):
     """All arrays of the newest checkpoint by path."""
     folder = checkpoints.find_checkpoint(workdir)
-    trees = checkpoints.ocp.load_checkpointables(folder, {"params": None, "ema": None, "optimizer": None})
+    trees = ocp.load_checkpointables(folder, {"params": None, "ema": None, "optimizer": None})
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(trees)}
 
 
