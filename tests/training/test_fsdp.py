@@ -86,7 +86,7 @@ def test_a_checkpoint_of_four_devices_restores_on_fewer_in_either_sharding(runs,
     checkpoints.wait()
     config, mesh = _config(restored), create_mesh(jax.devices()[:devices])
     optimizer = create_optimizer(config.optimizer, 10, 5)
-    found, found_frozen = restore(checkpoints, 3, model, optimizer, config, mesh)
+    found, found_frozen = restore(checkpoints.folder / "3", model, optimizer, config, mesh)
     checkpoints.close()
     assert int(found.step) == 3
     for a, b in zip(jax.tree.leaves((found, found_frozen)), jax.tree.leaves((state, frozen)), strict=True):
