@@ -1,14 +1,19 @@
-"""Read numpy's ``.npz`` files of unknown origin. The sizes in their headers are added up before any allocation."""
+"""Read and write numpy's ``.npz`` files.
+
+Files of unknown origin can be read: the sizes in their headers are added up before any allocation.
+"""
 
 import math
 import os
 import zipfile
 from collections.abc import Sequence
-from typing import BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from detr_jax.files import UnusableFileError, check_unpacked, open_regular
+from detr_jax.workdir import replace_file, writing
 
 
 def read_arrays(path: str | os.PathLike[str], names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -24,6 +29,17 @@ def read_arrays(path: str | os.PathLike[str], names: Sequence[str] | None = None
         _check_sizes(file)
         with np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in (arrays.files if names is None else names)}
+
+
+def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Writes a ``.npz`` file and creates its folder. The file appears only when it is complete.
+
+    Raises:
+      WorkdirError: it cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, lambda temporary: np.savez_compressed(temporary, **arrays))
 
 
 def _check_sizes(file: BinaryIO) -> None:

@@ -19,6 +19,7 @@ from jax._src import distributed as runtime  # jax has no public name for the ke
 from jax.experimental import multihost_utils
 
 from detr_jax.printing import printable
+from detr_jax.wording import first_line
 
 CONNECT_SECONDS = 300
 """Seconds that processes wait for each other at the start."""
@@ -75,7 +76,7 @@ def start(
         ) from None
     except RuntimeError as error:
         raise DistributedError(
-            f"The processes could not connect ({str(error).strip().splitlines()[0][:200].rstrip('.')}): give each "
+            f"The processes could not connect ({first_line(error)[:200].rstrip('.')}): give each "
             "process its own --process-id, and all of them the same --coordinator and --num-processes."
         ) from None
     finally:

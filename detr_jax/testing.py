@@ -3,6 +3,7 @@
 Dimensions: ``L`` decoder layers, ``B`` batch, ``Q`` queries, ``T`` targets of an image (padded), ``C`` classes.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,18 @@ from detr_jax.config import (
     focal_terms,
 )
 from detr_jax.structures import UNMATCHED, BatchInputs, Predictions, Targets
+
+_TINY_DEFORMABLE: dict[str, Any] = {
+    "num_classes": 3,
+    "num_queries": 6,
+    "hidden_dim": 16,
+    "num_heads": 2,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "feedforward_dim": 32,
+    "backbone_levels": 2,
+    "num_points": 2,
+}
 
 
 def tiny_config() -> Config:
@@ -72,45 +85,17 @@ def tiny_config() -> Config:
 def tiny_deformable_config(**fields: Any) -> Config:
     """`tiny_config` with a Deformable DETR of two levels of the backbone and an extra one; keywords override fields."""
     config = tiny_config()
-    config.model = DeformableDETRConfig(
-        **{
-            "backbone": config.model.backbone,
-            "num_classes": 3,
-            "num_queries": 6,
-            "hidden_dim": 16,
-            "num_heads": 2,
-            "encoder_layers": 1,
-            "decoder_layers": 2,
-            "feedforward_dim": 32,
-            "dropout": 0.1,
-            "backbone_levels": 2,
-            "num_points": 2,
-            **fields,
-        }
-    )
+    model = DeformableDETRConfig(dropout=0.1, **_TINY_DEFORMABLE, backbone=config.model.backbone)
+    config.model = dataclasses.replace(model, **fields)
     config.loss = LossConfig(terms=focal_terms(), costs=focal_costs(), matcher=Matcher.DEVICE)
     return config
 
 
 def tiny_dino_config(**fields: Any) -> Config:
     """`tiny_deformable_config` with a DINO that has 12 denoising queries; keywords override fields."""
-    config = tiny_deformable_config()
-    config.model = DINOConfig(
-        **{
-            "backbone": config.model.backbone,
-            "num_classes": 3,
-            "num_queries": 6,
-            "hidden_dim": 16,
-            "num_heads": 2,
-            "encoder_layers": 1,
-            "decoder_layers": 2,
-            "feedforward_dim": 32,
-            "backbone_levels": 2,
-            "num_points": 2,
-            "denoising_queries": 12,
-            **fields,
-        }
-    )
+    config = tiny_config()
+    model = DINOConfig(denoising_queries=12, **_TINY_DEFORMABLE, backbone=config.model.backbone)
+    config.model = dataclasses.replace(model, **fields)
     config.loss = LossConfig(terms=dino_terms(), costs=focal_costs(), matcher=Matcher.DEVICE)
     return config
 

@@ -2,9 +2,9 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from flax import nnx
 from detr_jax.checkpoints import sizes
 from detr_jax.checkpoints.errors import CheckpointError, DamagedCheckpointError, damaged_error
 from detr_jax.checkpoints.finding import checkpoints_of, find_checkpoint, is_checkpoint
-from detr_jax.checkpoints.parts import has_part, load_part, size_errors, text_in
+from detr_jax.checkpoints.parts import has_part, load_part, size_errors, texts_in
 from detr_jax.config import Config, ConfigError, Precision, check_model, from_json
 from detr_jax.data.labels import TrainedLabels
 from detr_jax.json_files import parse_object
@@ -39,7 +39,8 @@ def load_config(path: str | Path) -> Config:
 
 def _config_of(checkpoint: Path) -> Config:
     try:
-        config = from_json(str(text_in(checkpoint, "config", "json")))
+        [text] = texts_in(checkpoint, "config", "json")
+        config = from_json(str(text))
         check_model(config.model)
         return config
     except ConfigError as error:
@@ -64,24 +65,27 @@ def read_newest(path: str | Path, read: Callable[[Path], T]) -> T:
     """
     while True:
         newest = find_checkpoint(path)
-        others = [] if is_checkpoint(path) else [one for one in checkpoints_of(Path(path)) if one != newest]
-        damaged: list[DamagedCheckpointError] = []
-        for checkpoint in (newest, *others):
-            try:
-                found = read(checkpoint)
-            except DamagedCheckpointError as error:
-                damaged.append(error)
-                continue
-            except CheckpointError:
-                if find_checkpoint(path) == newest:
-                    raise
-                break
-            for why in damaged if newest.is_dir() else ():
-                _log.warning("%s %s is used instead.", printable(why), printable(checkpoint))
-            return found
-        else:
+        earlier = [] if is_checkpoint(path) else [one for one in checkpoints_of(Path(path)) if one != newest]
+        try:
+            return _first_sound([newest, *earlier], read)
+        except CheckpointError:
             if find_checkpoint(path) == newest:
-                raise damaged[0]
+                raise
+
+
+def _first_sound(checkpoints: Sequence[Path], read: Callable[[Path], T]) -> T:
+    """Reads the first of some checkpoints that is not damaged; raises the error of the first if all are."""
+    damaged: list[DamagedCheckpointError] = []
+    for checkpoint in checkpoints:
+        try:
+            found = read(checkpoint)
+        except DamagedCheckpointError as error:
+            damaged.append(error)
+            continue
+        for why in damaged if checkpoints[0].is_dir() else ():  # not if a run has deleted it meanwhile
+            _log.warning("%s %s is used instead.", printable(why), printable(checkpoint))
+        return found
+    raise damaged[0]
 
 
 def load_class_names(path: str | Path) -> dict[int, str]:
@@ -90,7 +94,7 @@ def load_class_names(path: str | Path) -> dict[int, str]:
     Raises:
       CheckpointError: there is no checkpoint, or it is damaged.
     """
-    return _load_by_label(path, "json")
+    return dict(load_labels(path).names)
 
 
 def load_category_ids(path: str | Path) -> dict[int, int]:
@@ -99,7 +103,7 @@ def load_category_ids(path: str | Path) -> dict[int, int]:
     Raises:
       CheckpointError: there is no checkpoint, or it is damaged.
     """
-    return _load_by_label(path, "ids")
+    return dict(load_labels(path).category_ids)
 
 
 def load_stuff_labels(path: str | Path) -> frozenset[int]:
@@ -108,12 +112,12 @@ def load_stuff_labels(path: str | Path) -> frozenset[int]:
     Raises:
       CheckpointError: there is no checkpoint, or it is damaged.
     """
-    return frozenset(_load_by_label(path, "stuff"))
+    return load_labels(path).stuff
 
 
 def load_labels(path: str | Path) -> TrainedLabels:
     """What the labels of a checkpoint mean; raises the errors of `load_class_names`."""
-    return TrainedLabels(load_class_names(path), load_category_ids(path), load_stuff_labels(path))
+    return read_newest(path, _labels_of)
 
 
 def labels_of_run(workdir: Path) -> TrainedLabels | None:
@@ -124,23 +128,32 @@ def labels_of_run(workdir: Path) -> TrainedLabels | None:
         return None
 
 
-def _load_by_label(path: str | Path, key: str) -> dict[int, Any]:
-    def read(checkpoint: Path) -> dict[int, Any]:
-        if not has_part(checkpoint, "classes"):
-            return {}
-        text = text_in(checkpoint, "classes", key)
-        if text is None:
-            return {}
-        try:
-            found = {int(label): value for label, value in parse_object(text).items()}
-        except ValueError as error:
-            raise damaged_error(checkpoint, f"its 'classes' cannot be read ({error})") from None
-        kind = {"json": str, "ids": int, "stuff": bool}[key]
-        if any(type(value) is not kind for value in found.values()):
-            raise damaged_error(checkpoint, f"its 'classes' hold something else than a {kind.__name__} per label")
-        return found
+def _labels_of(checkpoint: Path) -> TrainedLabels:
+    if not has_part(checkpoint, "classes"):
+        return TrainedLabels({}, {})
+    names, ids, stuff = texts_in(checkpoint, "classes", "json", "ids", "stuff")
+    return TrainedLabels(
+        names=_by_label(checkpoint, names, str),
+        category_ids=_by_label(checkpoint, ids, int),
+        stuff=frozenset(_by_label(checkpoint, stuff, bool)),
+    )
 
-    return read_newest(path, read)
+
+def _by_label(checkpoint: Path, text: str | None, kind: type[T]) -> dict[int, T]:
+    """Something of a kind for each label, from a JSON text; empty if there is no text.
+
+    Raises:
+      DamagedCheckpointError: the text holds something else.
+    """
+    if text is None:
+        return {}
+    try:
+        found = {int(label): value for label, value in parse_object(text).items()}
+    except ValueError as error:
+        raise damaged_error(checkpoint, f"its 'classes' cannot be read ({error})") from None
+    if any(type(value) is not kind for value in found.values()):
+        raise damaged_error(checkpoint, f"its 'classes' hold something else than a {kind.__name__} per label")
+    return found
 
 
 def load_model(path: str | Path, *, ema: bool = True, dtype: str | None = None) -> tuple[DETR, Config]:

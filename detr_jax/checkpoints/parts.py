@@ -73,16 +73,17 @@ def restore_parts(checkpoint: Path, targets: dict[str, Tree]) -> dict[str, Tree]
         ) from error
 
 
-def text_in(checkpoint: Path, part: str, key: str) -> str | None:
-    """A text of a part. None if the part has no such text.
+def texts_in(checkpoint: Path, part: str, *keys: str) -> list[str | None]:
+    """Texts of a part by their keys. None for those that the part does not have.
 
     Raises:
       CheckpointError: the part is missing or damaged, or holds something else than texts.
     """
     found = load_part(checkpoint, part)
-    if not isinstance(found, Mapping) or not isinstance(found.get(key), str | None):
+    texts = [found.get(key) for key in keys] if isinstance(found, Mapping) else [found]
+    if not all(isinstance(text, str | None) for text in texts):
         raise damaged_error(checkpoint, f"its {part!r} holds something else than texts")
-    return found.get(key)
+    return texts
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""`Checkpoints`: saves the checkpoints of a run and restores them, with Orbax."""
+"""`Checkpoints`: saves the checkpoints of a run with Orbax, and keeps their folder in order."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from orbax.checkpoint import v1 as ocp
 
 from detr_jax.checkpoints import checksums
 from detr_jax.checkpoints.errors import CheckpointWriteError
-from detr_jax.checkpoints.parts import CHECKSUMS, Tree, restore_parts
+from detr_jax.checkpoints.parts import CHECKSUMS, Tree
 from detr_jax.config import Config, to_json
 from detr_jax.distributed import is_main, wait_for_all
 from detr_jax.memory import size_text
@@ -122,10 +122,6 @@ class Checkpoints:
         for step in self._failed if is_main() else ():
             for unfinished in self.folder.glob(f"{step}.*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
-
-    def restore(self, step: int, targets: dict[str, Tree]) -> dict[str, Tree]:
-        """Reads parts of a checkpoint of the folder with `restore_parts`."""
-        return restore_parts(self.folder / str(step), targets)
 
     def set_aside(self, step: int) -> Path:
         """Moves a damaged checkpoint out of the way, so that the run can save this step again.

@@ -162,12 +162,12 @@ def _files(images: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 def _labels(classes: Sequence[str], checkpoint: Path, num_classes: int) -> set[int] | None:
     """The labels of --classes, as results have them; None for all."""
-    from detr_jax.checkpoints import load_category_ids, load_class_names
+    from detr_jax.checkpoints import load_labels
 
     if not classes:
         return None
-    ids = load_category_ids(checkpoint)
-    names = {ids.get(label, label): name for label, name in load_class_names(checkpoint).items()}
+    known, ids, _ = load_labels(checkpoint)
+    names = {ids.get(label, label): name for label, name in known.items()}
     return find_labels(classes, names, num_classes)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from detr_jax.array_files import read_arrays
+from detr_jax.array_files import read_arrays, write_arrays
 from detr_jax.data import DataError
 from detr_jax.data.labels import mapped
 from detr_jax.structures import Detections
@@ -62,12 +62,12 @@ def write_detections(path: Path, found: StoredDetections, category_ids: Mapping[
     """Writes a file and creates its folder. The file appears only when it is complete.
 
     ``category_ids`` maps the labels to the category ids of the data. It is empty if the labels are the ids.
+
+    Raises:
+      WorkdirError: it cannot be written.
     """
     found = replace(found, labels=mapped(found.labels, category_ids).astype(np.int64))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    np.savez_compressed(unfinished.open("wb"), **asdict(found))
-    unfinished.replace(path)
+    write_arrays(path, asdict(found))
 
 
 def read_detections(path: Path, category_ids: Mapping[int, int] = NO_IDS) -> StoredDetections:

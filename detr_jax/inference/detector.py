@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from detr_jax.checkpoints import load_category_ids, load_class_names, load_model, load_stuff_labels
+from detr_jax.checkpoints import load_labels, load_model
 from detr_jax.compilation_cache import keep_compiled_programs
 from detr_jax.config import Config, DataConfig, check_prediction
 from detr_jax.data.batching import usable_cores
@@ -160,9 +160,8 @@ class Detector:
         if data is not None:
             config = dataclasses.replace(config, data=data)
             check_prediction(config)
-        names, ids = load_class_names(Path(path)), load_category_ids(Path(path))
-        stuff = load_stuff_labels(Path(path))
-        return cls(model, config, names, category_ids=ids, stuff_labels=stuff, batch_size=batch_size)
+        names, ids, stuff = load_labels(Path(path))
+        return cls(model, config, dict(names), category_ids=dict(ids), stuff_labels=stuff, batch_size=batch_size)
 
     @overload
     def predict(

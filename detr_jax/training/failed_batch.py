@@ -4,18 +4,16 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from detr_jax.array_files import read_arrays
+from detr_jax.array_files import read_arrays, write_arrays
 from detr_jax.data.batching import create_loader
 from detr_jax.data.source import DataError
 from detr_jax.structures import BatchInputs, Targets
 from detr_jax.training.error import TrainingError
 from detr_jax.training.resolve import Resolved
-from detr_jax.workdir import replace_file
 
 FOLDER = "nonfinite"
 
@@ -46,16 +44,10 @@ def write_failed_batch(workdir: Path, step: int, resolved: Resolved, rows: Seque
             "image_ids": batch.info.image_ids,
             **({} if targets.masks is None else {"masks": targets.masks}),
         }
-        path.parent.mkdir(exist_ok=True)
-        replace_file(path, lambda temporary: _save(temporary, arrays))
+        write_arrays(path, arrays)
     except (OSError, DataError) as error:
         return f"The batch could not be written for detr-jax replay: {error}"
     return f"Look at the step with: detr-jax replay {shlex.quote(str(path))}"
-
-
-def _save(path: Path, arrays: dict[str, Any]) -> None:
-    with path.open("wb") as file:  # numpy would add a suffix to a name
-        np.savez_compressed(file, **arrays)
 
 
 def step_of(path: Path) -> int:

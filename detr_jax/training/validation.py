@@ -121,5 +121,5 @@ class Validation:
             return
         try:
             write_detections(path, found, self._validator.source.category_ids)
-        except OSError as error:
-            self._log.say(f"{path} could not be written ({error.strerror}): pictures and reports will lack it.")
+        except WorkdirError as error:
+            self._log.say(f"{error} Pictures and reports will lack it.")

@@ -20,6 +20,7 @@ from detr_jax.weights.layout import Layout
 from detr_jax.weights.metadata import Metadata, is_whole, nested
 from detr_jax.weights.rules import Rule, batch_norm, convolution
 from detr_jax.weights.torchvision import CONVOLUTIONS, STAGES
+from detr_jax.wording import first_line
 from detr_jax.yaml_files import compose_yaml, construct_yaml, read_yaml
 
 
@@ -76,7 +77,7 @@ def _read_yaml(path: Path) -> dict[str, Any] | None:
         node = compose_yaml(read_yaml(path).decode("utf-8-sig"), yaml.SafeLoader)
         content = construct_yaml(node, yaml.SafeLoader)
     except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
-        raise WeightsError(f"{path} cannot be read as YAML ({str(error).splitlines()[0]}).") from None
+        raise WeightsError(f"{path} cannot be read as YAML ({first_line(error)}).") from None
     return content if isinstance(content, dict) and "MODEL" in content else None
 
 

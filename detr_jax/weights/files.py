@@ -21,6 +21,7 @@ from detr_jax.files import UnusableFileError
 from detr_jax.json_files import JsonError, read_object
 from detr_jax.memory import is_out_of_memory
 from detr_jax.weights.sizes import check_arrays, check_file
+from detr_jax.wording import first_line
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 """Endings of the names of PyTorch's files."""
@@ -221,8 +222,9 @@ def _read_torch(path: Path) -> Any:
     except Exception as error:  # a truncated archive can raise nearly any exception
         if is_out_of_memory(error):
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"{path} is damaged or not a PyTorch checkpoint ({reason}): download it again.") from None
+        raise WeightsError(
+            f"{path} is damaged or not a PyTorch checkpoint ({first_line(error)}): download it again."
+        ) from None
 
 
 def _import_torch(path: Path) -> ModuleType:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import pytest
 
 from detr_jax.config import Config
 from detr_jax.data import ShapesDataset, TrainPlan, batches
@@ -34,3 +35,17 @@ def run_steps(config: Config, devices: int, steps: int) -> tuple[Any, TrainState
         state, values = jax.block_until_ready(step(state, frozen, batch))
         terms.append(jax.device_get(values))
     return before, jax.device_get(state), terms
+
+
+def losses_of_steps(config: Config, devices: int = 1) -> tuple[Any, list[dict[str, Any]]]:
+    """The parameters after two steps, and the loss and its terms of each step."""
+    _, state, terms = run_steps(config, devices, steps=2)
+    return state.params, [{name: value for name, value in x.items() if name.startswith("loss")} for x in terms]
+
+
+def assert_equal_losses(run: tuple[Any, list[dict[str, Any]]], plain: tuple[Any, list[dict[str, Any]]], rtol: float):
+    """Compares the losses of two results of `losses_of_steps`."""
+    for ours, expected in zip(run[1], plain[1], strict=True):
+        assert ours.keys() == expected.keys()
+        for name, value in ours.items():
+            assert value == pytest.approx(expected[name], rel=rtol, abs=1e-4), name

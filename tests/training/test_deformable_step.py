@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from detr_jax.testing import tiny_deformable_config
-from tests.training.steps import run_steps
+from tests.training.steps import assert_equal_losses, losses_of_steps
 
 
 def _config(**model):
@@ -14,22 +14,9 @@ def _config(**model):
     return tiny_deformable_config(**{**two_stages, **model})
 
 
-def _run(config, devices=1):
-    """The parameters after some steps, and the losses of each step."""
-    _, state, terms = run_steps(config, devices, steps=2)
-    return state.params, [{name: value for name, value in x.items() if name.startswith("loss")} for x in terms]
-
-
 @pytest.fixture(scope="module")
 def plain():
-    return _run(_config())
-
-
-def _assert_equal(run, plain, rtol):
-    for ours, expected in zip(run[1], plain[1], strict=True):
-        assert ours.keys() == expected.keys()
-        for name, value in ours.items():
-            assert value == pytest.approx(expected[name], rel=rtol, abs=1e-4), name
+    return losses_of_steps(_config())
 
 
 def test_the_loss_has_terms_of_the_proposals(plain):
@@ -39,18 +26,18 @@ def test_the_loss_has_terms_of_the_proposals(plain):
 def test_a_sharded_step_on_two_devices_in_micro_batches_equals_the_plain_step(plain):
     config = _config()
     config.training.fsdp, config.training.accumulate = True, 2
-    run = _run(config, devices=2)
-    _assert_equal(run, plain, rtol=1e-3)
+    run = losses_of_steps(config, devices=2)
+    assert_equal_losses(run, plain, rtol=1e-3)
     for ours, expected in zip(jax.tree.leaves(run[0]), jax.tree.leaves(plain[0]), strict=True):
         np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
 def test_rematerialization_changes_no_loss(plain):
-    _assert_equal(_run(_config(remat="all")), plain, rtol=1e-4)
+    assert_equal_losses(losses_of_steps(_config(remat="all")), plain, rtol=1e-4)
 
 
 def test_bfloat16_has_a_similar_loss_and_float32_parameters(plain):
-    params, losses = _run(_config(dtype="bfloat16"))
+    params, losses = losses_of_steps(_config(dtype="bfloat16"))
     assert all(x.dtype == np.float32 for x in jax.tree.leaves(params))
     assert losses[0]["loss"] == pytest.approx(plain[1][0]["loss"], rel=0.05)
     assert losses[0]["loss"] != plain[1][0]["loss"]
